@@ -1,0 +1,259 @@
+//! What gateways say to an engine, and what it says to them. All values are owned, so that they cross a ring.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{LinkId, PeerId, RatePlan};
+
+/// A transfer's name: a UUID as the 128-bit number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u128);
+
+/// What a receiver learns of a transfer before its first byte.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TransferMeta {
+    /// File name without a directory; at most 255 bytes.
+    pub name: String,
+    /// Whole size in bytes, when it is known.
+    pub size: Option<u64>,
+    /// 0–127; 64 and above is strict over bulk.
+    pub priority: u8,
+    /// Passed on verbatim; at most 64 pairs of at most 1024 bytes.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// From a gateway to the engine.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Offer a transfer to a peer; answered by `SupplyFrom`, or `TransferEnded`.
+    Send {
+        /// Whom to.
+        peer: PeerId,
+        /// Its name; refused if known already.
+        id: TransferId,
+        /// What it is.
+        meta: TransferMeta,
+    },
+    /// Bytes of an own transfer at exactly `offset`, within the last `SupplyUpTo`. Anything else is ignored.
+    Supply {
+        /// Which.
+        id: TransferId,
+        /// Offset of the first byte.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// An own transfer is complete at `size` bytes with this BLAKE3.
+    SupplyEnd {
+        /// Which.
+        id: TransferId,
+        /// All bytes of it.
+        size: u64,
+        /// BLAKE3 of all bytes.
+        digest: [u8; 32],
+    },
+    /// Give up a transfer, at either end.
+    Cancel {
+        /// Which.
+        id: TransferId,
+        /// For the person at the other end.
+        reason: String,
+    },
+    /// The receiver's gateway takes an offered transfer, from this offset on (what it has already confirmed).
+    Accept {
+        /// Which.
+        id: TransferId,
+        /// Bytes it has.
+        offset: u64,
+    },
+    /// The receiver's gateway has written everything below `offset`.
+    Written {
+        /// Which.
+        id: TransferId,
+        /// First byte not yet written.
+        offset: u64,
+    },
+    /// The receiver's gateway has verified, synced and renamed the file (`Ok`), or could not (`Err`, for people).
+    Complete {
+        /// Which.
+        id: TransferId,
+        /// How it went.
+        result: Result<(), String>,
+    },
+    /// Send a command message; answered by `MessageAcked` or `MessageFailed`.
+    Message {
+        /// Whom to.
+        peer: PeerId,
+        /// Chosen by the gateway, unique at this node.
+        id: u64,
+        /// At most `MAX_MESSAGE_BYTES`.
+        payload: Bytes,
+    },
+    /// Change a link's rate.
+    SetRate {
+        /// Which link.
+        link: LinkId,
+        /// Its new rate.
+        rate: RatePlan,
+    },
+    /// Administrative state of a link.
+    SetAdmin {
+        /// Which link.
+        link: LinkId,
+        /// Up or down.
+        up: bool,
+    },
+    /// The adapter can (or cannot) move frames: carrier, next hop, socket.
+    SetCarrier {
+        /// Which link.
+        link: LinkId,
+        /// `Ok`, or the reason why not.
+        state: Result<(), Arc<str>>,
+    },
+    /// Trace the path to a peer hop by hop; answered by one `TraceHop` per hop, the last with `last`.
+    Trace {
+        /// Whom to.
+        peer: PeerId,
+        /// Chosen by the gateway.
+        token: u64,
+    },
+}
+
+/// Largest command message in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// From the engine to the gateways.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Supply an own transfer from `offset` on; said at acceptance and after each lost connection.
+    SupplyFrom {
+        /// Which.
+        id: TransferId,
+        /// The peer has confirmed everything below.
+        offset: u64,
+    },
+    /// Bytes below `limit` may be supplied. Limits only grow until the next `SupplyFrom`.
+    SupplyUpTo {
+        /// Which.
+        id: TransferId,
+        /// First byte that may not be supplied yet.
+        limit: u64,
+    },
+    /// The peer has written everything below `offset`.
+    Confirmed {
+        /// Which.
+        id: TransferId,
+        /// First byte not confirmed.
+        offset: u64,
+    },
+    /// The end of a transfer, exactly once at each end.
+    TransferEnded {
+        /// Which.
+        id: TransferId,
+        /// `Ok`, or the reason.
+        result: Result<(), String>,
+    },
+    /// A peer offers a transfer; answer with `Accept` or `Cancel`.
+    Offered {
+        /// From whom.
+        peer: PeerId,
+        /// Which.
+        id: TransferId,
+        /// What it is.
+        meta: TransferMeta,
+    },
+    /// Bytes of an accepted transfer, in order, each exactly once.
+    Data {
+        /// Which.
+        id: TransferId,
+        /// Offset of the first byte.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// All `size` bytes were delivered; verify against `digest`, sync, rename, answer `Complete`.
+    DataEnd {
+        /// Which.
+        id: TransferId,
+        /// All bytes of it.
+        size: u64,
+        /// BLAKE3 of all bytes.
+        digest: [u8; 32],
+    },
+    /// A command message, exactly once.
+    Message {
+        /// From whom.
+        peer: PeerId,
+        /// The sender's number.
+        id: u64,
+        /// The message.
+        payload: Bytes,
+    },
+    /// The peer has received an own message.
+    MessageAcked {
+        /// Which.
+        id: u64,
+        /// From `Command::Message` to this.
+        rtt: Duration,
+    },
+    /// An own message cannot be sent.
+    MessageFailed {
+        /// Which.
+        id: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A link changed state.
+    Link {
+        /// Which.
+        link: LinkId,
+        /// Its new state.
+        state: LinkState,
+    },
+    /// A peer's path or connection changed state.
+    Peer {
+        /// Which.
+        peer: PeerId,
+        /// Its new state.
+        state: PeerState,
+    },
+    /// One hop of a trace.
+    TraceHop {
+        /// The command's token.
+        token: u64,
+        /// 1 = the next node.
+        hop: u8,
+        /// Name of the node that answered; `None` = no answer in time.
+        node: Option<String>,
+        /// Round-trip time.
+        rtt: Duration,
+        /// The peer itself answered, or the trace gave up.
+        last: bool,
+    },
+}
+
+/// State of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// Not heard yet.
+    Connecting,
+    /// Heard within the detection time.
+    Up,
+    /// Down, for a reason a person understands.
+    Down(Arc<str>),
+}
+
+/// State of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerState {
+    /// No connection yet.
+    Connecting,
+    /// Both connections are up, the path too.
+    Connected,
+    /// The path is dark; clocks are stopped.
+    Dark(Arc<str>),
+    /// The last connection ended for this reason; a new one is tried.
+    Lost(Arc<str>),
+}

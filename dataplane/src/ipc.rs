@@ -1,0 +1,240 @@
+//! What control and dataplane say to each other over a unix stream socket: frames of a little-endian `u32`
+//! length and one postcard value. The first message in each direction is `Hello`; versions must be equal
+//! (both come from one executable). A request may carry one file descriptor (SCM_RIGHTS).
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Rung;
+
+/// Version of these messages.
+pub const IPC_VERSION: u32 = 1;
+/// Largest encoded message in bytes; a longer one is a protocol error.
+pub const MAX_IPC_BYTES: u32 = 4 << 20;
+
+/// Opens the conversation in both directions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// `IPC_VERSION` of the speaker.
+    pub version: u32,
+    /// `CARGO_PKG_VERSION` of the speaker, for logs.
+    pub build: String,
+}
+
+/// From control to dataplane. `tag` comes back in the answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by control.
+    pub tag: u64,
+    /// What is wanted.
+    pub body: RequestBody,
+}
+
+/// What control can ask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// One `Answer::Status`.
+    Status,
+    /// Send the regular file whose descriptor comes with this message. Many `Answer::Transfer`, the last `ended`.
+    SendFile {
+        /// Peer's node name.
+        to: String,
+        /// UUID; given so that a repeated command continues the same transfer.
+        id: u128,
+        /// Name at the receiver.
+        name: String,
+        /// 0–127.
+        priority: u8,
+        /// Passed on verbatim.
+        attributes: Vec<(String, String)>,
+    },
+    /// Attach to a running own transfer for progress. Answers as for `SendFile`.
+    Watch {
+        /// Which.
+        id: u128,
+    },
+    /// Give up a transfer.
+    Cancel {
+        /// Which.
+        id: u128,
+    },
+    /// Send a command message. One `Answer::Message`.
+    Message {
+        /// Peer's node name.
+        to: String,
+        /// The message.
+        payload: Vec<u8>,
+    },
+    /// Change a link's rate. One `Answer::Done`.
+    SetRate {
+        /// Link name.
+        link: String,
+        /// bit/s; `None` = uncapped.
+        rate_bps: Option<u64>,
+        /// Bytes; `None` = keep.
+        burst_bytes: Option<u32>,
+    },
+    /// Administrative state of a link. One `Answer::Done`.
+    SetAdmin {
+        /// Link name.
+        link: String,
+        /// Up or down.
+        up: bool,
+    },
+    /// Trace the path to a peer. Many `Answer::Hop`, the last with `last`.
+    Trace {
+        /// Peer's node name.
+        to: String,
+    },
+}
+
+/// From dataplane to control.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request's tag.
+    pub tag: u64,
+    /// The answer.
+    pub body: Answer,
+}
+
+/// What the dataplane answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It was refused; the text is for a person.
+    Failed(String),
+    /// It was done.
+    Done,
+    /// The state of the node.
+    Status(Box<Status>),
+    /// Progress of a transfer.
+    Transfer(TransferStatus),
+    /// A message was acknowledged after this many nanoseconds.
+    Message {
+        /// Round trip, ns.
+        rtt_ns: u64,
+    },
+    /// A hop of a trace.
+    Hop {
+        /// 1 = next node.
+        hop: u8,
+        /// Who answered, `None` = nobody in time.
+        node: Option<String>,
+        /// Round trip, ns.
+        rtt_ns: u64,
+        /// No more follow.
+        last: bool,
+    },
+}
+
+/// One transfer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// UUID.
+    pub id: u128,
+    /// The peer's node name.
+    pub peer: String,
+    /// File name at the receiver.
+    pub name: String,
+    /// `true` = this node sends.
+    pub outgoing: bool,
+    /// 0–127.
+    pub priority: u8,
+    /// Whole size, if known.
+    pub size: Option<u64>,
+    /// Bytes that the receiver has confirmed as written.
+    pub confirmed: u64,
+    /// Nanoseconds since it was offered.
+    pub age_ns: u64,
+    /// The path is dark or the peer not connected.
+    pub stalled: bool,
+    /// `Some` once it has ended: `Ok(BLAKE3)` or the reason.
+    pub ended: Option<Result<[u8; 32], String>>,
+}
+
+/// State of a node, as `florelay status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Node name.
+    pub node: String,
+    /// Running snapshot.
+    pub snapshot: u64,
+    /// Nanoseconds since the dataplane started.
+    pub uptime_ns: u64,
+    /// Links.
+    pub links: Vec<LinkStatus>,
+    /// Peers.
+    pub peers: Vec<PeerStatus>,
+    /// Workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Transfers that run, and the last 100 that ended.
+    pub transfers: Vec<TransferStatus>,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Name.
+    pub name: String,
+    /// `connecting`, `up` or `down`.
+    pub state: String,
+    /// Why it is down, if it is.
+    pub reason: Option<String>,
+    /// Rung it stands on.
+    pub rung: Rung,
+    /// Why each higher rung was not taken, highest first.
+    pub rung_reasons: Vec<(Rung, String)>,
+    /// AF_XDP queue ids in use.
+    pub queues: Vec<u32>,
+    /// CIR, bit/s.
+    pub rate_bps: Option<u64>,
+    /// CBS, bytes.
+    pub burst_bytes: u32,
+    /// Round-trip time from liveness, ns.
+    pub rtt_ns: Option<u64>,
+    /// Named counters: `tx_frames`, `tx_bytes` (layer 2), `rx_frames`, `rx_bytes`, and drops by reason (`drop_…`).
+    pub counters: Vec<(String, u64)>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Node name.
+    pub name: String,
+    /// `connecting`, `connected`, `dark` or `lost`.
+    pub state: String,
+    /// Reason, if dark or lost.
+    pub reason: Option<String>,
+    /// Smoothed RTT of the bulk connection, ns.
+    pub rtt_ns: Option<u64>,
+    /// Named counters: QUIC packets and bytes sent, lost; handshakes, denials.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Index.
+    pub index: usize,
+    /// Core it is pinned to.
+    pub core: Option<usize>,
+    /// Frames by place, which add up to `total` unless frames leak: free, fill, rx, held, tx, completion.
+    pub frames: FrameAccount,
+    /// Named counters: `loops`, `kicks`, `sleeps`, `rx_frames`, `tx_frames`, `syscalls`.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// Conservation of UMEM frames (invariant 5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameAccount {
+    /// All frames of the UMEM.
+    pub total: u64,
+    /// In the free list.
+    pub free: u64,
+    /// In fill rings.
+    pub fill: u64,
+    /// In hand: received, queued for transit, or being built.
+    pub held: u64,
+    /// In TX rings, not completed.
+    pub tx: u64,
+    /// `total` less all others; 0 unless frames leak.
+    pub leaked: i64,
+}

@@ -1,0 +1,5 @@
+//! The daemon: workers that run the engine on real links, and the gateways beside them.
+#![forbid(unsafe_code)]
+
+pub mod ipc;
+pub mod plan;

@@ -1,0 +1,172 @@
+//! The node's plan: what `control` compiles from the operator's TOML and hands to supervisor and dataplane.
+//! Closed, checked and numbered; nothing in it needs looking up again except key files, which the supervisor opens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a node runs with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodePlan {
+    /// Number of this snapshot, from 1.
+    pub snapshot: u64,
+    /// Node name, e.g. `station-a`.
+    pub node: String,
+    /// Realm, e.g. `demo.rete`: the SPIFFE trust domain.
+    pub realm: String,
+    /// PEM certificate chain of this node.
+    pub certificate: PathBuf,
+    /// PEM private key, mode 0600.
+    pub key: PathBuf,
+    /// PEM certificates of the realm's CAs.
+    pub trust: PathBuf,
+    /// Where received files go.
+    pub inbox: PathBuf,
+    /// Partial files, the stateless-reset key and the control socket live here.
+    pub state_dir: PathBuf,
+    /// Worker threads, each pinned to its core.
+    pub workers: Vec<WorkerPlan>,
+    /// All links; `LinkId` is the index.
+    pub links: Vec<LinkPlan>,
+    /// All peers; `PeerId` is the index.
+    pub peers: Vec<PeerPlan>,
+    /// All transit rows.
+    pub transits: Vec<TransitPlan>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerPlan {
+    /// Core to pin to; `None` = not pinned.
+    pub core: Option<usize>,
+    /// How it waits for work.
+    pub poll: PollMode,
+}
+
+/// How a worker waits (DESIGN section 2; FIELD-NOTES on busy polling).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PollMode {
+    /// Spins while there is work, sleeps in `poll` when there is none.
+    Adaptive,
+    /// Never sleeps.
+    Busy,
+    /// The kernel's threaded NAPI does the interrupt work on another core; the worker behaves as `Adaptive`.
+    ThreadedNapi,
+}
+
+/// How a link moves frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum AdapterPlan {
+    /// AF_XDP on this interface, with the socket rung as the last resort if `fallback`.
+    Xdp {
+        /// Interface name.
+        interface: String,
+        /// Highest rung to try.
+        highest_rung: Rung,
+        /// Fall down to a UDP socket when no AF_XDP rung holds.
+        fallback: bool,
+    },
+    /// A UDP socket.
+    Udp,
+}
+
+/// The rung ladder, highest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// AF_XDP, driver mode, zero-copy.
+    ZeroCopy,
+    /// AF_XDP, driver mode, copy.
+    DriverCopy,
+    /// AF_XDP, generic (skb) mode.
+    Generic,
+    /// UDP socket.
+    Socket,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkPlan {
+    /// Its name.
+    pub name: String,
+    /// Worker that owns it (index).
+    pub worker: usize,
+    /// How it moves frames.
+    pub adapter: AdapterPlan,
+    /// Own address and port.
+    pub local: SocketAddr,
+    /// The neighbour's address and port.
+    pub remote: SocketAddr,
+    /// MTU of the IP packet in bytes.
+    pub mtu: u16,
+    /// Bytes counted per frame at layer 2 beyond Ethernet, VLAN, IP and UDP (e.g. a modem's framing).
+    pub extra_overhead: u16,
+    /// CIR in bit/s at layer 2; `None` = uncapped.
+    pub rate_bps: Option<u64>,
+    /// CBS in bytes at layer 2.
+    pub burst_bytes: u32,
+    /// Share of the rate for the control class, percent.
+    pub control_percent: u8,
+    /// One-way delay expected, nanoseconds.
+    pub delay_ns: u64,
+    /// `contracted` or `shared`.
+    pub contracted: bool,
+    /// Liveness interval, nanoseconds.
+    pub liveness_interval_ns: u64,
+    /// Detect multiplier.
+    pub detect_multiplier: u8,
+    /// Liveness key.
+    pub liveness_key: [u8; 32],
+    /// Up at start.
+    pub admin_up: bool,
+}
+
+/// One peer and the path to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerPlan {
+    /// Node name.
+    pub name: String,
+    /// Its SPIFFE URI.
+    pub spiffe_id: String,
+    /// Index of the link.
+    pub link: u16,
+    /// Label pushed as LSE 0.
+    pub out_label: u32,
+    /// Label received.
+    pub in_label: u32,
+    /// This end dials.
+    pub originator: bool,
+    /// QUIC packet size on the path, bytes.
+    pub quic_mtu: u16,
+    /// RTT to assume at first, nanoseconds.
+    pub initial_rtt_ns: u64,
+    /// Slowest link's rate, for windows.
+    pub path_rate_bps: Option<u64>,
+    /// DRR weight.
+    pub weight: u16,
+}
+
+/// One end of a transit row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransitEndPlan {
+    /// Index of the link.
+    pub link: u16,
+    /// Label on arrival.
+    pub in_label: u32,
+    /// Label on departure.
+    pub out_label: u32,
+}
+
+/// A bidirectional path through this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransitPlan {
+    /// One end.
+    pub a: TransitEndPlan,
+    /// The other.
+    pub b: TransitEndPlan,
+    /// DRR weight.
+    pub weight: u16,
+}
