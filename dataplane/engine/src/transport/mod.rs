@@ -96,12 +96,12 @@ pub struct PeerCounters {
 
 /// What came of a packet.
 pub(crate) enum Handled {
-    /// An existing connection took it.
-    Existing(Handle),
-    /// It opened a connection.
-    Opened(Handle),
-    /// The endpoint answered it, or nobody wants it.
-    Other,
+    /// A connection took it, or was opened by it.
+    Taken,
+    /// The endpoint answers it.
+    Answered,
+    /// Nobody wants it.
+    Refused,
 }
 
 pub(crate) struct Transport {
@@ -183,12 +183,12 @@ impl Transport {
 
     /// The peer's connection of a class, if it has one.
     pub(crate) fn current(&self, peer: PeerId, class: Class) -> Option<Handle> {
-        self.peer(peer)?.current[class as usize]
+        self.peer(peer)?.current[slot(class)]
     }
 
     /// The `index`-th connection of a peer and class, in order of age.
     pub(crate) fn nth(&self, peer: PeerId, class: Class, index: usize) -> Option<Handle> {
-        self.peer(peer)?.all[class as usize].get(index).copied()
+        self.peer(peer)?.all[slot(class)].get(index).copied()
     }
 
     /// Largest piece of stream data that surely fits one packet of this peer, in bytes.
@@ -227,7 +227,7 @@ impl Transport {
         }
         self.rx.extend_from_slice(packet);
         let data = self.rx.split();
-        let Some(from) = self.peers.get_mut(usize::from(peer.0)) else { return Handled::Other };
+        let Some(from) = self.peers.get_mut(usize::from(peer.0)) else { return Handled::Refused };
         let at = from.clock.instant(now);
         let address = from.address;
         self.scratch.clear();
@@ -235,45 +235,44 @@ impl Transport {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) else {
-                    return Handled::Other;
+                    return Handled::Refused;
                 };
                 // The connection's packets travel on its peer's path and no other.
                 if conn.peer != peer {
-                    return Handled::Other;
+                    return Handled::Refused;
                 }
                 conn.quic.handle_event(event);
                 self.mark_dirty(handle);
-                Handled::Existing(handle)
+                Handled::Taken
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.accept(at, peer, class, incoming),
             Some(DatagramEvent::Response(transmit)) => {
                 self.respond(peer, transmit.size);
-                Handled::Other
+                Handled::Answered
             }
-            None => Handled::Other,
+            None => Handled::Refused,
         }
     }
 
     fn accept(&mut self, at: Instant, peer: PeerId, class: Class, incoming: Incoming) -> Handled {
         let from = &mut self.peers[usize::from(peer.0)];
-        if from.all[class as usize].len() >= MAX_CONNECTIONS {
+        if from.all[slot(class)].len() >= MAX_CONNECTIONS {
             from.stats.handshake_failures += 1;
             self.endpoint.ignore(incoming);
-            return Handled::Other;
+            return Handled::Refused;
         }
         self.scratch.clear();
         match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server.clone())) {
             Ok((handle, quic)) => {
                 self.adopt(handle, peer, class, quic);
-                Handled::Opened(handle)
+                Handled::Taken
             }
             Err(error) => {
                 from.stats.handshake_failures += 1;
                 tracing::debug!(peer = %from.config.name, cause = %error.cause, "connection refused");
-                if let Some(transmit) = error.response {
-                    self.respond(peer, transmit.size);
-                }
-                Handled::Other
+                let Some(transmit) = error.response else { return Handled::Refused };
+                self.respond(peer, transmit.size);
+                Handled::Answered
             }
         }
     }
@@ -294,8 +293,8 @@ impl Transport {
             dirty: false,
         }));
         let owner = &mut self.peers[usize::from(peer.0)];
-        owner.all[class as usize].push(handle);
-        owner.current[class as usize].get_or_insert(handle);
+        owner.all[slot(class)].push(handle);
+        owner.current[slot(class)].get_or_insert(handle);
         self.mark_dirty(handle);
     }
 
@@ -305,9 +304,16 @@ impl Transport {
         let (peer, class) = (conn.peer, conn.class);
         let state = self.peer_mut(peer)?;
         state.stats.handshakes += 1;
-        let old = state.current[class as usize].replace(handle).filter(|old| *old != handle)?;
+        let old = state.current[slot(class)].replace(handle).filter(|old| *old != handle)?;
         self.close(now, old, "replaced by a newer connection");
         Some(old)
+    }
+
+    /// The peer's connection of a class is gone, or about to be.
+    pub(crate) fn unset_current(&mut self, peer: PeerId, class: Class) {
+        if let Some(state) = self.peer_mut(peer) {
+            state.current[slot(class)] = None;
+        }
     }
 
     pub(crate) fn close(&mut self, now: Nanos, handle: Handle, reason: &'static str) {
@@ -363,8 +369,8 @@ impl Transport {
     fn forget(&mut self, handle: Handle) {
         let Some(conn) = self.conns.get_mut(handle.0).and_then(Option::take) else { return };
         let owner = &mut self.peers[usize::from(conn.peer.0)];
-        owner.all[conn.class as usize].retain(|other| *other != handle);
-        let slot = &mut owner.current[conn.class as usize];
+        owner.all[slot(conn.class)].retain(|other| *other != handle);
+        let slot = &mut owner.current[slot(conn.class)];
         if *slot == Some(handle) {
             *slot = None;
         }
@@ -394,10 +400,6 @@ impl Transport {
         self.peer_mut(peer)?.responses.pop_front()
     }
 
-    pub(crate) fn has_responses(&self, peer: PeerId) -> bool {
-        self.peer(peer).is_some_and(|p| !p.responses.is_empty())
-    }
-
     /// One packet of what the connection has to send by itself (retransmissions, acknowledgements, what was fed).
     pub(crate) fn poll_packet(&mut self, now: Nanos, handle: Handle) -> Option<(&[u8], Ecn)> {
         let conn = self.conns.get_mut(handle.0)?.as_deref_mut()?;
@@ -425,6 +427,11 @@ impl Transport {
             conn.frames_sent = data_frames(&conn.quic);
         }
     }
+}
+
+/// Connections exist in two classes; OAM has none.
+pub(crate) fn slot(class: Class) -> usize {
+    usize::from(class == Class::Bulk)
 }
 
 fn data_frames(quic: &Connection) -> u64 {
