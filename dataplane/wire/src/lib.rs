@@ -45,10 +45,16 @@
 extern crate std;
 
 pub mod ach;
+pub mod checksum;
 pub mod cw;
 mod error;
+pub mod eth;
+pub mod ip;
 pub mod link;
+pub mod maps;
 pub mod mpls;
 pub mod oam;
+pub mod outer;
+pub mod udp;
 
 pub use error::ParseError;
