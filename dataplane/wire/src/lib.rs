@@ -55,6 +55,8 @@ pub mod maps;
 pub mod mpls;
 pub mod oam;
 pub mod outer;
+#[cfg(test)]
+mod testing;
 pub mod udp;
 
 pub use error::ParseError;
