@@ -89,12 +89,6 @@ impl Messages {
         self.datagrams.push_back(id);
     }
 
-    pub(crate) fn has_output(&self, conn: &ControlConn) -> bool {
-        conn.session.has_output()
-            || (conn.session.ready
-                && !(self.acks.is_empty() && self.datagrams.is_empty() && self.copies.is_empty()))
-    }
-
     /// A new connection is established: everything that is not acknowledged goes again, in order of age.
     pub(crate) fn connected(&mut self) {
         self.copies.clear();

@@ -3,9 +3,9 @@
 use super::Engine;
 use crate::api::{Command, Event, TransferId};
 use crate::config::{LinkId, PeerId, RatePlan};
-use crate::egress::Class;
 use crate::port::FrameBuf;
 use crate::time::Nanos;
+use crate::transport::Lane;
 
 impl<F: FrameBuf> Engine<F> {
     /// Carry out one command. Answers come as events.
@@ -22,29 +22,29 @@ impl<F: FrameBuf> Engine<F> {
                     return;
                 }
                 self.transfers.insert(id, peer);
-                let handle = self.transport.current(peer, Class::Bulk);
+                let handle = self.transport.current(peer, Lane::Bulk);
                 let runtime = &mut self.peers[usize::from(peer.0)];
                 let conn = handle.and_then(|handle| runtime.bulk.get_mut(&handle));
                 runtime.relay.send(conn, id, meta, &mut self.events);
-                self.mark_ready(peer, Class::Bulk);
+                self.mark_ready(peer, Lane::Bulk);
             }
             Command::Supply { id, offset, data } => {
                 let Some(peer) = self.owner(id) else { return };
                 self.peers[usize::from(peer.0)].relay.supply(id, offset, data);
-                self.mark_ready(peer, Class::Bulk);
+                self.mark_ready(peer, Lane::Bulk);
             }
             Command::SupplyEnd { id, size, digest } => {
                 let Some(peer) = self.owner(id) else { return };
                 self.peers[usize::from(peer.0)].relay.supply_end(id, size, digest);
-                self.mark_ready(peer, Class::Bulk);
+                self.mark_ready(peer, Lane::Bulk);
             }
             Command::Accept { id, offset } => {
                 let Some(peer) = self.owner(id) else { return };
-                let handle = self.transport.current(peer, Class::Bulk);
+                let handle = self.transport.current(peer, Lane::Bulk);
                 let runtime = &mut self.peers[usize::from(peer.0)];
                 let conn = handle.and_then(|handle| runtime.bulk.get_mut(&handle));
                 runtime.relay.accept(conn, id, offset);
-                self.mark_ready(peer, Class::Bulk);
+                self.mark_ready(peer, Lane::Bulk);
             }
             Command::Cancel { id, reason } => self.with_bulk(id, |relay, conn, events| {
                 relay.cancel(conn, id, &reason, events);
@@ -61,19 +61,19 @@ impl<F: FrameBuf> Engine<F> {
                     return;
                 };
                 runtime.messages.send(now, id, payload, &mut self.events);
-                self.mark_ready(peer, Class::Control);
+                self.mark_ready(peer, Lane::Control);
             }
             Command::SetRate { link, rate } => self.set_rate(now, link, rate),
             Command::SetAdmin { link, up } => {
                 if let Some(index) = self.index(link) {
                     self.links[index].admin_up = up;
-                    self.refresh_link(now, index);
+                    self.hold_or_release(now, index);
                 }
             }
             Command::SetCarrier { link, state } => {
                 if let Some(index) = self.index(link) {
                     self.links[index].carrier = state;
-                    self.refresh_link(now, index);
+                    self.hold_or_release(now, index);
                 }
             }
             Command::Trace { peer, token } => self.start_trace(now, peer, token),
@@ -95,7 +95,7 @@ impl<F: FrameBuf> Engine<F> {
         ),
     ) {
         let Some(peer) = self.owner(id) else { return };
-        let handle = self.transport.current(peer, Class::Bulk);
+        let handle = self.transport.current(peer, Lane::Bulk);
         let runtime = &mut self.peers[usize::from(peer.0)];
         let mut quic = handle.and_then(|handle| self.transport.conn(handle));
         let conn = handle
@@ -116,6 +116,7 @@ impl<F: FrameBuf> Engine<F> {
         let old = link.config.rate.rate_bps;
         link.config.rate = rate;
         link.egress.set_rate(now, rate);
+        link.liveness.set_rate(now, rate.rate_bps);
         let link = link.config.id;
         for peer in 0..self.peers.len() {
             let peer = PeerId(peer as u16);

@@ -1,8 +1,8 @@
 //! What a frame does on arrival.
 
-use florelay_wire::ach::ChannelType;
 use florelay_wire::cw::PayloadType;
 use florelay_wire::mpls::Tc;
+use florelay_wire::oam::Role as TraceRole;
 
 use super::Engine;
 use crate::config::{LinkId, PeerId};
@@ -10,7 +10,7 @@ use crate::egress::Class;
 use crate::fib::{DropReason, PathBody, Verdict};
 use crate::port::{Ecn, FrameBuf, Port};
 use crate::time::Nanos;
-use crate::transport::Handled;
+use crate::transport::{Handled, Lane};
 
 impl<F: FrameBuf> Engine<F> {
     /// A frame arrived on `link`. It is consumed, queued for transit, or dropped and counted; in each case the
@@ -23,11 +23,6 @@ impl<F: FrameBuf> Engine<F> {
         let runtime = &mut self.links[index];
         runtime.rx_frames += 1;
         runtime.rx_bytes += (frame.bytes().len() + usize::from(runtime.config.overhead_bytes)) as u64;
-        if !runtime.admin_up {
-            self.count_drop(index, DropReason::Closed);
-            port.free(frame);
-            return;
-        }
         match self.fib.forward(link, frame.bytes_mut()) {
             Verdict::Transit { out_link, flow, tc, sequence } => {
                 self.heard(now, index);
@@ -46,14 +41,12 @@ impl<F: FrameBuf> Engine<F> {
             }
             Verdict::Local { peer, tc, body, offset } => {
                 self.heard(now, index);
-                // Whatever the peer sends proves that its path is not dark.
-                self.path_heard(now, peer);
                 self.local(now, index, peer, tc, body, ecn, frame.bytes(), offset);
             }
             Verdict::LinkOam { offset, .. } => self.link_oam(now, index, &frame.bytes()[offset..]),
-            Verdict::TtlExpired { body, offset, .. } => {
+            Verdict::TtlExpired { .. } => {
                 self.heard(now, index);
-                if !(body == PathBody::Channel(ChannelType::TraceRequest) && self.trace_transit(index, frame.bytes(), offset)) {
+                if !self.answer_trace(index, frame.bytes(), TraceRole::Transit) {
                     self.count_drop(index, DropReason::TtlExpired);
                 }
             }
@@ -71,10 +64,10 @@ impl<F: FrameBuf> Engine<F> {
                     self.count_drop(index, DropReason::UnwantedPayload);
                     return;
                 }
-                let class = if Class::from_tc(tc) == Class::Bulk { Class::Bulk } else { Class::Control };
-                match self.transport.handle(now, peer, class, ecn, &bytes[offset..]) {
+                let lane = if Class::from_tc(tc) == Class::Bulk { Lane::Bulk } else { Lane::Control };
+                match self.transport.handle(now, peer, lane, ecn, &bytes[offset..]) {
                     Handled::Taken => {}
-                    Handled::Answered => self.mark_ready(peer, Class::Control),
+                    Handled::Answered => self.mark_ready(peer, Lane::Control),
                     Handled::Refused => self.count_drop(index, DropReason::Transport),
                 }
             }

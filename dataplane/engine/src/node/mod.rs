@@ -19,15 +19,15 @@ use rustc_hash::FxHashMap;
 
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
-use crate::config::{EngineConfig, Limits, LinkConfig, LinkId, PeerId};
+use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId};
 use crate::egress::{Class, Egress, EgressLimits, FlowKey};
 use crate::fib::{Direction, DropReason, Fib, FibError, SequenceMonitor, transit_flow};
 use crate::messages::{ControlConn, Messages};
-use crate::oam::{Alarms, Liveness, PathAlarm, Traces};
+use crate::oam::{Alarms, Liveness, PathAlarm, Trace, alarm_node_id};
 use crate::port::{FrameBuf, Port};
 use crate::relay::{BulkConn, Relay};
 use crate::time::Nanos;
-use crate::transport::{Handle, Transport};
+use crate::transport::{Handle, Lane, Transport};
 
 /// First wait before a lost connection is dialled again, doubled each time …
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -67,7 +67,6 @@ struct LinkRuntime<F> {
     rx_frames: u64,
     rx_bytes: u64,
     oam_dropped: u64,
-    rtt: Option<Duration>,
     drops: Box<[u64]>,
 }
 
@@ -94,11 +93,15 @@ impl Default for Retry {
     }
 }
 
+struct PathTrace {
+    link: LinkId,
+    trace: Trace,
+}
+
 /// One worker's share of a node.
 pub struct Engine<F: FrameBuf> {
     node: Arc<str>,
     snapshot: u64,
-    limits: Limits,
     links: Vec<LinkRuntime<F>>,
     /// `LinkId` → index in `links`; `usize::MAX` = not owned by this worker.
     link_index: Vec<usize>,
@@ -106,7 +109,7 @@ pub struct Engine<F: FrameBuf> {
     alarms: Alarms,
     peers: Vec<PeerRuntime>,
     transport: Transport,
-    traces: Traces,
+    traces: Vec<PathTrace>,
     /// Which peer a transfer belongs to.
     transfers: FxHashMap<TransferId, PeerId>,
     events: VecDeque<Event>,
@@ -167,7 +170,7 @@ impl<F: FrameBuf> Engine<F> {
             }
             links.push(LinkRuntime {
                 egress,
-                liveness: Liveness::new(link, config.boot_id, now),
+                liveness: Liveness::new(link, config.boot_id, liveness_seed(&config.seed, link.id), now),
                 admin_up: link.admin_up,
                 carrier: Ok(()),
                 state: LinkState::Connecting,
@@ -176,23 +179,21 @@ impl<F: FrameBuf> Engine<F> {
                 rx_frames: 0,
                 rx_bytes: 0,
                 oam_dropped: 0,
-                rtt: None,
                 drops: vec![0; DropReason::COUNT].into(),
                 config: link.clone(),
             });
         }
-        let alarms = Alarms::new(&config.transits, &config.node);
+        let alarms = Alarms::new(alarm_node_id(&config.node, config.boot_id), &config.transits);
         let mut engine = Self {
             node: config.node,
             snapshot: config.snapshot,
-            limits: config.limits,
             links,
             link_index,
             fib,
             alarms,
             peers,
             transport,
-            traces: Traces::default(),
+            traces: Vec::new(),
             transfers: FxHashMap::default(),
             events: VecDeque::new(),
         };
@@ -203,7 +204,8 @@ impl<F: FrameBuf> Engine<F> {
             }
         }
         for index in 0..engine.links.len() {
-            engine.refresh_link(now, index);
+            engine.links[index].egress.set_open(false);
+            engine.hold_or_release(now, index);
         }
         Ok(engine)
     }
@@ -216,10 +218,7 @@ impl<F: FrameBuf> Engine<F> {
         self.service(now);
         self.retry(now);
         self.confirmations(now);
-        self.traces.handle_timeout(now, &mut self.events);
-        while let Some((link, bytes)) = self.alarms.poll_transmit(now) {
-            self.queue_oam(link, bytes);
-        }
+        self.send_alarms(now);
         self.poll_traces(now);
     }
 
@@ -249,16 +248,14 @@ impl<F: FrameBuf> Engine<F> {
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         let links = self.links.iter().flat_map(|link| {
             let pulled = if link.oam_out.is_empty() { link.egress.next_wakeup(now) } else { Some(now) };
-            [link.admin_up.then(|| link.liveness.next_timeout()), pulled]
+            [link.carrier.is_ok().then(|| link.liveness.next_timeout()), pulled]
         });
         let peers = self.peers.iter().flat_map(|peer| {
-            [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), peer.alarm.next_timeout()]
+            [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), Some(peer.alarm.next_timeout())]
         });
-        links
-            .chain(peers)
-            .chain([self.transport.next_timeout(), self.alarms.next_timeout(), self.traces.next_timeout()])
-            .flatten()
-            .min()
+        let traces = self.traces.iter().map(|traced| Some(traced.trace.next_timeout()));
+        let next = links.chain(peers).chain(traces).chain([self.transport.next_timeout(), Some(self.alarms.next_timeout())]);
+        next.flatten().min().filter(|at| *at != Nanos::MAX)
     }
 
     /// Give every queued frame back, at shutdown.
@@ -272,20 +269,31 @@ impl<F: FrameBuf> Engine<F> {
         self.link_index.get(usize::from(link.0)).copied().filter(|index| *index != usize::MAX)
     }
 
-    fn mark_ready(&mut self, peer: PeerId, class: Class) {
+    fn mark_ready(&mut self, peer: PeerId, lane: Lane) {
         let Some(link) = self.peers.get(usize::from(peer.0)).map(|p| p.link) else { return };
         if let Some(index) = self.index(link) {
+            let class = match lane {
+                Lane::Control => Class::Control,
+                Lane::Bulk => Class::Bulk,
+            };
             self.links[index].egress.mark_ready(FlowKey::Peer(peer), class);
         }
     }
 
-    fn queue_oam(&mut self, link: LinkId, bytes: Vec<u8>) {
+    fn queue_oam(&mut self, link: LinkId, bytes: &[u8]) {
         let Some(index) = self.index(link) else { return };
         let link = &mut self.links[index];
         if link.oam_out.len() < MAX_OAM_WAITING {
-            link.oam_out.push_back(bytes);
+            link.oam_out.push_back(bytes.to_vec());
         } else {
             link.oam_dropped += 1;
         }
     }
+}
+
+fn liveness_seed(seed: &[u8; 32], link: LinkId) -> u64 {
+    let hash = blake3::keyed_hash(seed, &link.0.to_be_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_be_bytes(first)
 }

@@ -14,7 +14,7 @@ use crate::egress::{Class, FlowKey, PacketSource};
 use crate::fib::PATH_TTL;
 use crate::port::{Ecn, FrameBuf, Port};
 use crate::time::Nanos;
-use crate::transport::{Handle, Transport};
+use crate::transport::{Handle, Lane, Transport};
 
 pub(super) struct Source<'a> {
     pub(super) transport: &'a mut Transport,
@@ -24,23 +24,23 @@ pub(super) struct Source<'a> {
 
 impl<P: Port> PacketSource<P> for Source<'_> {
     fn next_packet(&mut self, now: Nanos, key: FlowKey, class: Class, port: &mut P) -> Option<(P::Frame, Ecn)> {
-        let FlowKey::Peer(peer) = key else { return None };
+        let (FlowKey::Peer(peer), Some(lane)) = (key, lane_of(class)) else { return None };
         let state = self.transport.peer(peer)?;
         if state.dark {
             return None;
         }
         // The frame first: a packet that quinn-proto has built cannot be put back.
         let mut frame = port.alloc(state.config.link)?;
-        if class == Class::Control
+        if lane == Lane::Control
             && let Some(packet) = self.transport.poll_response(peer)
             && let Some(state) = self.transport.peer(peer)
         {
-            write_frame(&mut frame, &state.config, class, &packet);
+            write_frame(&mut frame, &state.config, lane, &packet);
             return Some((frame, Ecn::NotEct));
         }
         let mut index = 0;
-        while let Some(handle) = self.transport.nth(peer, class, index) {
-            if let Some(ecn) = self.packet(now, handle, peer, class, &mut frame) {
+        while let Some(handle) = self.transport.nth(peer, lane, index) {
+            if let Some(ecn) = self.packet(now, handle, peer, lane, &mut frame) {
                 return Some((frame, ecn));
             }
             index += 1;
@@ -51,14 +51,14 @@ impl<P: Port> PacketSource<P> for Source<'_> {
 }
 
 impl Source<'_> {
-    fn packet<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, class: Class, frame: &mut F) -> Option<Ecn> {
-        if let Some(ecn) = self.poll(now, handle, peer, class, frame) {
+    fn packet<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, frame: &mut F) -> Option<Ecn> {
+        if let Some(ecn) = self.poll(now, handle, peer, lane, frame) {
             return Some(ecn);
         }
-        if !self.transport.may_feed(handle) || !self.feed(handle, peer, class) {
+        if !self.transport.may_feed(handle) || !self.feed(handle, peer, lane) {
             return None;
         }
-        let polled = self.poll(now, handle, peer, class, frame);
+        let polled = self.poll(now, handle, peer, lane, frame);
         if polled.is_none() {
             self.transport.fed(handle);
         }
@@ -66,25 +66,24 @@ impl Source<'_> {
     }
 
     /// One copy out of quinn-proto's buffer into the frame: its `poll_transmit` fills a `Vec` and nothing else.
-    fn poll<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, class: Class, frame: &mut F) -> Option<Ecn> {
+    fn poll<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, frame: &mut F) -> Option<Ecn> {
         let config = &self.transport.peer(peer)?.config;
-        let headers = path_headers(config, class);
+        let headers = path_headers(config, lane);
         let (packet, ecn) = self.transport.poll_packet(now, handle)?;
         write_packet(frame, headers, packet);
         Some(ecn)
     }
 
-    fn feed(&mut self, handle: Handle, peer: PeerId, class: Class) -> bool {
+    fn feed(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> bool {
         let limit = self.transport.packet_payload(peer);
         let Some(conn) = self.transport.conn(handle) else { return false };
         let runtime = &mut self.peers[usize::from(peer.0)];
-        match class {
-            Class::Control => runtime
+        match lane {
+            Lane::Control => runtime
                 .control
                 .get_mut(&handle)
                 .is_some_and(|state| runtime.messages.feed(state, &mut conn.quic, limit)),
-            Class::Oam => false,
-            Class::Bulk => runtime
+            Lane::Bulk => runtime
                 .bulk
                 .get_mut(&handle)
                 .is_some_and(|state| runtime.relay.feed(state, &mut conn.quic, limit, self.events)),
@@ -92,10 +91,18 @@ impl Source<'_> {
     }
 }
 
+fn lane_of(class: Class) -> Option<Lane> {
+    match class {
+        Class::Oam => None,
+        Class::Control => Some(Lane::Control),
+        Class::Bulk => Some(Lane::Bulk),
+    }
+}
+
 type PathHeaders = (Lse, Lse, ControlWord);
 
-fn path_headers(config: &PeerConfig, class: Class) -> PathHeaders {
-    let tc = if class == Class::Bulk { Tc::BULK } else { Tc::CONTROL };
+fn path_headers(config: &PeerConfig, lane: Lane) -> PathHeaders {
+    let tc = if lane == Lane::Bulk { Tc::BULK } else { Tc::CONTROL };
     (
         Lse { label: config.out_label, tc, bottom: false, ttl: PATH_TTL },
         Lse { label: config.in_label, tc, bottom: true, ttl: PATH_TTL },
@@ -104,8 +111,8 @@ fn path_headers(config: &PeerConfig, class: Class) -> PathHeaders {
     )
 }
 
-fn write_frame<F: FrameBuf>(frame: &mut F, config: &PeerConfig, class: Class, packet: &[u8]) {
-    write_packet(frame, path_headers(config, class), packet);
+fn write_frame<F: FrameBuf>(frame: &mut F, config: &PeerConfig, lane: Lane, packet: &[u8]) {
+    write_packet(frame, path_headers(config, lane), packet);
 }
 
 fn write_packet<F: FrameBuf>(frame: &mut F, (forward, backward, cw): PathHeaders, packet: &[u8]) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::Engine;
 use crate::api::{LinkState, PeerState};
 use crate::config::{LinkId, PeerId, RatePlan};
-use crate::egress::{Class, EgressCounters};
+use crate::egress::EgressCounters;
 use crate::fib::DropReason;
 use crate::port::FrameBuf;
-use crate::transport::PeerCounters;
+use crate::transport::{Lane, PeerCounters};
 
 /// State of an engine.
 #[derive(Debug, Clone)]
@@ -82,11 +82,11 @@ impl<F: FrameBuf> Engine<F> {
                 id: link.config.id,
                 state: link.state.clone(),
                 rate: link.config.rate,
-                rtt: link.rtt,
+                rtt: link.liveness.rtt(),
                 rx_frames: link.rx_frames,
                 rx_bytes: link.rx_bytes,
-                rx_lost: link.sequence.lost(),
-                rx_reordered: link.sequence.reordered(),
+                rx_lost: link.sequence.lost,
+                rx_reordered: link.sequence.reordered,
                 egress: *link.egress.counters(),
                 drops: DropReason::ALL
                     .iter()
@@ -103,7 +103,7 @@ impl<F: FrameBuf> Engine<F> {
     fn peer_report(&mut self, id: PeerId) -> Option<PeerReport> {
         let stats = self
             .transport
-            .current(id, Class::Bulk)
+            .current(id, Lane::Bulk)
             .and_then(|handle| self.transport.conn(handle))
             .map(|conn| conn.quic.stats().path);
         let peer = self.transport.peer(id)?;

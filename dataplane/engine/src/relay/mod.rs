@@ -75,11 +75,6 @@ impl Relay {
         }
     }
 
-    /// Something would leave if the connection were asked.
-    pub(crate) fn has_output(&self, conn: &BulkConn) -> bool {
-        conn.session.has_output() || (conn.session.ready && self.turns.iter().any(|turns| !turns.is_empty()))
-    }
-
     /// The session is established: offer every own transfer that still runs.
     pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
         for turns in &mut self.turns {
