@@ -15,6 +15,9 @@
 
 pub mod api;
 pub mod config;
+pub mod egress;
+pub mod fib;
+pub mod oam;
 pub mod port;
 pub mod time;
 
