@@ -37,7 +37,7 @@ impl Sum {
         if let [last] = odd {
             low += u64::from(u16::from_ne_bytes([*last, 0]));
         }
-        // neither half can overflow for a slice that fits in memory, but their sum could: fold first
+        // a half overflows beyond 32 GiB, which no frame has; their sum could before, so fold first
         let native = fold(fold64(low) + fold64(high));
         Sum(u64::from(u16::from_be(native)))
     }
@@ -252,7 +252,9 @@ mod tests {
         }
         assert_eq!(fold(u64::MAX), 0xFFFF);
         assert_eq!(fold(0xFFFF_FFFF_0000_0001), 1);
+        // the inputs that need the third and the fourth step
         assert_eq!(fold(0x1_FFFE_FFFF), 0xFFFF);
+        assert_eq!(fold(0x0001_0000_FFFF_FFFF), 1);
     }
 
     #[test]

@@ -145,6 +145,21 @@ fn whole_frames_come_back() {
 }
 
 #[test]
+fn dscp_is_not_ecn() {
+    let mut frame = framed(&hop(false, None), b"payload", 1, 0);
+    frame[15] |= 0xB8;
+    frame[24..26].fill(0);
+    let sum = checksum::checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(parse(&frame).unwrap().ecn, 1);
+
+    let mut frame = framed(&hop(true, None), b"payload", 1, 0);
+    frame[14] |= 0x0B;
+    frame[15] |= 0x80;
+    assert_eq!(parse(&frame).unwrap().ecn, 1);
+}
+
+#[test]
 fn padding_is_not_payload() {
     for hop in hops() {
         let mut frame = framed(&hop, b"x", 0, 0);
