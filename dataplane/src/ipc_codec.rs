@@ -14,7 +14,7 @@
 //!
 //! Ownership: a received descriptor is an `OwnedFd` (close-on-exec) of the caller; a sent one is borrowed.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -273,7 +273,7 @@ fn stalled_or(error: io::Error) -> IpcError {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::{Seek as _, SeekFrom};
+    use std::io::{Read as _, Seek as _, SeekFrom};
     use std::os::fd::AsFd as _;
 
     use proptest::prelude::*;
