@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod ipc;
+pub mod ipc_codec;
 pub mod plan;
