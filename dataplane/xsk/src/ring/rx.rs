@@ -29,7 +29,13 @@ pub struct FillRing {
 
 impl FillRing {
     pub(crate) fn new(queue: FillQueue, slot: u8, fd: RawFd) -> Self {
-        Self { queue, scratch: scratch(), slot, fd, wakes: 0 }
+        Self {
+            queue,
+            scratch: scratch(),
+            slot,
+            fd,
+            wakes: 0,
+        }
     }
 
     /// Move up to `max` frames from the pool to the ring, as far as there is room. Returns how many.
@@ -98,7 +104,11 @@ pub struct RxRing {
 
 impl RxRing {
     pub(crate) fn new(queue: RxQueue, slot: u8) -> Self {
-        Self { queue, scratch: scratch(), slot }
+        Self {
+            queue,
+            scratch: scratch(),
+            slot,
+        }
     }
 
     /// Append up to `max` received frames to `out`, but never more than its spare capacity: nothing is allocated.
@@ -137,11 +147,17 @@ pub struct CompletionRing {
     queue: CompQueue,
     scratch: Scratch,
     slot: u8,
+    completed: u64,
 }
 
 impl CompletionRing {
     pub(crate) fn new(queue: CompQueue, slot: u8) -> Self {
-        Self { queue, scratch: scratch(), slot }
+        Self {
+            queue,
+            scratch: scratch(),
+            slot,
+            completed: 0,
+        }
     }
 
     /// Move up to `max` completed frames to the pool. Returns how many.
@@ -160,6 +176,13 @@ impl CompletionRing {
                 break;
             }
         }
+        self.completed += reaped as u64;
         reaped
+    }
+
+    /// Frames ever completed: what [`CompletionWatchdog`](crate::CompletionWatchdog) watches.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.completed
     }
 }
