@@ -354,6 +354,14 @@ impl Umem {
         self.options
     }
 
+    /// How its open sockets are bound: what a further one must ask for. `None` if it has none.
+    #[must_use]
+    pub fn mode(&self) -> Option<BindMode> {
+        self.owner
+            .filter(|_| self.slots.iter().any(|s| s.open))
+            .map(|owner| owner.mode)
+    }
+
     /// Whether the memory really is on huge pages.
     #[must_use]
     pub fn on_huge_pages(&self) -> bool {
@@ -403,6 +411,14 @@ impl Umem {
         Some(unsafe { Frame::from_parts(self.region, index, offset, len) })
     }
 
+    /// Whether a ring of that memory may be used with this UMEM; a foreign one is counted. Without this check the wrong
+    /// UMEM would judge the kernel's addresses.
+    pub(crate) fn serves(&mut self, region: &'static Region) -> bool {
+        let own = std::ptr::eq(self.region, region);
+        self.counters.foreign_rings += u64::from(!own);
+        own
+    }
+
     /// Whether a frame belongs to this UMEM; a foreign one is counted.
     pub(crate) fn owns(&mut self, frame: &Frame) -> bool {
         let own = frame.is_of(self.region);
@@ -443,13 +459,14 @@ impl Umem {
 
     /// Frames and bytes that `slot` has sent and not seen completed.
     pub(crate) fn in_flight(&self, slot: u8) -> (u32, u64) {
-        let s = &self.slots[usize::from(slot)];
-        (s.tx, s.tx_bytes)
+        self.slots
+            .get(usize::from(slot))
+            .map_or((0, 0), |s| (s.tx, s.tx_bytes))
     }
 
     /// Frames that `slot` has given to the kernel to receive into.
     pub(crate) fn in_fill(&self, slot: u8) -> u32 {
-        self.slots[usize::from(slot)].fill
+        self.slots.get(usize::from(slot)).map_or(0, |s| s.fill)
     }
 
     // ---- for sockets -------------------------------------------------------------------------------------------
@@ -828,6 +845,24 @@ mod tests {
         assert_eq!(umem.account().quarantined, 4);
         umem.housekeeping(1_000 + QUARANTINE_NS);
         assert_eq!((umem.account().quarantined, umem.account().free), (0, 16));
+    }
+
+    #[test]
+    fn without_huge_pages_it_falls_back() {
+        let Some(_) = umem() else { return };
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = info
+            .lines()
+            .find_map(|l| l.strip_prefix("HugePages_Free:"))
+            .map_or("0", str::trim);
+        let options = UmemOptions {
+            frame_count: 1024,
+            huge_pages: true,
+            ..UmemOptions::default()
+        };
+        let made = Umem::new(options).unwrap();
+        assert!(free != "0" || !made.on_huge_pages());
+        assert_eq!(made.account().free, 1024);
     }
 
     #[test]
