@@ -18,6 +18,21 @@
 //! - The bytes are never uninitialised: the kernel zeroes the mapping. They may be *old*: a frame taken from the pool
 //!   shows whatever the chunk last held.
 //!
+//! A frame cannot be used after it was given away, nor exist twice:
+//!
+//! ```compile_fail,E0382
+//! fn twice(umem: &mut florelay_xsk::Umem, frame: florelay_xsk::Frame) {
+//!     umem.free(frame);
+//!     umem.free(frame);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! fn copy(frame: &florelay_xsk::Frame) -> florelay_xsk::Frame {
+//!     florelay_xsk::Frame::clone(frame)
+//! }
+//! ```
+//!
 //! Limits: dropping a [`Frame`] instead of giving it back is a leak. It is counted, and
 //! [`Umem::housekeeping`](crate::Umem::housekeeping) returns it to the pool; that path takes a lock, so it is for
 //! mistakes only. `mem::forget` shows as `held` for ever.
@@ -78,9 +93,19 @@ impl Frame {
     ///
     /// `index < region.frame_count()`, and no other `Frame` names this chunk, and the kernel does not have it.
     /// The caller proves that with the state table of its `Umem`: the chunk has just been moved to "held".
-    pub(crate) unsafe fn from_parts(region: &'static Region, index: u32, start: usize, len: usize) -> Self {
+    pub(crate) unsafe fn from_parts(
+        region: &'static Region,
+        index: u32,
+        start: usize,
+        len: usize,
+    ) -> Self {
         debug_assert!(start + len <= region.frame_size());
-        Self { chunk: region.chunk(index), region, start: to_u32(start), len: to_u32(len) }
+        Self {
+            chunk: region.chunk(index),
+            region,
+            start: to_u32(start),
+            len: to_u32(len),
+        }
     }
 
     /// The data window.
@@ -88,14 +113,24 @@ impl Frame {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: start + len <= frame size, so the range lies in this chunk, which is mapped for ever and which this
         // value alone may access.
-        unsafe { slice::from_raw_parts(self.chunk.as_ptr().add(self.start as usize), self.len as usize) }
+        unsafe {
+            slice::from_raw_parts(
+                self.chunk.as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
+        }
     }
 
     /// The data window, to be written.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
-        unsafe { slice::from_raw_parts_mut(self.chunk.as_ptr().add(self.start as usize), self.len as usize) }
+        unsafe {
+            slice::from_raw_parts_mut(
+                self.chunk.as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
+        }
     }
 
     /// Grow the window by `n` bytes at the front; the new bytes (old contents of the headroom) are returned to be
@@ -206,7 +241,10 @@ impl fmt::Debug for Frame {
 }
 
 /// A chunk is at most 4096 bytes (`UmemOptions`), so offsets in it fit.
-#[expect(clippy::cast_possible_truncation, reason = "bounded by the frame size, at most 4096")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "bounded by the frame size, at most 4096"
+)]
 fn to_u32(n: usize) -> u32 {
     n as u32
 }

@@ -15,6 +15,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,12 +76,10 @@ pub struct OpenOptions {
 /// A bound AF_XDP socket.
 #[derive(Debug)]
 pub struct Socket {
-    // Order matters: the rings are dropped, and with them the xsk-rs socket, before the lease.
     rx: RxRing,
     tx: TxRing,
     fill: FillRing,
     completion: CompletionRing,
-    lease: Lease,
     options: OpenOptions,
 }
 
@@ -109,14 +108,27 @@ impl Socket {
         let slot = umem.claim_slot(&options.interface, options.queue)?;
         let inherited = umem.owner_mode()?;
         if let Some(owner) = inherited.filter(|owner| *owner != options.mode) {
-            return Err(Error::ModeConflict { owner, asked: options.mode });
+            return Err(Error::ModeConflict {
+                owner,
+                asked: options.mode,
+            });
         }
         let anchor = inherited.is_none();
         let queues = bind_patiently(umem, &options, anchor)?;
         let fd = queues.tx.fd().as_raw_fd();
         // From here on a failure drops the queues and then the lease, which frees the queue of the device.
-        let Queues { rx, tx, fill, completion } = queues;
-        let lease = Lease { region: umem.region(), slot, fd, anchor };
+        let Queues {
+            rx,
+            tx,
+            fill,
+            completion,
+        } = queues;
+        let lease = Arc::new(Lease {
+            region: umem.region(),
+            slot,
+            fd,
+            anchor,
+        });
         if anchor {
             umem.region().set_anchor(fd);
         }
@@ -140,22 +152,34 @@ impl Socket {
         }
         tracing::info!(interface = %options.interface, queue = options.queue, mode = %options.mode, "AF_XDP socket bound");
         Ok(Self {
-            rx: RxRing::new(rx, slot),
-            tx: TxRing::new(tx, mapping, slot, fd, copy_mode),
-            fill: FillRing::new(fill, slot, fd),
-            completion: CompletionRing::new(completion, slot),
-            lease,
+            rx: RxRing::new(rx, Arc::clone(&lease)),
+            tx: TxRing::new(tx, mapping, Arc::clone(&lease), copy_mode),
+            fill: FillRing::new(fill, Arc::clone(&lease)),
+            completion: CompletionRing::new(completion, lease),
             options,
         })
     }
 
     /// Ask the kernel what it really bound, and find the TX ring.
-    fn check_and_map(umem: &Umem, options: &OpenOptions, fd: BorrowedFd<'_>) -> Result<TxMapping, Error> {
+    fn check_and_map(
+        umem: &Umem,
+        options: &OpenOptions,
+        fd: BorrowedFd<'_>,
+    ) -> Result<TxMapping, Error> {
         let (interface, queue) = (options.interface.clone(), options.queue);
         let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
-        let got = if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy };
+        let got = if zero_copy {
+            BindMode::ZeroCopy
+        } else {
+            BindMode::Copy
+        };
         if got != options.mode {
-            return Err(Error::ModeNotGiven { interface, queue, asked: options.mode, got });
+            return Err(Error::ModeNotGiven {
+                interface,
+                queue,
+                asked: options.mode,
+                got,
+            });
         }
         let offsets = sys::tx_offsets(fd).map_err(Error::sys("getsockopt(XDP_MMAP_OFFSETS)"))?;
         let range = sys::find_tx_ring(fd).map_err(Error::sys("reading /proc/self/maps"))?;
@@ -179,7 +203,12 @@ impl Socket {
 
     /// All four rings at once.
     pub fn rings(&mut self) -> Rings<'_> {
-        Rings { rx: &mut self.rx, tx: &mut self.tx, fill: &mut self.fill, completion: &mut self.completion }
+        Rings {
+            rx: &mut self.rx,
+            tx: &mut self.tx,
+            fill: &mut self.fill,
+            completion: &mut self.completion,
+        }
     }
 
     /// Received frames.
@@ -214,7 +243,11 @@ impl Socket {
     ///
     /// The kernel's answer to getsockopt.
     pub fn bound_mode(&self) -> io::Result<BindMode> {
-        Ok(if sys::is_zero_copy(self.fd())? { BindMode::ZeroCopy } else { BindMode::Copy })
+        Ok(if sys::is_zero_copy(self.fd())? {
+            BindMode::ZeroCopy
+        } else {
+            BindMode::Copy
+        })
     }
 
     /// What the kernel dropped, and why.
@@ -229,19 +262,44 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the rings keep the xsk-rs socket, and with it the descriptor, open as long as `self` lives.
-        unsafe { BorrowedFd::borrow_raw(self.lease.fd) }
+        self.tx.fd()
     }
 }
 
-/// The right to a slot of the UMEM; giving it up reports the slot as closed.
+/// The right to a slot of the UMEM, held by each of a socket's four rings; giving it up reports the slot as closed.
+///
+/// In the rings and not in the [`Socket`], because `&mut` access to a ring is enough to swap it out of its socket: what
+/// the kernel has may be quarantined only when the last ring is gone, wherever it is. One reference count per socket,
+/// touched on open and close.
 #[derive(Debug)]
-struct Lease {
+pub(crate) struct Lease {
     region: &'static Region,
     slot: u8,
     fd: RawFd,
     /// This socket's descriptor is the one that libxdp keeps for the UMEM.
     anchor: bool,
+}
+
+impl Lease {
+    /// The UMEM's memory.
+    pub(crate) fn region(&self) -> &'static Region {
+        self.region
+    }
+
+    /// The socket's number in its UMEM.
+    pub(crate) fn slot(&self) -> u8 {
+        self.slot
+    }
+
+    /// The socket's descriptor.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns an xsk-rs queue of this socket, which keeps the descriptor open, for as long as the borrow lives.
+    pub(crate) unsafe fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
 }
 
 impl Drop for Lease {
@@ -250,7 +308,8 @@ impl Drop for Lease {
             // libxdp does not close the descriptor of a UMEM's first socket, which would leave the queue bound and the
             // kernel receiving into our frames. Putting an unbound socket in its place closes it; an AF_XDP one, since
             // libxdp asks this descriptor for ring offsets when it unmaps the rings of the other sockets.
-            let replaced = sys::xdp_socket().and_then(|fresh| sys::replace_descriptor(&fresh, self.fd));
+            let replaced =
+                sys::xdp_socket().and_then(|fresh| sys::replace_descriptor(&fresh, self.fd));
             if let Err(error) = replaced {
                 tracing::error!(%error, "cannot release the descriptor of a UMEM's first socket; its queue stays bound");
             }
@@ -275,7 +334,8 @@ fn bind_patiently(umem: &mut Umem, options: &OpenOptions, first: bool) -> Result
         }
         match bind(umem, options) {
             Err(Error::Bind { source, .. })
-                if source.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < BIND_PATIENCE =>
+                if source.raw_os_error() == Some(libc::EBUSY)
+                    && began.elapsed() < BIND_PATIENCE =>
             {
                 thread::sleep(BIND_PAUSE);
             }
@@ -291,7 +351,13 @@ fn bind(umem: &Umem, options: &OpenOptions) -> Result<Queues, Error> {
     }
     let interface: Interface = options.interface.parse().map_err(|_| bad_name())?;
     let rings = umem.options().rings;
-    let size = |n| QueueSize::new(n).map_err(|_| Error::BadSize { what: "ring", value: n.into(), must: "a power of two" });
+    let size = |n| {
+        QueueSize::new(n).map_err(|_| Error::BadSize {
+            what: "ring",
+            value: n.into(),
+            must: "a power of two",
+        })
+    };
     let mode = match options.mode {
         BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
         BindMode::Copy => BindFlags::XDP_COPY,
@@ -310,9 +376,16 @@ fn bind(umem: &Umem, options: &OpenOptions) -> Result<Queues, Error> {
         mode: options.mode,
         source: errno_of(&error),
     })?;
-    let (fill, completion) =
-        rings.ok_or(Error::AlreadyOpen { interface: options.interface.clone(), queue: options.queue })?;
-    Ok(Queues { rx, tx, fill, completion })
+    let (fill, completion) = rings.ok_or(Error::AlreadyOpen {
+        interface: options.interface.clone(),
+        queue: options.queue,
+    })?;
+    Ok(Queues {
+        rx,
+        tx,
+        fill,
+        completion,
+    })
 }
 
 /// The kernel's errno inside xsk-rs's error.
@@ -320,7 +393,10 @@ fn errno_of(error: &xsk_rs::socket::SocketCreateError) -> io::Error {
     let code = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<io::Error>())
         .and_then(io::Error::raw_os_error);
-    code.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+    code.map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }
 
 /// Options that only help; refusal is normal on older kernels.

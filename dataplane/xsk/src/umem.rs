@@ -109,7 +109,12 @@ pub struct UmemOptions {
 
 impl Default for UmemOptions {
     fn default() -> Self {
-        Self { frame_size: FrameSize::default(), frame_count: 8192, rings: RingSizes::default(), huge_pages: true }
+        Self {
+            frame_size: FrameSize::default(),
+            frame_count: 8192,
+            rings: RingSizes::default(),
+            huge_pages: true,
+        }
     }
 }
 
@@ -183,7 +188,11 @@ impl Umem {
         let frame_size = options.frame_size.bytes();
         let count = NonZeroU32::new(options.frame_count)
             .filter(|n| n.get() <= 1 << 20)
-            .ok_or(Error::BadSize { what: "frame_count", value: options.frame_count.into(), must: "1 to 2^20" })?;
+            .ok_or(Error::BadSize {
+                what: "frame_count",
+                value: options.frame_count.into(),
+                must: "1 to 2^20",
+            })?;
         let config = umem_config(options)?;
         let bytes = frame_size as usize * count.get() as usize;
         let mut huge_pages = options.huge_pages;
@@ -199,10 +208,17 @@ impl Umem {
             }
             made => made,
         };
-        let (xsk, mut descs) = made.map_err(|e| Error::Umem { bytes, reason: describe(&e) })?;
+        let (xsk, mut descs) = made.map_err(|e| Error::Umem {
+            bytes,
+            reason: describe(&e),
+        })?;
         // One reference that is never given back: the mapping outlives every frame.
         std::mem::forget(xsk.clone());
-        let region = Region::leak(base_of(&xsk, &mut descs[0]), frame_size.trailing_zeros(), count.get());
+        let region = Region::leak(
+            base_of(&xsk, &mut descs[0]),
+            frame_size.trailing_zeros(),
+            count.get(),
+        );
         let n = count.get();
         Ok(Self {
             region,
@@ -234,7 +250,9 @@ impl Umem {
         self.states[index as usize] = State::HELD;
         self.held += 1;
         // SAFETY: the chunk was in the pool and is now held, so this is the only Frame that names it.
-        Some(FreeFrame::new(unsafe { Frame::from_parts(self.region, index, 0, 0) }))
+        Some(FreeFrame::new(unsafe {
+            Frame::from_parts(self.region, index, 0, 0)
+        }))
     }
 
     /// Give a frame back to the pool. A frame of another UMEM goes home as dropped, and is counted here.
@@ -287,7 +305,15 @@ impl Umem {
         }
         let held = self.held.saturating_sub(dropped);
         let known = free + fill + held + tx + quarantined;
-        FrameAccount { total, free, fill, held, tx, quarantined, leaked: total.saturating_sub(known) }
+        FrameAccount {
+            total,
+            free,
+            fill,
+            held,
+            tx,
+            quarantined,
+            leaked: total.saturating_sub(known),
+        }
     }
 
     /// Where the frames are, counted chunk by chunk in the state table: for tests and slow housekeeping. Equal to
@@ -295,7 +321,11 @@ impl Umem {
     #[must_use]
     pub fn audit(&self) -> FrameAccount {
         let dropped = u32::try_from(self.region.dropped_now()).unwrap_or(u32::MAX);
-        let mut account = FrameAccount { total: self.region.frame_count(), leaked: dropped, ..FrameAccount::default() };
+        let mut account = FrameAccount {
+            total: self.region.frame_count(),
+            leaked: dropped,
+            ..FrameAccount::default()
+        };
         for state in &self.states {
             match (*state, state.0 & 0xC0) {
                 (State::FREE, _) => account.free += 1,
@@ -312,13 +342,24 @@ impl Umem {
     /// What must not happen, counted.
     #[must_use]
     pub fn counters(&self) -> UmemCounters {
-        UmemCounters { dropped: self.region.dropped_total(), ..self.counters }
+        UmemCounters {
+            dropped: self.region.dropped_total(),
+            ..self.counters
+        }
     }
 
     /// What this UMEM was made with.
     #[must_use]
     pub fn options(&self) -> UmemOptions {
         self.options
+    }
+
+    /// How its open sockets are bound: what a further one must ask for. `None` if it has none.
+    #[must_use]
+    pub fn mode(&self) -> Option<BindMode> {
+        self.owner
+            .filter(|_| self.slots.iter().any(|s| s.open))
+            .map(|owner| owner.mode)
     }
 
     /// Whether the memory really is on huge pages.
@@ -342,7 +383,13 @@ impl Umem {
     }
 
     /// A frame that the RX ring of `slot` hands over; `None`, counted, if the descriptor is not believable.
-    pub(crate) fn accept_received(&mut self, slot: u8, address: usize, len: usize, more: bool) -> Option<Frame> {
+    pub(crate) fn accept_received(
+        &mut self,
+        slot: u8,
+        address: usize,
+        len: usize,
+        more: bool,
+    ) -> Option<Frame> {
         let Some((index, offset)) = self.region.locate(address) else {
             self.counters.bad_rx_address += 1;
             return None;
@@ -362,6 +409,14 @@ impl Umem {
         self.held += 1;
         // SAFETY: the state table says that the kernel had this chunk until now and nobody else; it is held from here.
         Some(unsafe { Frame::from_parts(self.region, index, offset, len) })
+    }
+
+    /// Whether a ring of that memory may be used with this UMEM; a foreign one is counted. Without this check the wrong
+    /// UMEM would judge the kernel's addresses.
+    pub(crate) fn serves(&mut self, region: &'static Region) -> bool {
+        let own = std::ptr::eq(self.region, region);
+        self.counters.foreign_rings += u64::from(!own);
+        own
     }
 
     /// Whether a frame belongs to this UMEM; a foreign one is counted.
@@ -404,13 +459,14 @@ impl Umem {
 
     /// Frames and bytes that `slot` has sent and not seen completed.
     pub(crate) fn in_flight(&self, slot: u8) -> (u32, u64) {
-        let s = &self.slots[usize::from(slot)];
-        (s.tx, s.tx_bytes)
+        self.slots
+            .get(usize::from(slot))
+            .map_or((0, 0), |s| (s.tx, s.tx_bytes))
     }
 
     /// Frames that `slot` has given to the kernel to receive into.
     pub(crate) fn in_fill(&self, slot: u8) -> u32 {
-        self.slots[usize::from(slot)].fill
+        self.slots.get(usize::from(slot)).map_or(0, |s| s.fill)
     }
 
     // ---- for sockets -------------------------------------------------------------------------------------------
@@ -438,12 +494,23 @@ impl Umem {
         let same = |s: &Slot| s.interface == interface && s.queue == queue;
         if let Some(at) = self.slots.iter().position(same) {
             if self.slots[at].open {
-                return Err(Error::AlreadyOpen { interface: interface.to_owned(), queue });
+                return Err(Error::AlreadyOpen {
+                    interface: interface.to_owned(),
+                    queue,
+                });
             }
             return Ok(slot_number(at));
         }
-        let fresh = Slot { interface: interface.to_owned(), queue, ..Slot::default() };
-        if let Some(at) = self.slots.iter().position(|s| !s.open && s.quarantined == 0) {
+        let fresh = Slot {
+            interface: interface.to_owned(),
+            queue,
+            ..Slot::default()
+        };
+        if let Some(at) = self
+            .slots
+            .iter()
+            .position(|s| !s.open && s.quarantined == 0)
+        {
             self.slots[at] = fresh;
             return Ok(slot_number(at));
         }
@@ -461,15 +528,26 @@ impl Umem {
     /// can register existing memory on a new one; without this a first socket could never be recycled.
     pub(crate) fn renew_anchor(&mut self) -> Result<(), Error> {
         let Some(anchor) = self.region.anchor() else {
-            return if self.netns == current_netns()? { Ok(()) } else { Err(Error::OtherNamespace) };
+            return if self.netns == current_netns()? {
+                Ok(())
+            } else {
+                Err(Error::OtherNamespace)
+            };
         };
         let fresh = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP)"))?;
         let fd: BorrowedFd<'_> = fresh.as_fd();
-        sys::register_umem(fd, self.region.base(), self.region.len(), self.options.frame_size.bytes())
-            .map_err(Error::sys("XDP_UMEM_REG on a recycled socket"))?;
+        sys::register_umem(
+            fd,
+            self.region.base(),
+            self.region.len(),
+            self.options.frame_size.bytes(),
+        )
+        .map_err(Error::sys("XDP_UMEM_REG on a recycled socket"))?;
         // libxdp remembers that it has set these up on its descriptor, and will not do it again.
-        sys::set_ring_size(fd, libc::XDP_RX_RING, self.options.rings.rx).map_err(Error::sys("XDP_RX_RING"))?;
-        sys::set_ring_size(fd, libc::XDP_TX_RING, self.options.rings.tx).map_err(Error::sys("XDP_TX_RING"))?;
+        sys::set_ring_size(fd, libc::XDP_RX_RING, self.options.rings.rx)
+            .map_err(Error::sys("XDP_RX_RING"))?;
+        sys::set_ring_size(fd, libc::XDP_TX_RING, self.options.rings.tx)
+            .map_err(Error::sys("XDP_TX_RING"))?;
         sys::replace_descriptor(&fresh, anchor).map_err(Error::sys("dup3 over libxdp's descriptor"))
     }
 
@@ -523,7 +601,10 @@ impl Umem {
 
 impl std::fmt::Debug for Umem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Umem").field("options", &self.options).field("account", &self.account()).finish_non_exhaustive()
+        f.debug_struct("Umem")
+            .field("options", &self.options)
+            .field("account", &self.account())
+            .finish_non_exhaustive()
     }
 }
 
@@ -532,16 +613,28 @@ fn umem_config(options: UmemOptions) -> Result<UmemConfig, Error> {
         QueueSize::new(value)
             .ok()
             .filter(|_| (64..=1 << 15).contains(&value))
-            .ok_or(Error::BadSize { what, value: value.into(), must: "a power of two from 64 to 32768" })
+            .ok_or(Error::BadSize {
+                what,
+                value: value.into(),
+                must: "a power of two from 64 to 32768",
+            })
     };
     size("rings.rx", options.rings.rx)?;
-    let bad_frame = |_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" };
+    let bad_frame = |_| Error::BadSize {
+        what: "frame_size",
+        value: 0,
+        must: "2048 or 4096",
+    };
     let mut builder = UmemConfig::builder();
     builder
         .frame_size(XskFrameSize::new(options.frame_size.bytes()).map_err(bad_frame)?)
         .fill_queue_size(size("fill ring (twice rings.rx)", options.rings.fill())?)
         .comp_queue_size(size("rings.tx", options.rings.tx)?);
-    builder.build().map_err(|_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" })
+    builder.build().map_err(|_| Error::BadSize {
+        what: "frame_size",
+        value: 0,
+        must: "2048 or 4096",
+    })
 }
 
 /// First byte of the mapping that xsk-rs made.
@@ -561,12 +654,242 @@ fn current_netns() -> Result<Option<u64>, Error> {
     sys::netns_cookie(probe.as_fd()).map_err(Error::sys("getsockopt(SO_NETNS_COOKIE)"))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "at most MAX_SOCKETS = 64 slots")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "at most MAX_SOCKETS = 64 slots"
+)]
 fn slot_number(at: usize) -> u8 {
     at as u8
 }
 
 /// An error with its cause in one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registering a UMEM needs CAP_NET_RAW.
+    fn umem() -> Option<Umem> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "needs root, and CI=true forbids skipping"
+            );
+            eprintln!("SKIPPED: needs root (AF_XDP)");
+            return None;
+        }
+        let rings = RingSizes { rx: 64, tx: 64 };
+        let options = UmemOptions {
+            frame_count: 16,
+            rings,
+            huge_pages: false,
+            ..UmemOptions::default()
+        };
+        Some(Umem::new(options).unwrap())
+    }
+
+    fn with_slot(umem: &mut Umem) -> u8 {
+        let slot = umem.claim_slot("x", 0).unwrap();
+        umem.opened(slot, Some(BindMode::Copy));
+        slot
+    }
+
+    #[test]
+    fn a_wrong_rx_descriptor_is_counted_and_yields_no_frame() {
+        let Some(mut umem) = umem() else { return };
+        let slot = with_slot(&mut umem);
+        let mut descs = [FrameDesc::default(); 4];
+        assert_eq!(umem.take_for_fill(slot, &mut descs), 4);
+        let address = descs[0].addr();
+        assert!(
+            umem.accept_received(slot, 16 * 2048, 60, false).is_none(),
+            "beyond the UMEM"
+        );
+        assert!(
+            umem.accept_received(slot, usize::MAX, 60, false).is_none(),
+            "far beyond the UMEM"
+        );
+        assert!(
+            umem.accept_received(slot, 15 * 2048, 60, false).is_none(),
+            "a free chunk"
+        );
+        assert!(
+            umem.accept_received(slot + 1, address, 60, false).is_none(),
+            "another socket's chunk"
+        );
+        assert_eq!(umem.counters().bad_rx_address, 4);
+        let frame = umem
+            .accept_received(slot, address, 60, false)
+            .expect("the real one");
+        assert!(
+            umem.accept_received(slot, address, 60, false).is_none(),
+            "the same one again: it is in hand"
+        );
+        assert_eq!(umem.counters().bad_rx_address, 5);
+        assert!(
+            umem.accept_received(slot, descs[1].addr(), 2048, false)
+                .is_none(),
+            "leaves its chunk"
+        );
+        assert!(
+            umem.accept_received(slot, descs[2].addr(), 60, true)
+                .is_none(),
+            "part of a larger packet"
+        );
+        assert_eq!(umem.counters().bad_rx_length, 2);
+        umem.free(frame);
+        assert_eq!((umem.account().fill, umem.account().free), (1, 15));
+        assert_eq!(umem.account(), umem.audit());
+    }
+
+    #[test]
+    fn a_wrong_completion_is_counted_and_frees_nothing() {
+        let Some(mut umem) = umem() else { return };
+        let slot = with_slot(&mut umem);
+        let mut frame = umem.alloc().unwrap();
+        assert!(frame.set_len(100));
+        let (address, len) = umem.give_to_tx(slot, frame);
+        let address = usize::try_from(address).unwrap();
+        assert_eq!((len, umem.in_flight(slot)), (100, (1, 100)));
+        assert!(!umem.accept_completion(slot, usize::MAX));
+        assert!(
+            !umem.accept_completion(slot, address ^ 2048),
+            "another chunk"
+        );
+        assert!(!umem.accept_completion(slot + 1, address), "another socket");
+        assert!(umem.accept_completion(slot, address));
+        assert!(!umem.accept_completion(slot, address), "twice");
+        assert_eq!(umem.counters().bad_completion_address, 4);
+        assert_eq!((umem.account().free, umem.in_flight(slot)), (16, (0, 0)));
+        assert_eq!(umem.account(), umem.audit());
+    }
+
+    #[test]
+    fn the_window_moves_within_its_chunk_only() {
+        let Some(mut umem) = umem() else { return };
+        let mut frame = umem.alloc().unwrap();
+        assert_eq!(
+            (frame.headroom(), frame.capacity(), frame.len()),
+            (HEADROOM_BYTES, 2048 - HEADROOM_BYTES, 0)
+        );
+        assert!(!frame.set_len(frame.capacity() + 1));
+        assert!(frame.set_len(3));
+        frame.bytes_mut().copy_from_slice(b"abc");
+        frame.push_front(2).unwrap().copy_from_slice(b"12");
+        assert_eq!(frame.bytes(), b"12abc");
+        assert!(frame.push_front(HEADROOM_BYTES - 1).is_none());
+        assert!(!frame.pull_front(6));
+        assert!(frame.pull_front(3));
+        assert_eq!(frame.bytes(), b"bc");
+        assert!(frame.reset(0) && frame.set_len(2048) && !frame.reset(2049));
+        assert_eq!(frame.bytes().len(), 2048);
+        umem.free(frame);
+    }
+
+    #[test]
+    fn a_dropped_frame_is_a_counted_leak_until_housekeeping() {
+        let Some(mut umem) = umem() else { return };
+        let frame = umem.alloc().unwrap();
+        assert_eq!((umem.account().held, umem.account().leaked), (1, 0));
+        drop(frame);
+        assert_eq!((umem.account().held, umem.account().leaked), (0, 1));
+        assert_eq!(umem.account(), umem.audit());
+        umem.housekeeping(0);
+        assert_eq!(
+            (
+                umem.account().free,
+                umem.account().leaked,
+                umem.counters().dropped
+            ),
+            (16, 0, 1)
+        );
+    }
+
+    #[test]
+    fn an_empty_pool_gives_none_and_a_foreign_frame_goes_home() {
+        let (Some(mut umem), Some(mut other)) = (umem(), umem()) else {
+            return;
+        };
+        let mut frames: Vec<_> = std::iter::from_fn(|| umem.alloc()).collect();
+        assert_eq!(frames.len(), 16);
+        other.free(frames.pop().unwrap());
+        assert_eq!(
+            (other.counters().foreign_frames, other.account().free),
+            (1, 16)
+        );
+        assert_eq!(umem.account().leaked, 1);
+        umem.housekeeping(0);
+        assert_eq!(umem.account().free, 1);
+        for frame in frames {
+            umem.free(frame);
+        }
+        assert_eq!(umem.account().free, 16);
+    }
+
+    #[test]
+    fn frames_of_a_closed_socket_wait_and_come_back() {
+        let Some(mut umem) = umem() else { return };
+        let slot = with_slot(&mut umem);
+        let mut descs = [FrameDesc::default(); 4];
+        umem.take_for_fill(slot, &mut descs);
+        umem.region().note_closed(slot);
+        umem.housekeeping(1_000);
+        assert_eq!((umem.account().quarantined, umem.account().free), (4, 12));
+        assert_eq!(umem.account(), umem.audit());
+        umem.housekeeping(1_000 + QUARANTINE_NS - 1);
+        assert_eq!(umem.account().quarantined, 4);
+        umem.housekeeping(1_000 + QUARANTINE_NS);
+        assert_eq!((umem.account().quarantined, umem.account().free), (0, 16));
+    }
+
+    #[test]
+    fn without_huge_pages_it_falls_back() {
+        let Some(_) = umem() else { return };
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = info
+            .lines()
+            .find_map(|l| l.strip_prefix("HugePages_Free:"))
+            .map_or("0", str::trim);
+        let options = UmemOptions {
+            frame_count: 1024,
+            huge_pages: true,
+            ..UmemOptions::default()
+        };
+        let made = Umem::new(options).unwrap();
+        assert!(free != "0" || !made.on_huge_pages());
+        assert_eq!(made.account().free, 1024);
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused_by_name() {
+        let rings = RingSizes { rx: 100, tx: 64 };
+        let refused = Umem::new(UmemOptions {
+            rings,
+            ..UmemOptions::default()
+        });
+        assert!(matches!(
+            refused,
+            Err(Error::BadSize {
+                what: "rings.rx",
+                value: 100,
+                ..
+            })
+        ));
+        let refused = Umem::new(UmemOptions {
+            frame_count: 0,
+            ..UmemOptions::default()
+        });
+        assert!(matches!(
+            refused,
+            Err(Error::BadSize {
+                what: "frame_count",
+                ..
+            })
+        ));
+    }
 }

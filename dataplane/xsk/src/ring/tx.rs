@@ -14,14 +14,16 @@
 //! wrap, differences are taken modulo 2^32.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use xsk_rs::TxQueue;
 
 use crate::frame::Frame;
 use crate::kick::{DOWN_RETRY_NS, KICK_ROUNDS, KickInput, KickPolicy, RETRY_NS};
+use crate::socket::Lease;
 use crate::stats::{KickCounters, TxCounters};
 use crate::sys::{self, RingOffsets};
 use crate::umem::Umem;
@@ -55,9 +57,13 @@ impl TxMapping {
     /// From the range that /proc/self/maps shows; `None` if the ring does not fit in it.
     pub(crate) fn new(range: (usize, usize), offsets: RingOffsets, size: u32) -> Option<Self> {
         let (from, to) = range;
-        let end = offsets.desc.checked_add(size as usize * size_of::<Desc>())?;
+        let end = offsets
+            .desc
+            .checked_add(size as usize * size_of::<Desc>())?;
         let indices = [offsets.producer, offsets.consumer, offsets.flags];
-        let inside = indices.iter().all(|at| at % align_of::<AtomicU32>() == 0 && *at + 4 <= to - from);
+        let inside = indices
+            .iter()
+            .all(|at| at % align_of::<AtomicU32>() == 0 && *at + 4 <= to - from);
         if !inside || end > to - from || !offsets.desc.is_multiple_of(align_of::<Desc>()) {
             return None;
         }
@@ -79,13 +85,12 @@ pub enum SendError {
     Full(Frame),
     /// Shorter than an Ethernet header.
     TooShort(Frame),
-    /// It belongs to another UMEM.
+    /// The frame, or this ring, belongs to another UMEM.
     Foreign(Frame),
 }
 
 impl SendError {
     /// The frame that was not taken.
-    #[must_use]
     pub fn into_frame(self) -> Frame {
         match self {
             Self::Full(frame) | Self::TooShort(frame) | Self::Foreign(frame) => frame,
@@ -112,12 +117,12 @@ pub struct TxRing {
     cached_consumer: u32,
     policy: KickPolicy,
     copy_mode: bool,
-    slot: u8,
-    fd: RawFd,
     kicks: KickCounters,
     counters: TxCounters,
     /// Owns the mapping that `ring` points into.
     _queue: TxQueue,
+    /// Dropped after the queue.
+    lease: Arc<Lease>,
 }
 
 // SAFETY: the pointers lead into a mapping that `_queue` (itself Send) keeps alive; only this value writes through
@@ -125,18 +130,17 @@ pub struct TxRing {
 unsafe impl Send for TxRing {}
 
 impl TxRing {
-    pub(crate) fn new(queue: TxQueue, ring: TxMapping, slot: u8, fd: RawFd, copy_mode: bool) -> Self {
+    pub(crate) fn new(queue: TxQueue, ring: TxMapping, lease: Arc<Lease>, copy_mode: bool) -> Self {
         let mut tx = Self {
             ring,
             next: 0,
             cached_consumer: 0,
             policy: KickPolicy::default(),
             copy_mode,
-            slot,
-            fd,
             kicks: KickCounters::default(),
             counters: TxCounters::default(),
             _queue: queue,
+            lease,
         };
         tx.next = tx.producer().load(Ordering::Relaxed);
         tx.cached_consumer = tx.consumer().load(Ordering::Acquire);
@@ -149,7 +153,7 @@ impl TxRing {
     ///
     /// The frame comes back with the reason.
     pub fn send(&mut self, umem: &mut Umem, frame: Frame) -> Result<(), SendError> {
-        if !umem.owns(&frame) {
+        if !umem.serves(self.lease.region()) || !umem.owns(&frame) {
             return Err(SendError::Foreign(frame));
         }
         if frame.len() < MIN_FRAME_BYTES {
@@ -159,11 +163,17 @@ impl TxRing {
         if self.room() == 0 {
             return Err(SendError::Full(frame));
         }
-        let (addr, len) = umem.give_to_tx(self.slot, frame);
+        let (addr, len) = umem.give_to_tx(self.lease.slot(), frame);
         let at = (self.next & (self.ring.size - 1)) as usize;
         // SAFETY: `at` is below the ring size, so the slot is inside the mapping; room() > 0 says that the kernel has
         // consumed what was there, and it does not read it again before publish() moves the producer.
-        unsafe { self.ring.descs.as_ptr().add(at).write(Desc { addr, len, options: 0 }) };
+        unsafe {
+            self.ring.descs.as_ptr().add(at).write(Desc {
+                addr,
+                len,
+                options: 0,
+            });
+        }
         self.next = self.next.wrapping_add(1);
         self.counters.frames += 1;
         self.counters.bytes += u64::from(len);
@@ -192,24 +202,30 @@ impl TxRing {
     /// Frames that [`send`](Self::send) can take now.
     #[must_use]
     pub fn room(&mut self) -> usize {
-        let free = self.ring.size.saturating_sub(self.next.wrapping_sub(self.cached_consumer));
+        let free = self
+            .ring
+            .size
+            .saturating_sub(self.next.wrapping_sub(self.cached_consumer));
         if free > 0 {
             return free as usize;
         }
         self.cached_consumer = self.consumer().load(Ordering::Acquire);
-        self.ring.size.saturating_sub(self.next.wrapping_sub(self.cached_consumer)) as usize
+        self.ring
+            .size
+            .saturating_sub(self.next.wrapping_sub(self.cached_consumer)) as usize
     }
 
     /// Frames that the kernel has not taken from the ring yet.
     #[must_use]
     pub fn pending(&self) -> u32 {
-        self.next.wrapping_sub(self.consumer().load(Ordering::Acquire))
+        self.next
+            .wrapping_sub(self.consumer().load(Ordering::Acquire))
     }
 
     /// Frames and bytes sent and not yet reaped from the completion ring.
     #[must_use]
     pub fn in_flight(&self, umem: &Umem) -> (u32, u64) {
-        umem.in_flight(self.slot)
+        umem.in_flight(self.lease.slot())
     }
 
     /// Whether the driver asks to be kicked.
@@ -233,7 +249,7 @@ impl TxRing {
         let input = KickInput {
             now_ns,
             pending: self.pending(),
-            outstanding: umem.in_flight(self.slot).0,
+            outstanding: umem.in_flight(self.lease.slot()).0,
             needs_wakeup: self.needs_wakeup(),
             copy_mode: self.copy_mode,
         };
@@ -250,23 +266,29 @@ impl TxRing {
     /// As [`kick`](Self::kick).
     pub fn kick_now(&mut self, now_ns: u64) -> io::Result<Kick> {
         self.publish();
-        // SAFETY: `_queue` keeps the socket, and with it the descriptor, open for as long as this borrow lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         for _ in 0..KICK_ROUNDS {
             let before = self.pending();
             self.kicks.calls += 1;
-            let answer = sys::kick_tx(fd);
+            let answer = sys::kick_tx(self.fd());
             let pending = self.pending();
             let Err(error) = answer else {
                 self.policy.kicked(now_ns, pending);
-                return Ok(if pending == 0 { Kick::Done } else { Kick::Unfinished });
+                return Ok(if pending == 0 {
+                    Kick::Done
+                } else {
+                    Kick::Unfinished
+                });
             };
             match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::EINTR) => {
                     self.kicks.again += 1;
                     if pending == 0 || pending == before {
                         self.policy.kicked(now_ns, pending);
-                        return Ok(if pending == 0 { Kick::Done } else { Kick::Unfinished });
+                        return Ok(if pending == 0 {
+                            Kick::Done
+                        } else {
+                            Kick::Unfinished
+                        });
                     }
                     continue;
                 }
@@ -308,6 +330,12 @@ impl TxRing {
         self.counters
     }
 
+    /// The socket's descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `_queue` is of this socket and lives as long as `self`.
+        unsafe { self.lease.fd() }
+    }
+
     fn producer(&self) -> &AtomicU32 {
         // SAFETY: aligned and inside the mapping (TxMapping::new), which `_queue` keeps.
         unsafe { self.ring.producer.as_ref() }
@@ -325,10 +353,35 @@ mod tests {
 
     #[test]
     fn a_ring_that_leaves_its_mapping_is_refused() {
-        let offsets = RingOffsets { producer: 0, consumer: 64, flags: 72, desc: 128 };
+        let offsets = RingOffsets {
+            producer: 0,
+            consumer: 64,
+            flags: 72,
+            desc: 128,
+        };
         assert!(TxMapping::new((0x1000, 0x1000 + 128 + 16 * 64), offsets, 64).is_some());
         assert!(TxMapping::new((0x1000, 0x1000 + 128 + 16 * 64 - 1), offsets, 64).is_none());
-        assert!(TxMapping::new((0x1000, 0x9000), RingOffsets { consumer: 66, ..offsets }, 64).is_none());
-        assert!(TxMapping::new((0x1000, 0x9000), RingOffsets { desc: usize::MAX - 8, ..offsets }, 64).is_none());
+        assert!(
+            TxMapping::new(
+                (0x1000, 0x9000),
+                RingOffsets {
+                    consumer: 66,
+                    ..offsets
+                },
+                64
+            )
+            .is_none()
+        );
+        assert!(
+            TxMapping::new(
+                (0x1000, 0x9000),
+                RingOffsets {
+                    desc: usize::MAX - 8,
+                    ..offsets
+                },
+                64
+            )
+            .is_none()
+        );
     }
 }
