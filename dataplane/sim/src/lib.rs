@@ -16,8 +16,11 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod gateway;
 pub mod link;
+pub mod net;
 pub mod node;
 pub mod port;
+pub mod seeds;
 pub mod topo;
 pub mod window;

@@ -27,5 +27,5 @@ pub trait Node {
     /// What the gateways should know.
     fn poll_event(&mut self) -> Option<Event>;
     /// When it wants to be called again.
-    fn next_timeout(&self) -> Option<Nanos>;
+    fn next_timeout(&self, now: Nanos) -> Option<Nanos>;
 }
