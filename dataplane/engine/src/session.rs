@@ -103,10 +103,6 @@ impl Session {
         self.outbox[at..at + LENGTH_BYTES].copy_from_slice(&(body as u32).to_be_bytes());
     }
 
-    pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty() && self.stream.is_some()
-    }
-
     /// Write at most `limit` bytes of what waits; returns how many.
     pub(crate) fn feed(&mut self, quic: &mut Connection, limit: usize) -> usize {
         let Some(stream) = self.stream else { return 0 };
