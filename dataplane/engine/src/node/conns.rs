@@ -278,4 +278,3 @@ fn session_event(
     session.receive(quic)?;
     Ok(true)
 }
-
