@@ -1,7 +1,11 @@
 //! Any number of engines, joined by simulated links, under virtual time: same seed, same bytes, same trace.
 //!
 //! ```text
-//!   topo ── EngineConfigs, labels                    seeds ── runs a test over many seeds, names the one that fails
+//!   random ── scenarios out of a seed                seeds ── runs a test over many seeds, names the one that fails
+//!    │
+//!   scenario ── networks of engines
+//!    │
+//!   topo ── EngineConfigs, labels
 //!    │
 //!   net ── the event heap: (time, order) ─► one node, one link or one gateway at a time
 //!    ├── node ── what is simulated: the engine's driver calls
@@ -21,6 +25,8 @@ pub mod link;
 pub mod net;
 pub mod node;
 pub mod port;
+pub mod random;
+pub mod scenario;
 pub mod seeds;
 pub mod topo;
 pub mod window;

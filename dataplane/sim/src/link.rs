@@ -98,29 +98,19 @@ impl LinkModel {
     /// A perfect link with a delay.
     #[must_use]
     pub fn with_delay(delay: Duration) -> Self {
-        Self {
-            delay,
-            ..Self::default()
-        }
+        Self { delay, ..Self::default() }
     }
 
     /// The same with a bottleneck of this rate and a queue of this many bytes.
     #[must_use]
     pub fn rate(self, rate_bps: u64, queue_bytes: u64) -> Self {
-        Self {
-            rate_bps: Some(rate_bps),
-            queue_bytes,
-            ..self
-        }
+        Self { rate_bps: Some(rate_bps), queue_bytes, ..self }
     }
 
     /// The same with independent loss.
     #[must_use]
     pub fn loss(self, probability: f64) -> Self {
-        Self {
-            loss: Loss::Bernoulli(probability),
-            ..self
-        }
+        Self { loss: Loss::Bernoulli(probability), ..self }
     }
 
     /// The same with one more outage.
@@ -131,9 +121,7 @@ impl LinkModel {
     }
 
     fn is_dark(&self, at: Nanos) -> bool {
-        self.outages
-            .iter()
-            .any(|&(start, end)| start <= at && at < end)
+        self.outages.iter().any(|&(start, end)| start <= at && at < end)
     }
 
     /// When `bits` that start at `start` are out.
@@ -158,9 +146,7 @@ impl LinkModel {
             None => at,
             // A link at rate zero sends never; the packet stays in the queue for good.
             Some(0) => Nanos::MAX,
-            Some(bps) => Nanos(
-                at.0.saturating_add(u64::try_from(left.div_ceil(bps.into())).unwrap_or(u64::MAX)),
-            ),
+            Some(bps) => Nanos(at.0.saturating_add(u64::try_from(left.div_ceil(bps.into())).unwrap_or(u64::MAX))),
         }
     }
 }
@@ -259,9 +245,7 @@ impl Link {
             self.counters.queue_dropped += 1;
             return;
         }
-        let out = self
-            .model
-            .serialised(self.busy_until.max(now), u64::from(packet.l2_bytes) * 8);
+        let out = self.model.serialised(self.busy_until.max(now), u64::from(packet.l2_bytes) * 8);
         self.busy_until = out;
         if out > now {
             self.queue.push_back((out, packet.l2_bytes));
@@ -334,12 +318,7 @@ impl Link {
         let bits: u64 = self.rng.random();
         let lost = match self.model.loss {
             Loss::Bernoulli(p) => loss < p,
-            Loss::GilbertElliott {
-                to_bad,
-                to_good,
-                in_good,
-                in_bad,
-            } => {
+            Loss::GilbertElliott { to_bad, to_good, in_good, in_bad } => {
                 if change < if self.in_bad_state { to_good } else { to_bad } {
                     self.in_bad_state = !self.in_bad_state;
                 }

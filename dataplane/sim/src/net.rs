@@ -138,20 +138,9 @@ impl<N: Node> Net<N> {
     pub fn connect(&mut self, a: Egress, b: Egress, a_to_b: LinkModel, b_to_a: LinkModel) {
         for (from, to, model) in [(a, b, a_to_b), (b, a, b_to_a)] {
             let index = self.directions.len() as u64;
-            let seed = blake3::keyed_hash(
-                &[7; 32],
-                &[self.seed.to_le_bytes(), index.to_le_bytes()].concat(),
-            );
-            let seed = seed
-                .as_bytes()
-                .first_chunk()
-                .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            self.directions.push(Direction {
-                from,
-                to,
-                link: Link::new(model, seed),
-                meddler: None,
-            });
+            let seed = blake3::keyed_hash(&[7; 32], &[self.seed.to_le_bytes(), index.to_le_bytes()].concat());
+            let seed = seed.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None });
         }
     }
 
@@ -164,18 +153,10 @@ impl<N: Node> Net<N> {
     ) {
         let first = self.nodes.len();
         for config in topology.configs() {
-            self.add(
-                config.clone(),
-                Some(topology.interface_bps()),
-                frames,
-                &mut make,
-            );
+            self.add(config.clone(), Some(topology.interface_bps()), frames, &mut make);
         }
         for wire in topology.wires() {
-            let (a, b) = (
-                (NodeId(first + wire.a), wire.a_link),
-                (NodeId(first + wire.b), wire.b_link),
-            );
+            let (a, b) = ((NodeId(first + wire.a), wire.a_link), (NodeId(first + wire.b), wire.b_link));
             self.connect(a, b, wire.spec.model_ab.clone(), wire.spec.model_ba.clone());
         }
     }
@@ -219,11 +200,7 @@ impl<N: Node> Net<N> {
 
     /// Do everything that is due up to and including `end`, and make it `end`.
     pub fn run_until(&mut self, end: Nanos) {
-        while self
-            .events
-            .peek()
-            .is_some_and(|Reverse(entry)| entry.at <= end)
-        {
+        while self.events.peek().is_some_and(|Reverse(entry)| entry.at <= end) {
             self.step();
         }
         self.now = self.now.max(end);
@@ -231,11 +208,7 @@ impl<N: Node> Net<N> {
 
     /// Do things while `condition` holds and there is something to do; `true` if the condition came to its end, `false`
     /// if everything came to rest or `limit` passed before.
-    pub fn run_while(
-        &mut self,
-        limit: Nanos,
-        mut condition: impl FnMut(&mut Self) -> bool,
-    ) -> bool {
+    pub fn run_while(&mut self, limit: Nanos, mut condition: impl FnMut(&mut Self) -> bool) -> bool {
         while condition(self) {
             if self.now > limit || !self.step() {
                 return false;
@@ -256,17 +229,8 @@ impl<N: Node> Net<N> {
     }
 
     /// Begin to send a file.
-    pub fn send_file(
-        &mut self,
-        from: NodeId,
-        peer: PeerId,
-        id: TransferId,
-        size: u64,
-        priority: u8,
-    ) {
-        let command = self.nodes[from.0]
-            .gateway
-            .send_file(peer, id, size, priority);
+    pub fn send_file(&mut self, from: NodeId, peer: PeerId, id: TransferId, size: u64, priority: u8) {
+        let command = self.nodes[from.0].gateway.send_file(peer, id, size, priority);
         self.command(from, command);
     }
 
@@ -280,10 +244,7 @@ impl<N: Node> Net<N> {
         payload_bytes: usize,
         count: u64,
     ) -> usize {
-        let index =
-            self.nodes[from.0]
-                .gateway
-                .send_messages(peer, start, interval, payload_bytes, count);
+        let index = self.nodes[from.0].gateway.send_messages(peer, start, interval, payload_bytes, count);
         self.settle(from);
         index
     }
@@ -291,17 +252,7 @@ impl<N: Node> Net<N> {
     /// Hand a node a frame from nowhere, now.
     pub fn inject(&mut self, id: NodeId, link: LinkId, bytes: Bytes, ecn: Ecn) {
         let l2_bytes = bytes.len() as u32;
-        self.push(
-            self.now,
-            What::Injected(
-                (id, link),
-                Packet {
-                    bytes,
-                    ecn,
-                    l2_bytes,
-                },
-            ),
-        );
+        self.push(self.now, What::Injected((id, link), Packet { bytes, ecn, l2_bytes }));
     }
 
     /// From now on, everything that arrives from `from` goes through `meddler`, and what it gives back arrives instead.
@@ -402,11 +353,7 @@ impl<N: Node> Net<N> {
 
     fn push(&mut self, at: Nanos, what: What<N>) {
         self.order += 1;
-        self.events.push(Reverse(Entry {
-            at,
-            order: self.order,
-            what,
-        }));
+        self.events.push(Reverse(Entry { at, order: self.order, what }));
     }
 
     /// The node, with its port at the present time.
@@ -418,21 +365,13 @@ impl<N: Node> Net<N> {
 
     fn offer(&mut self, from: Egress, packet: Packet) {
         let now = self.now;
-        let Some(index) = self
-            .directions
-            .iter()
-            .position(|direction| direction.from == from)
-        else {
+        let Some(index) = self.directions.iter().position(|direction| direction.from == from) else {
             return;
         };
         let mut arrivals = Vec::new();
         let link = &mut self.directions[index].link;
         link.offer(now, packet, |at, packet| arrivals.push((at, packet)));
-        assert!(
-            link.counters().conserved(),
-            "{from:?} at {now:?}: {:?}",
-            link.counters()
-        );
+        assert!(link.counters().conserved(), "{from:?} at {now:?}: {:?}", link.counters());
         for (at, packet) in arrivals {
             self.push(at, What::Arrives(index, packet));
         }
@@ -441,12 +380,7 @@ impl<N: Node> Net<N> {
     fn arrive(&mut self, index: usize, packet: &Packet) {
         let direction = &mut self.directions[index];
         direction.link.arrived();
-        assert!(
-            direction.link.counters().conserved(),
-            "{:?}: {:?}",
-            direction.from,
-            direction.link.counters()
-        );
+        assert!(direction.link.counters().conserved(), "{:?}: {:?}", direction.from, direction.link.counters());
         let to = direction.to;
         match &mut direction.meddler {
             None => self.receive(to, packet),
@@ -461,21 +395,12 @@ impl<N: Node> Net<N> {
     fn receive(&mut self, (id, link): Egress, packet: &Packet) {
         let now = self.now;
         self.delivered += 1;
-        self.trace
-            .update(&now.0.to_le_bytes())
-            .update(&(id.0 as u64).to_le_bytes());
-        self.trace.update(&[
-            link.0.to_le_bytes()[0],
-            link.0.to_le_bytes()[1],
-            packet.ecn.bits(),
-        ]);
-        self.trace
-            .update(&(packet.bytes.len() as u64).to_le_bytes())
-            .update(&packet.bytes);
+        self.trace.update(&now.0.to_le_bytes()).update(&(id.0 as u64).to_le_bytes());
+        self.trace.update(&[link.0.to_le_bytes()[0], link.0.to_le_bytes()[1], packet.ecn.bits()]);
+        self.trace.update(&(packet.bytes.len() as u64).to_le_bytes()).update(&packet.bytes);
         let slot = self.slot(id);
         if let Some(frame) = slot.port.receive(link, packet) {
-            slot.node
-                .handle_frame(now, link, frame, packet.ecn, &mut slot.port);
+            slot.node.handle_frame(now, link, frame, packet.ecn, &mut slot.port);
         }
     }
 
@@ -505,16 +430,9 @@ impl<N: Node> Net<N> {
         let links: Vec<LinkId> = self.slot(id).port.links().collect();
         let mut commands = Vec::new();
         for round in 0.. {
-            assert!(
-                round < MAX_ROUNDS,
-                "node {} does not come to rest at {now:?}",
-                id.0
-            );
+            assert!(round < MAX_ROUNDS, "node {} does not come to rest at {now:?}", id.0);
             let slot = self.slot(id);
-            let sent: usize = links
-                .iter()
-                .map(|&link| slot.node.transmit(now, link, &mut slot.port))
-                .sum();
+            let sent: usize = links.iter().map(|&link| slot.node.transmit(now, link, &mut slot.port)).sum();
             let mut quiet = sent == 0;
             while let Some(event) = slot.node.poll_event() {
                 quiet = false;
@@ -546,11 +464,7 @@ impl<N: Node> Net<N> {
         let wanted = slot.node.next_timeout(now).map(|at| at.max(now));
         if wanted == Some(now) {
             slot.spins += 1;
-            assert!(
-                slot.spins < MAX_SPINS,
-                "node {} wants to be woken again and again at {now:?}",
-                id.0
-            );
+            assert!(slot.spins < MAX_SPINS, "node {} wants to be woken again and again at {now:?}", id.0);
         } else {
             slot.spins = 0;
         }
@@ -566,18 +480,12 @@ impl<N: Node> Net<N> {
     }
 
     fn direction(&self, from: Egress) -> &Direction {
-        let found = self
-            .directions
-            .iter()
-            .find(|direction| direction.from == from);
+        let found = self.directions.iter().find(|direction| direction.from == from);
         found.unwrap_or_else(|| panic!("no link leaves {from:?}"))
     }
 
     fn direction_mut(&mut self, from: Egress) -> &mut Direction {
-        let found = self
-            .directions
-            .iter_mut()
-            .find(|direction| direction.from == from);
+        let found = self.directions.iter_mut().find(|direction| direction.from == from);
         found.unwrap_or_else(|| panic!("no link leaves {from:?}"))
     }
 }

@@ -10,14 +10,7 @@ use crate::port::{SimFrame, SimPort};
 /// A sans-IO node. The contract is that of the engine, see its documentation.
 pub trait Node {
     /// A frame arrived on `link`; it is freed, kept for transit, or consumed.
-    fn handle_frame(
-        &mut self,
-        now: Nanos,
-        link: LinkId,
-        frame: SimFrame,
-        ecn: Ecn,
-        port: &mut SimPort,
-    );
+    fn handle_frame(&mut self, now: Nanos, link: LinkId, frame: SimFrame, ecn: Ecn, port: &mut SimPort);
     /// A gateway wants something.
     fn handle_command(&mut self, now: Nanos, command: Command);
     /// `next_timeout` has passed.

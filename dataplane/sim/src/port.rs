@@ -54,11 +54,7 @@ impl FrameBuf for SimFrame {
     }
 
     fn set_len(&mut self, len: usize) {
-        assert!(
-            len <= self.bytes.len(),
-            "frame of {} bytes made {len} long",
-            self.bytes.len()
-        );
+        assert!(len <= self.bytes.len(), "frame of {} bytes made {len} long", self.bytes.len());
         self.len = len;
     }
 }
@@ -152,11 +148,7 @@ impl SimPort {
     /// `interface_bps` (`None` = at once).
     #[must_use]
     pub fn new(links: &[LinkConfig], interface_bps: Option<u64>, frames: usize) -> Self {
-        let capacity = links
-            .iter()
-            .map(|link| usize::from(link.mtu_payload))
-            .max()
-            .unwrap_or(0);
+        let capacity = links.iter().map(|link| usize::from(link.mtu_payload)).max().unwrap_or(0);
         let leaked = Arc::new(AtomicU64::new(0));
         let interfaces = links
             .iter()
@@ -172,11 +164,7 @@ impl SimPort {
                 counters: InterfaceCounters::default(),
             })
             .collect();
-        let frame = || SimFrame {
-            bytes: vec![0; capacity].into(),
-            len: 0,
-            leaked: leaked.clone(),
-        };
+        let frame = || SimFrame { bytes: vec![0; capacity].into(), len: 0, leaked: leaked.clone() };
         Self {
             now: Nanos::ZERO,
             interfaces,
@@ -222,18 +210,9 @@ impl SimPort {
     pub fn complete(&mut self, link: LinkId) -> Option<Packet> {
         let now = self.now;
         let interface = self.interface_mut(link);
-        let InFlight {
-            frame,
-            ecn,
-            l2_bytes,
-            ..
-        } = interface.ring.pop_front_if(|slot| slot.done <= now)?;
+        let InFlight { frame, ecn, l2_bytes, .. } = interface.ring.pop_front_if(|slot| slot.done <= now)?;
         interface.in_flight_bytes -= u64::from(l2_bytes);
-        let packet = Packet {
-            bytes: Bytes::copy_from_slice(frame.bytes()),
-            ecn,
-            l2_bytes,
-        };
+        let packet = Packet { bytes: Bytes::copy_from_slice(frame.bytes()), ecn, l2_bytes };
         self.free.push(frame);
         Some(packet)
     }
@@ -255,19 +234,10 @@ impl SimPort {
         if leaked != 0 {
             return Err(Broken::Leaked(leaked));
         }
-        let in_flight = self
-            .interfaces
-            .iter()
-            .map(|interface| interface.ring.len())
-            .sum();
+        let in_flight = self.interfaces.iter().map(|interface| interface.ring.len()).sum();
         let (free, held, total) = (self.free.len(), self.held, self.total);
         if free + held + in_flight != total {
-            return Err(Broken::Conservation {
-                free,
-                held,
-                in_flight,
-                total,
-            });
+            return Err(Broken::Conservation { free, held, in_flight, total });
         }
         Ok(())
     }
@@ -302,18 +272,12 @@ impl SimPort {
     }
 
     fn interface(&self, link: LinkId) -> &Interface {
-        let found = self
-            .interfaces
-            .iter()
-            .find(|interface| interface.id == link);
+        let found = self.interfaces.iter().find(|interface| interface.id == link);
         found.unwrap_or_else(|| panic!("no interface for {link:?}"))
     }
 
     fn interface_mut(&mut self, link: LinkId) -> &mut Interface {
-        let found = self
-            .interfaces
-            .iter_mut()
-            .find(|interface| interface.id == link);
+        let found = self.interfaces.iter_mut().find(|interface| interface.id == link);
         found.unwrap_or_else(|| panic!("no interface for {link:?}"))
     }
 }
@@ -329,10 +293,7 @@ impl Port for SimPort {
     }
 
     fn free(&mut self, frame: SimFrame) {
-        assert!(
-            Arc::ptr_eq(&frame.leaked, &self.leaked),
-            "a frame of another pool"
-        );
+        assert!(Arc::ptr_eq(&frame.leaked, &self.leaked), "a frame of another pool");
         self.held -= 1;
         self.free.push(frame);
     }
@@ -351,10 +312,7 @@ impl Port for SimPort {
             self.free(frame);
             return;
         }
-        assert!(
-            Arc::ptr_eq(&frame.leaked, &self.leaked),
-            "a frame of another pool"
-        );
+        assert!(Arc::ptr_eq(&frame.leaked, &self.leaked), "a frame of another pool");
         self.held -= 1;
         let now = self.now;
         let interface = self.interface_mut(link);
@@ -363,31 +321,19 @@ impl Port for SimPort {
         let broken = if len > interface.mtu_payload {
             Some(Broken::Mtu(link, len))
         } else {
-            interface
-                .rule
-                .sent(now, l2_bytes)
-                .err()
-                .map(|exceeded| Broken::Cap(link, exceeded))
+            interface.rule.sent(now, l2_bytes).err().map(|exceeded| Broken::Cap(link, exceeded))
         };
 
-        let serialisation = interface.rate_bps.map_or(0, |bps| {
-            (u128::from(l2_bytes) * 8 * NANOS_PER_SECOND).div_ceil(bps.into()) as u64
-        });
+        let serialisation = interface
+            .rate_bps
+            .map_or(0, |bps| (u128::from(l2_bytes) * 8 * NANOS_PER_SECOND).div_ceil(bps.into()) as u64);
         let done = Nanos(interface.busy_until.max(now).0 + serialisation);
         interface.busy_until = done;
         interface.in_flight_bytes += u64::from(l2_bytes);
         interface.counters.sent_frames += 1;
         interface.counters.sent_bytes += u64::from(l2_bytes);
-        interface.counters.max_in_flight_bytes = interface
-            .counters
-            .max_in_flight_bytes
-            .max(interface.in_flight_bytes);
-        interface.ring.push_back(InFlight {
-            done,
-            frame,
-            ecn,
-            l2_bytes,
-        });
+        interface.counters.max_in_flight_bytes = interface.counters.max_in_flight_bytes.max(interface.in_flight_bytes);
+        interface.ring.push_back(InFlight { done, frame, ecn, l2_bytes });
         self.completions.push((done, link));
         self.broken = self.broken.or(broken);
     }
@@ -420,25 +366,12 @@ mod tests {
         }
         assert_eq!(port.in_flight_bytes(LinkId(0)), 2000);
         let due: Vec<_> = port.take_completions().collect();
-        assert_eq!(
-            due,
-            [(Nanos(1_000_000), LinkId(0)), (Nanos(2_000_000), LinkId(0))]
-        );
+        assert_eq!(due, [(Nanos(1_000_000), LinkId(0)), (Nanos(2_000_000), LinkId(0))]);
         port.set_now(Nanos(1_000_000));
         let packet = port.complete(LinkId(0)).expect("done");
-        assert_eq!(
-            (packet.l2_bytes, packet.ecn, packet.bytes.len()),
-            (1000, Ecn::Ect0, 954)
-        );
+        assert_eq!((packet.l2_bytes, packet.ecn, packet.bytes.len()), (1000, Ecn::Ect0, 954));
         assert!(port.complete(LinkId(0)).is_none(), "too early");
-        assert_eq!(
-            (
-                port.in_flight_bytes(LinkId(0)),
-                port.free_frames(),
-                port.held()
-            ),
-            (1000, 3, 0)
-        );
+        assert_eq!((port.in_flight_bytes(LinkId(0)), port.free_frames(), port.held()), (1000, 3, 0));
         port.check().unwrap();
     }
 
@@ -454,11 +387,7 @@ mod tests {
     #[test]
     fn the_pool_ends_and_arrivals_are_counted() {
         let mut port = port(2);
-        let packet = Packet {
-            bytes: vec![1; 50].into(),
-            ecn: Ecn::NotEct,
-            l2_bytes: 96,
-        };
+        let packet = Packet { bytes: vec![1; 50].into(), ecn: Ecn::NotEct, l2_bytes: 96 };
         let one = port.receive(LinkId(0), &packet).expect("room");
         assert_eq!(one.bytes(), [1; 50]);
         let two = port.alloc(LinkId(0)).expect("room");
@@ -466,10 +395,7 @@ mod tests {
         assert!(port.receive(LinkId(0), &packet).is_none());
         port.free(one);
         port.free(two);
-        let jumbo = Packet {
-            bytes: vec![1; 9000].into(),
-            ..packet
-        };
+        let jumbo = Packet { bytes: vec![1; 9000].into(), ..packet };
         assert!(port.receive(LinkId(0), &jumbo).is_none());
         let c = port.counters(LinkId(0));
         assert_eq!((c.received_frames, c.no_frame, c.too_long), (1, 1, 1));
@@ -483,16 +409,10 @@ mod tests {
             let frame = frame(&mut over, 1000 - OVERHEAD);
             over.send(LinkId(0), frame, Ecn::NotEct);
         }
-        let exceeded = Exceeded {
-            at: Nanos::ZERO,
-            excess_bytes: 1000,
-        };
+        let exceeded = Exceeded { at: Nanos::ZERO, excess_bytes: 1000 };
         assert_eq!(over.check(), Err(Broken::Cap(LinkId(0), exceeded)));
 
-        let mut links = [
-            test_link(0, 8_000_000, 2000),
-            test_link(1, 8_000_000, 20_000),
-        ];
+        let mut links = [test_link(0, 8_000_000, 2000), test_link(1, 8_000_000, 20_000)];
         links[1].mtu_payload = 3000;
         let mut long = SimPort::new(&links, None, 4);
         let frame = frame(&mut long, 1473);

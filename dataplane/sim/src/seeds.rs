@@ -12,10 +12,7 @@ pub const SEED_VARIABLE: &str = "FLORELAY_SEED";
 /// [`SEED_VARIABLE`] is set and not a number.
 pub fn for_seeds(seeds: Range<u64>, run: impl FnMut(u64)) {
     let only = std::env::var(SEED_VARIABLE).ok();
-    let only = only.map(|text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{SEED_VARIABLE}={text} is not a number"))
-    });
+    let only = only.map(|text| text.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE}={text} is not a number")));
     run_seeds(only, seeds, run);
 }
 
@@ -33,10 +30,7 @@ struct NameOnPanic(u64);
 impl Drop for NameOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "failed with seed {seed}; repeat with {SEED_VARIABLE}={seed}",
-                seed = self.0
-            );
+            eprintln!("failed with seed {seed}; repeat with {SEED_VARIABLE}={seed}", seed = self.0);
         }
     }
 }

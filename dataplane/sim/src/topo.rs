@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_engine::config::{
-    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan,
-    Role, TransitConfig, TransitEnd,
+    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
+    TransitConfig, TransitEnd,
 };
 use florelay_engine::time::Nanos;
 use florelay_wire::mpls::Label;
@@ -51,11 +51,8 @@ impl LinkSpec {
     /// full frames, contracted, liveness every 100 ms.
     #[must_use]
     pub fn new(rate_bps: Option<u64>, delay: Duration) -> Self {
-        let plan = RatePlan {
-            rate_bps,
-            burst_bytes: 4 * u32::from(MTU_PAYLOAD + OVERHEAD_BYTES),
-            control_percent: 100,
-        };
+        let plan =
+            RatePlan { rate_bps, burst_bytes: 4 * u32::from(MTU_PAYLOAD + OVERHEAD_BYTES), control_percent: 100 };
         Self {
             mtu_payload: MTU_PAYLOAD,
             rate_a: plan,
@@ -136,7 +133,8 @@ impl Topology {
             node: name.into(),
             snapshot: 1,
             worker: 0,
-            boot_id: 1,
+            // different at every node: a frame with one's own boot id is a reflection
+            boot_id: (index as u64 + 1) << 32,
             links: Vec::new(),
             peers: Vec::new(),
             transits: Vec::new(),
@@ -152,13 +150,7 @@ impl Topology {
         let index = self.wires.len();
         let a_link = self.add_link_config(a, index, &spec, spec.rate_a, spec.model_ab.delay);
         let b_link = self.add_link_config(b, index, &spec, spec.rate_b, spec.model_ba.delay);
-        self.wires.push(Wire {
-            a,
-            a_link,
-            b,
-            b_link,
-            spec,
-        });
+        self.wires.push(Wire { a, a_link, b, b_link, spec });
         self.next_label.push([Label::FIRST_UNRESERVED; 2]);
         index
     }
@@ -174,30 +166,16 @@ impl Topology {
             let [at_a, at_b] = *labels;
             labels[0] += 1;
             labels[1] += 1;
-            let a = TransitEnd {
-                link: wire.a_link,
-                in_label: label(at_a),
-                out_label: label(at_b),
-            };
-            let b = TransitEnd {
-                link: wire.b_link,
-                in_label: label(at_b),
-                out_label: label(at_a),
-            };
-            let hop = if wire.a == at {
-                (wire.a, a, wire.b, b)
-            } else {
-                (wire.b, b, wire.a, a)
-            };
+            let a = TransitEnd { link: wire.a_link, in_label: label(at_a), out_label: label(at_b) };
+            let b = TransitEnd { link: wire.b_link, in_label: label(at_b), out_label: label(at_a) };
+            let hop = if wire.a == at { (wire.a, a, wire.b, b) } else { (wire.b, b, wire.a, a) };
             assert_eq!(hop.0, at, "wire {index} does not continue the path");
             at = hop.2;
             hops.push(hop);
         }
         for pair in hops.windows(2) {
             let ((_, _, node, a), (_, b, _, _)) = (pair[0], pair[1]);
-            self.configs[node]
-                .transits
-                .push(TransitConfig { a, b, weight });
+            self.configs[node].transits.push(TransitConfig { a, b, weight });
         }
         let (first, last) = (hops[0], hops[hops.len() - 1]);
         let near = self.add_peer(from, at, first.1, Role::Originator, wires, weight);
@@ -270,21 +248,10 @@ impl Topology {
         weight: u16,
     ) -> PeerId {
         let specs = || wires.iter().map(|&index| &self.wires[index].spec);
-        let mtu = specs()
-            .map(|spec| spec.mtu_payload)
-            .min()
-            .unwrap_or(MTU_PAYLOAD);
-        let rtt: Duration = specs()
-            .map(|spec| spec.model_ab.delay + spec.model_ba.delay)
-            .sum();
-        let rate = specs()
-            .flat_map(|spec| [spec.rate_a.rate_bps, spec.rate_b.rate_bps])
-            .flatten()
-            .min();
-        let (own_uri, peer_uri) = (
-            spiffe(&self.configs[node].node),
-            spiffe(&self.configs[peer].node),
-        );
+        let mtu = specs().map(|spec| spec.mtu_payload).min().unwrap_or(MTU_PAYLOAD);
+        let rtt: Duration = specs().map(|spec| spec.model_ab.delay + spec.model_ba.delay).sum();
+        let rate = specs().flat_map(|spec| [spec.rate_a.rate_bps, spec.rate_b.rate_bps]).flatten().min();
+        let (own_uri, peer_uri) = (spiffe(&self.configs[node].node), spiffe(&self.configs[peer].node));
         let identity = Identity::new(&own_uri, &peer_uri);
         let id = PeerId(self.configs[node].peers.len() as u16);
         let config = PeerConfig {
@@ -321,11 +288,7 @@ pub fn line(links: &[LinkSpec]) -> Topology {
     let mut topology = Topology::new();
     topology.node("a");
     for (i, spec) in links.iter().enumerate() {
-        let name = if i + 1 == links.len() {
-            "b".to_owned()
-        } else {
-            format!("relay-{}", i + 1)
-        };
+        let name = if i + 1 == links.len() { "b".to_owned() } else { format!("relay-{}", i + 1) };
         let next = topology.node(&name);
         topology.link(i, next, spec.clone());
     }
@@ -368,31 +331,17 @@ mod tests {
         let (mut forward, mut backward) = (peer.out_label, peer.in_label);
         for relay in [1, 2] {
             let row = &topology.config(relay).transits[0];
-            assert_eq!(
-                (row.a.in_label, row.a.out_label),
-                (forward, backward),
-                "relay {relay}"
-            );
+            assert_eq!((row.a.in_label, row.a.out_label), (forward, backward), "relay {relay}");
             (forward, backward) = (row.b.out_label, row.b.in_label);
         }
         let (far, _) = &topology.config(3).peers[0];
         assert_eq!((far.in_label, far.out_label), (forward, backward));
         assert_eq!((peer.role, far.role), (Role::Originator, Role::Acceptor));
-        assert_eq!(
-            (peer.quic_mtu, peer.initial_rtt),
-            (1460, Duration::from_millis(60))
-        );
+        assert_eq!((peer.quic_mtu, peer.initial_rtt), (1460, Duration::from_millis(60)));
 
         let (second, _) = &topology.config(2).peers[0];
         let (other_end, _) = &topology.config(1).peers[0];
-        assert_eq!(
-            (second.out_label, second.in_label),
-            (other_end.in_label, other_end.out_label)
-        );
-        assert_ne!(
-            second.out_label,
-            topology.config(1).transits[0].b.in_label,
-            "two rows, one label"
-        );
+        assert_eq!((second.out_label, second.in_label), (other_end.in_label, other_end.out_label));
+        assert_ne!(second.out_label, topology.config(1).transits[0].b.in_label, "two rows, one label");
     }
 }

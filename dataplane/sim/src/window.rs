@@ -32,12 +32,7 @@ impl WindowRule {
     /// The rule for this plan; the bucket begins full.
     #[must_use]
     pub fn new(plan: RatePlan) -> Self {
-        Self {
-            plan,
-            level: 0,
-            last: Nanos::ZERO,
-            sent_bytes: 0,
-        }
+        Self { plan, level: 0, last: Nanos::ZERO, sent_bytes: 0 }
     }
 
     /// A frame of `l2_bytes` leaves at `now`; times never go back.
@@ -56,10 +51,7 @@ impl WindowRule {
             return Ok(());
         }
         let excess = (self.level - burst).div_ceil(8 * NANOS_PER_SECOND);
-        Err(Exceeded {
-            at: now,
-            excess_bytes: u64::try_from(excess).unwrap_or(u64::MAX),
-        })
+        Err(Exceeded { at: now, excess_bytes: u64::try_from(excess).unwrap_or(u64::MAX) })
     }
 
     /// The plan changes at `now`. Windows over the change count each part at its rate; what a smaller burst no longer
@@ -84,11 +76,7 @@ impl WindowRule {
     }
 
     fn drain(&mut self, now: Nanos) {
-        assert!(
-            now >= self.last,
-            "time went back from {:?} to {now:?}",
-            self.last
-        );
+        assert!(now >= self.last, "time went back from {:?} to {now:?}", self.last);
         let elapsed = u128::from(now.0 - self.last.0);
         self.level = match self.plan.rate_bps {
             Some(bps) => self.level.saturating_sub(u128::from(bps) * elapsed),
@@ -109,25 +97,17 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     fn plan(rate_bps: u64, burst_bytes: u32) -> RatePlan {
-        RatePlan {
-            rate_bps: Some(rate_bps),
-            burst_bytes,
-            control_percent: 100,
-        }
+        RatePlan { rate_bps: Some(rate_bps), burst_bytes, control_percent: 100 }
     }
 
     /// The rule as it is written: every window.
     fn by_definition(log: &[(u64, u32)], rate_bps: u64, burst_bytes: u32) -> bool {
         (0..log.len()).all(|first| {
             (first..log.len()).all(|last| {
-                let bits: u128 = log[first..=last]
-                    .iter()
-                    .map(|&(_, bytes)| u128::from(bytes) * 8)
-                    .sum();
+                let bits: u128 = log[first..=last].iter().map(|&(_, bytes)| u128::from(bytes) * 8).sum();
                 let window = u128::from(log[last].0 - log[first].0);
                 bits * NANOS_PER_SECOND
-                    <= u128::from(rate_bps) * window
-                        + u128::from(burst_bytes) * 8 * NANOS_PER_SECOND
+                    <= u128::from(rate_bps) * window + u128::from(burst_bytes) * 8 * NANOS_PER_SECOND
             })
         })
     }
@@ -137,10 +117,7 @@ mod tests {
         let mut verdicts = [0; 2];
         for seed in 0..300 {
             let mut rng = SmallRng::seed_from_u64(seed);
-            let (rate, burst) = (
-                rng.random_range(1_000_000..20_000_000),
-                rng.random_range(3000..8000),
-            );
+            let (rate, burst) = (rng.random_range(1_000_000..20_000_000), rng.random_range(3000..8000));
             let mut at = 0;
             let log: Vec<(u64, u32)> = (0..60)
                 .map(|_| {
@@ -149,16 +126,11 @@ mod tests {
                 })
                 .collect();
             let mut rule = WindowRule::new(plan(rate, burst));
-            let kept = log
-                .iter()
-                .all(|&(at, bytes)| rule.sent(Nanos(at), bytes).is_ok());
+            let kept = log.iter().all(|&(at, bytes)| rule.sent(Nanos(at), bytes).is_ok());
             assert_eq!(kept, by_definition(&log, rate, burst), "seed {seed}");
             verdicts[usize::from(kept)] += 1;
         }
-        assert!(
-            verdicts.iter().all(|&n| n > 20),
-            "both verdicts must occur: {verdicts:?}"
-        );
+        assert!(verdicts.iter().all(|&n| n > 20), "both verdicts must occur: {verdicts:?}");
     }
 
     #[test]
@@ -170,13 +142,7 @@ mod tests {
             let second = rule.sent(Nanos(5 + gap), 1000);
             assert_eq!(second.is_ok(), kept);
             if let Err(exceeded) = second {
-                assert_eq!(
-                    exceeded,
-                    Exceeded {
-                        at: Nanos(5 + gap),
-                        excess_bytes: 1
-                    }
-                );
+                assert_eq!(exceeded, Exceeded { at: Nanos(5 + gap), excess_bytes: 1 });
             }
         }
     }
@@ -194,11 +160,7 @@ mod tests {
 
     #[test]
     fn an_uncapped_link_has_no_rule() {
-        let mut rule = WindowRule::new(RatePlan {
-            rate_bps: None,
-            burst_bytes: 0,
-            control_percent: 100,
-        });
+        let mut rule = WindowRule::new(RatePlan { rate_bps: None, burst_bytes: 0, control_percent: 100 });
         rule.sent(Nanos(0), 1_000_000).unwrap();
         rule.set_plan(Nanos(0), plan(8, 1000));
         rule.sent(Nanos(0), 1000).unwrap();

@@ -11,15 +11,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use florelay_engine::port::Ecn;
 use florelay_engine::time::Nanos;
-use florelay_sim::crypto::{
-    Identity, PeerName, SimClientConfig, SimHmacKey, SimServerConfig, SimTokenKey,
-};
+use florelay_sim::crypto::{Identity, PeerName, SimClientConfig, SimHmacKey, SimServerConfig, SimTokenKey};
 use florelay_sim::link::{CorruptMode, Link, LinkModel, Packet};
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionEvent, ConnectionHandle, ConnectionId,
-    ConnectionIdGenerator, DatagramEvent, Dir, Endpoint, EndpointConfig, Event, ServerConfig,
-    StreamId, TransportConfig,
+    ClientConfig, Connection, ConnectionEvent, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent,
+    Dir, Endpoint, EndpointConfig, Event, ServerConfig, StreamId, TransportConfig,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -63,12 +60,7 @@ impl End {
             .rng_seed(Some(blake3::derive_key(name, &seed.to_le_bytes())))
             .cid_generator(move || Box::new(CountedIds { prefix, next: 0 }));
         let endpoint = Endpoint::new(Arc::new(config), server, false, None);
-        Self {
-            endpoint,
-            connection: None,
-            events: Vec::new(),
-            received: Vec::new(),
-        }
+        Self { endpoint, connection: None, events: Vec::new(), received: Vec::new() }
     }
 }
 
@@ -88,35 +80,22 @@ struct World {
 impl World {
     fn new(seed: u64, client: Identity, server: Identity, model: &LinkModel) -> Self {
         let epoch = Instant::now();
-        let mut server_config = ServerConfig::new(
-            Arc::new(SimServerConfig(server)),
-            Arc::new(SimTokenKey::new([8; 32])),
-        );
+        let mut server_config =
+            ServerConfig::new(Arc::new(SimServerConfig(server)), Arc::new(SimTokenKey::new([8; 32])));
         server_config.transport_config(Arc::new(transport()));
         let mut client_config = ClientConfig::new(Arc::new(SimClientConfig(client)));
         let counter = AtomicU64::new(0);
-        client_config
-            .transport_config(Arc::new(transport()))
-            .initial_dst_cid_provider(Arc::new(move || {
-                ConnectionId::new(&(0xc000 + counter.fetch_add(1, Ordering::Relaxed)).to_be_bytes())
-            }));
-        let mut ends = [
-            End::new("client", seed, None),
-            End::new("server", seed, Some(Arc::new(server_config))),
-        ];
-        let connection = ends[0]
-            .endpoint
-            .connect(epoch, client_config, address(1), "server.invalid")
-            .unwrap();
+        client_config.transport_config(Arc::new(transport())).initial_dst_cid_provider(Arc::new(move || {
+            ConnectionId::new(&(0xc000 + counter.fetch_add(1, Ordering::Relaxed)).to_be_bytes())
+        }));
+        let mut ends = [End::new("client", seed, None), End::new("server", seed, Some(Arc::new(server_config)))];
+        let connection = ends[0].endpoint.connect(epoch, client_config, address(1), "server.invalid").unwrap();
         ends[0].connection = Some(connection);
         Self {
             epoch,
             now: Nanos::ZERO,
             ends,
-            links: [
-                Link::new(model.clone(), seed),
-                Link::new(model.clone(), seed ^ 1),
-            ],
+            links: [Link::new(model.clone(), seed), Link::new(model.clone(), seed ^ 1)],
             under_way: BinaryHeap::new(),
             order: 0,
             trace: blake3::Hasher::new(),
@@ -137,8 +116,7 @@ impl World {
                 return;
             }
             let arrival = self.under_way.peek().map(|Reverse((at, ..))| *at);
-            let timeout =
-                |end: &mut End| end.connection.as_mut().and_then(|(_, c)| c.poll_timeout());
+            let timeout = |end: &mut End| end.connection.as_mut().and_then(|(_, c)| c.poll_timeout());
             let epoch = self.epoch;
             let timeouts = self.ends.iter_mut().filter_map(timeout);
             let timeouts = timeouts.map(|at| Nanos((at - epoch).as_nanos() as u64));
@@ -150,11 +128,7 @@ impl World {
                 self.deliver();
             } else {
                 let now = self.instant();
-                for (_, connection) in self
-                    .ends
-                    .iter_mut()
-                    .filter_map(|end| end.connection.as_mut())
-                {
+                for (_, connection) in self.ends.iter_mut().filter_map(|end| end.connection.as_mut()) {
                     connection.handle_timeout(now);
                 }
             }
@@ -168,10 +142,7 @@ impl World {
         self.trace.update(&self.now.0.to_le_bytes()).update(&bytes);
         let (now, data, mut answer) = (self.instant(), BytesMut::from(&bytes[..]), Vec::new());
         let end = &mut self.ends[to];
-        match end
-            .endpoint
-            .handle(now, address(1 - to), None, None, data, &mut answer)
-        {
+        match end.endpoint.handle(now, address(1 - to), None, None, data, &mut answer) {
             Some(DatagramEvent::NewConnection(incoming)) => {
                 match end.endpoint.accept(incoming, now, &mut answer, None) {
                     Ok(connection) => end.connection = Some(connection),
@@ -225,19 +196,10 @@ impl World {
     }
 
     fn send(&mut self, from: usize, bytes: Vec<u8>) {
-        let packet = Packet {
-            bytes: bytes.into(),
-            ecn: Ecn::NotEct,
-            l2_bytes: 1500,
-        };
+        let packet = Packet { bytes: bytes.into(), ecn: Ecn::NotEct, l2_bytes: 1500 };
         self.links[from].offer(self.now, packet, |arrival, packet| {
             self.order += 1;
-            self.under_way.push(Reverse((
-                arrival,
-                self.order,
-                1 - from,
-                packet.bytes.to_vec(),
-            )));
+            self.under_way.push(Reverse((arrival, self.order, 1 - from, packet.bytes.to_vec())));
         });
     }
 
@@ -264,27 +226,18 @@ fn address(end: usize) -> SocketAddr {
 }
 
 fn identities() -> (Identity, Identity) {
-    (
-        Identity::new("name:a", "name:b"),
-        Identity::new("name:b", "name:a"),
-    )
+    (Identity::new("name:a", "name:b"), Identity::new("name:b", "name:a"))
 }
 
 /// Client to server, 1 MiB; the trace hash and what the client saw of the session.
 fn transfer(seed: u64, model: &LinkModel) -> (blake3::Hash, World) {
     let (client, server) = identities();
     let mut world = World::new(seed, client, server, model);
-    let payload: Vec<u8> = (0..MEGABYTE as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let payload: Vec<u8> = (0..MEGABYTE as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let mut written = None;
     world.run(|world| {
         if written.is_none() && !world.connection(0).is_handshaking() {
-            let stream = world
-                .connection(0)
-                .streams()
-                .open(Dir::Uni)
-                .expect("a stream");
+            let stream = world.connection(0).streams().open(Dir::Uni).expect("a stream");
             written = Some((stream, 0));
         }
         if let Some((stream, offset)) = &mut written {
@@ -304,14 +257,9 @@ fn transfer(seed: u64, model: &LinkModel) -> (blake3::Hash, World) {
 }
 
 fn lossy() -> LinkModel {
-    LinkModel {
-        jitter: Duration::from_millis(2),
-        duplicate: 0.01,
-        reorder: 0.01,
-        ..LinkModel::default()
-    }
-    .loss(0.05)
-    .rate(50_000_000, 200_000)
+    LinkModel { jitter: Duration::from_millis(2), duplicate: 0.01, reorder: 0.01, ..LinkModel::default() }
+        .loss(0.05)
+        .rate(50_000_000, 200_000)
 }
 
 #[test]
@@ -321,34 +269,16 @@ fn a_megabyte_crosses_a_lossy_link_and_equal_seeds_have_equal_traces() {
     let (other, _) = transfer(2, &lossy());
     assert_eq!(first, again);
     assert_ne!(first, other);
-    assert!(
-        world.links[0].counters().lost > 10,
-        "the link lost next to nothing"
-    );
+    assert!(world.links[0].counters().lost > 10, "the link lost next to nothing");
 
     let session = world.connection(1).crypto_session();
-    let name = session
-        .peer_identity()
-        .expect("authenticated")
-        .downcast::<PeerName>()
-        .expect("our type");
+    let name = session.peer_identity().expect("authenticated").downcast::<PeerName>().expect("our type");
     assert_eq!(name.0, "name:a");
-    let data = session
-        .handshake_data()
-        .expect("ready")
-        .downcast::<HandshakeData>()
-        .expect("as with rustls");
-    assert_eq!(
-        (data.protocol.as_deref(), data.server_name.as_deref()),
-        (Some(Identity::ALPN), Some("server.invalid"))
-    );
+    let data = session.handshake_data().expect("ready").downcast::<HandshakeData>().expect("as with rustls");
+    assert_eq!((data.protocol.as_deref(), data.server_name.as_deref()), (Some(Identity::ALPN), Some("server.invalid")));
     let export = |world: &mut World, end| {
         let mut out = [0; 32];
-        world
-            .connection(end)
-            .crypto_session()
-            .export_keying_material(&mut out, b"label", b"")
-            .unwrap();
+        world.connection(end).crypto_session().export_keying_material(&mut out, b"label", b"").unwrap();
         out
     };
     assert_eq!(export(&mut world, 0), export(&mut world, 1));
@@ -356,11 +286,7 @@ fn a_megabyte_crosses_a_lossy_link_and_equal_seeds_have_equal_traces() {
 
 #[test]
 fn damaged_packets_are_no_worse_than_lost_ones() {
-    let model = LinkModel {
-        corrupt: 0.05,
-        corrupt_mode: CorruptMode::Deliver,
-        ..LinkModel::default()
-    };
+    let model = LinkModel { corrupt: 0.05, corrupt_mode: CorruptMode::Deliver, ..LinkModel::default() };
     let (_, world) = transfer(3, &model);
     assert!(world.links[0].counters().corrupt_delivered > 10);
     assert_eq!(world.lost(0), None);
@@ -370,20 +296,10 @@ fn damaged_packets_are_no_worse_than_lost_ones() {
 fn keys_are_updated_on_the_way() {
     let (client, server) = identities();
     let mut world = World::new(4, client, server, &LinkModel::default());
-    world.run(|world| {
-        world.ends.iter().all(|end| {
-            end.connection
-                .as_ref()
-                .is_some_and(|(_, c)| !c.is_handshaking())
-        })
-    });
+    world.run(|world| world.ends.iter().all(|end| end.connection.as_ref().is_some_and(|(_, c)| !c.is_handshaking())));
     let stream = world.connection(0).streams().open(Dir::Uni).unwrap();
     for i in 1..=5 {
-        world
-            .connection(0)
-            .send_stream(stream)
-            .write(&[i; 1000])
-            .unwrap();
+        world.connection(0).send_stream(stream).write(&[i; 1000]).unwrap();
         world.run(|world| world.ends[1].received.len() == usize::from(i) * 1000);
         world.connection(0).force_key_update();
         // an update must be confirmed before the next: let the acknowledgement come back
@@ -398,41 +314,17 @@ fn keys_are_updated_on_the_way() {
 #[test]
 fn the_wrong_server_is_refused_by_the_client() {
     let (client, _) = identities();
-    let mut world = World::new(
-        5,
-        client,
-        Identity::new("name:c", "name:a"),
-        &LinkModel::default(),
-    );
+    let mut world = World::new(5, client, Identity::new("name:c", "name:a"), &LinkModel::default());
     world.run(|world| world.lost(0).is_some() && world.lost(1).is_some());
-    assert!(
-        world
-            .lost(0)
-            .unwrap()
-            .contains("peer is name:c, expected name:b"),
-        "{:?}",
-        world.lost(0)
-    );
+    assert!(world.lost(0).unwrap().contains("peer is name:c, expected name:b"), "{:?}", world.lost(0));
 }
 
 #[test]
 fn the_wrong_client_is_refused_by_the_server() {
     let (_, server) = identities();
-    let mut world = World::new(
-        6,
-        Identity::new("name:c", "name:b"),
-        server,
-        &LinkModel::default(),
-    );
+    let mut world = World::new(6, Identity::new("name:c", "name:b"), server, &LinkModel::default());
     world.run(|world| world.lost(0).is_some() && world.lost(1).is_some());
-    assert!(
-        world
-            .lost(1)
-            .unwrap()
-            .contains("peer is name:c, expected name:a"),
-        "{:?}",
-        world.lost(1)
-    );
+    assert!(world.lost(1).unwrap().contains("peer is name:c, expected name:a"), "{:?}", world.lost(1));
 }
 
 #[test]
@@ -441,9 +333,5 @@ fn another_protocol_is_refused() {
     client.alpn = (*b"other/1").into();
     let mut world = World::new(7, client, server, &LinkModel::default());
     world.run(|world| world.lost(0).is_some());
-    assert!(
-        world.lost(0).unwrap().contains("no application protocol"),
-        "{:?}",
-        world.lost(0)
-    );
+    assert!(world.lost(0).unwrap().contains("no application protocol"), "{:?}", world.lost(0));
 }

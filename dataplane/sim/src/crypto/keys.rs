@@ -4,9 +4,7 @@
 //! was changed, or sealed under another key, does not open.
 
 use bytes::BytesMut;
-use quinn_proto::crypto::{
-    self, AeadKey, CryptoError, HandshakeTokenKey, HeaderKey, HmacKey, KeyPair, Keys,
-};
+use quinn_proto::crypto::{self, AeadKey, CryptoError, HandshakeTokenKey, HeaderKey, HmacKey, KeyPair, Keys};
 use quinn_proto::{ConnectionId, Side};
 
 use super::checksum::{Key, TAG_BYTES, checksum};
@@ -40,9 +38,7 @@ impl Secret {
     pub(super) fn export(&self, output: &mut [u8], label: &[u8], context: &[u8]) {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for part in [label, context] {
-            hasher
-                .update(&(part.len() as u64).to_le_bytes())
-                .update(part);
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         hasher.finalize_xof().fill(output);
     }
@@ -50,36 +46,20 @@ impl Secret {
     /// Both directions of a level, as `side` sees them.
     pub(super) fn keys(&self, side: Side) -> Keys {
         Keys {
-            header: KeyPair {
-                local: Box::new(PlainHeader),
-                remote: Box::new(PlainHeader),
-            },
+            header: KeyPair { local: Box::new(PlainHeader), remote: Box::new(PlainHeader) },
             packet: self.packet_keys(side),
         }
     }
 
     /// Packet keys only, for a key update.
     pub(super) fn packet_keys(&self, side: Side) -> KeyPair<Box<dyn crypto::PacketKey>> {
-        let of = |sender: Side| -> Box<dyn crypto::PacketKey> {
-            Box::new(SumKey(self.lane_key(sender)))
-        };
-        KeyPair {
-            local: of(side),
-            remote: of(!side),
-        }
+        let of = |sender: Side| -> Box<dyn crypto::PacketKey> { Box::new(SumKey(self.lane_key(sender))) };
+        KeyPair { local: of(side), remote: of(!side) }
     }
 
     fn lane_key(&self, sender: Side) -> Key {
         let mut bytes = [0; 16];
-        self.export(
-            &mut bytes,
-            b"packet",
-            if sender.is_client() {
-                b"client"
-            } else {
-                b"server"
-            },
-        );
+        self.export(&mut bytes, b"packet", if sender.is_client() { b"client" } else { b"server" });
         key_from(bytes)
     }
 }
@@ -99,12 +79,7 @@ impl crypto::PacketKey for SumKey {
         tag.copy_from_slice(&checksum(self.0, packet, &[header, payload]));
     }
 
-    fn decrypt(
-        &self,
-        packet: u64,
-        header: &[u8],
-        payload: &mut BytesMut,
-    ) -> Result<(), CryptoError> {
+    fn decrypt(&self, packet: u64, header: &[u8], payload: &mut BytesMut) -> Result<(), CryptoError> {
         let len = payload.len().checked_sub(TAG_BYTES).ok_or(CryptoError)?;
         let (plain, tag) = payload.split_at(len);
         if checksum(self.0, packet, &[header, plain]) != tag {
@@ -162,11 +137,7 @@ impl HmacKey for SimHmacKey {
     }
 
     fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
-        if checksum(self.0, 0, &[data]) == signature {
-            Ok(())
-        } else {
-            Err(CryptoError)
-        }
+        if checksum(self.0, 0, &[data]) == signature { Ok(()) } else { Err(CryptoError) }
     }
 }
 
@@ -185,10 +156,7 @@ impl HandshakeTokenKey for SimTokenKey {
     fn aead_from_hkdf(&self, random_bytes: &[u8]) -> Box<dyn AeadKey> {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(random_bytes);
-        Box::new(SumAead(derived(
-            "florelay-sim token",
-            hasher.finalize().as_bytes(),
-        )))
+        Box::new(SumAead(derived("florelay-sim token", hasher.finalize().as_bytes())))
     }
 }
 
@@ -201,18 +169,10 @@ impl AeadKey for SumAead {
         Ok(())
     }
 
-    fn open<'a>(
-        &self,
-        data: &'a mut [u8],
-        additional_data: &[u8],
-    ) -> Result<&'a mut [u8], CryptoError> {
+    fn open<'a>(&self, data: &'a mut [u8], additional_data: &[u8]) -> Result<&'a mut [u8], CryptoError> {
         let len = data.len().checked_sub(TAG_BYTES).ok_or(CryptoError)?;
         let (plain, tag) = data.split_at_mut(len);
-        if checksum(self.0, 0, &[additional_data, plain]) == tag {
-            Ok(plain)
-        } else {
-            Err(CryptoError)
-        }
+        if checksum(self.0, 0, &[additional_data, plain]) == tag { Ok(plain) } else { Err(CryptoError) }
     }
 }
 
@@ -243,60 +203,28 @@ mod tests {
 
         let open = |bytes: &[u8], number, key: &dyn crypto::PacketKey| {
             let mut payload = BytesMut::from(&bytes[10..]);
-            key.decrypt(number, &bytes[..10], &mut payload)
-                .map(|()| payload.to_vec())
+            key.decrypt(number, &bytes[..10], &mut payload).map(|()| payload.to_vec())
         };
         assert_eq!(open(&packet, 42, &*server.remote).unwrap(), [7; 34]);
         assert!(open(&packet, 43, &*server.remote).is_err(), "other number");
-        assert!(
-            open(&packet, 42, &*server.local).is_err(),
-            "other direction"
-        );
-        assert!(
-            open(
-                &packet,
-                42,
-                &*secret.next().packet_keys(Side::Server).remote
-            )
-            .is_err(),
-            "other phase"
-        );
+        assert!(open(&packet, 42, &*server.local).is_err(), "other direction");
+        assert!(open(&packet, 42, &*secret.next().packet_keys(Side::Server).remote).is_err(), "other phase");
         for byte in 0..packet.len() {
             packet[byte] ^= 0x10;
             assert!(open(&packet, 42, &*server.remote).is_err(), "byte {byte}");
             packet[byte] ^= 0x10;
         }
-        assert!(
-            SumKey([1, 2])
-                .decrypt(0, &[], &mut BytesMut::from(&[0; 15][..]))
-                .is_err(),
-            "shorter than a tag"
-        );
+        assert!(SumKey([1, 2]).decrypt(0, &[], &mut BytesMut::from(&[0; 15][..])).is_err(), "shorter than a tag");
     }
 
     #[test]
     fn tokens_open_only_as_sealed() {
         let key = SimTokenKey::new([4; 32]);
         let mut sealed = b"token".to_vec();
-        key.aead_from_hkdf(b"nonce")
-            .seal(&mut sealed, b"more")
-            .unwrap();
-        assert_eq!(
-            key.aead_from_hkdf(b"nonce")
-                .open(&mut sealed.clone(), b"more")
-                .unwrap(),
-            b"token"
-        );
-        assert!(
-            key.aead_from_hkdf(b"other")
-                .open(&mut sealed.clone(), b"more")
-                .is_err()
-        );
-        assert!(
-            key.aead_from_hkdf(b"nonce")
-                .open(&mut sealed.clone(), b"less")
-                .is_err()
-        );
+        key.aead_from_hkdf(b"nonce").seal(&mut sealed, b"more").unwrap();
+        assert_eq!(key.aead_from_hkdf(b"nonce").open(&mut sealed.clone(), b"more").unwrap(), b"token");
+        assert!(key.aead_from_hkdf(b"other").open(&mut sealed.clone(), b"more").is_err());
+        assert!(key.aead_from_hkdf(b"nonce").open(&mut sealed.clone(), b"less").is_err());
         assert!(key.aead_from_hkdf(b"nonce").open(&mut [0; 3], b"").is_err());
     }
 }

@@ -18,14 +18,9 @@ pub(super) enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [
-            Self::ClientHello,
-            Self::ServerHello,
-            Self::ServerFlight,
-            Self::ClientFlight,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == byte)
+        [Self::ClientHello, Self::ServerHello, Self::ServerFlight, Self::ClientFlight]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -42,8 +37,7 @@ pub(super) fn take_message<'a>(rest: &mut &'a [u8]) -> Result<Option<Message<'a>
     let Some((&[kind, high, middle, low], after)) = rest.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let kind = Kind::from_byte(kind)
-        .ok_or_else(|| failure(alert::DECODE_ERROR, "unknown handshake message"))?;
+    let kind = Kind::from_byte(kind).ok_or_else(|| failure(alert::DECODE_ERROR, "unknown handshake message"))?;
     let len = u32::from_be_bytes([0, high, middle, low]) as usize;
     if len > MAX_BODY_BYTES {
         return Err(failure(alert::DECODE_ERROR, "handshake message too long"));
@@ -77,9 +71,7 @@ impl<'a> Fields<'a> {
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], TransportError> {
         let cut = || failure(alert::DECODE_ERROR, "handshake message cut short");
         let (len, rest) = self.0.split_first_chunk::<2>().ok_or_else(cut)?;
-        let (field, rest) = rest
-            .split_at_checked(u16::from_be_bytes(*len).into())
-            .ok_or_else(cut)?;
+        let (field, rest) = rest.split_at_checked(u16::from_be_bytes(*len).into()).ok_or_else(cut)?;
         self.0 = rest;
         Ok(field)
     }
@@ -90,10 +82,6 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn end(self) -> Result<(), TransportError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(failure(alert::DECODE_ERROR, "bytes after the last field"))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(failure(alert::DECODE_ERROR, "bytes after the last field")) }
     }
 }

@@ -25,8 +25,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use quinn_proto::crypto::{
-    self, ExportKeyingMaterialError, KeyPair, Keys, PacketKey, Session, UnsupportedVersion,
-    rustls::HandshakeData,
+    self, ExportKeyingMaterialError, KeyPair, Keys, PacketKey, Session, UnsupportedVersion, rustls::HandshakeData,
 };
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
@@ -65,12 +64,7 @@ impl Identity {
     /// An identity with the production ALPN and flights as long as with an ECDSA certificate and its issuer's.
     #[must_use]
     pub fn new(own: &str, peer: &str) -> Self {
-        Self {
-            own: own.into(),
-            peer: peer.into(),
-            alpn: Self::ALPN.into(),
-            certificate_bytes: 900,
-        }
+        Self { own: own.into(), peer: peer.into(), alpn: Self::ALPN.into(), certificate_bytes: 900 }
     }
 }
 
@@ -106,11 +100,7 @@ impl crypto::ClientConfig for SimClientConfig {
 }
 
 impl crypto::ServerConfig for SimServerConfig {
-    fn initial_keys(
-        &self,
-        version: u32,
-        dst_cid: &ConnectionId,
-    ) -> Result<Keys, UnsupportedVersion> {
+    fn initial_keys(&self, version: u32, dst_cid: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
         if version != QUIC_V1 {
             return Err(UnsupportedVersion);
         }
@@ -121,17 +111,8 @@ impl crypto::ServerConfig for SimServerConfig {
         keys::retry_tag(orig_dst_cid, &[packet])
     }
 
-    fn start_session(
-        self: Arc<Self>,
-        _version: u32,
-        params: &TransportParameters,
-    ) -> Box<dyn Session> {
-        Box::new(SimSession::new(
-            Side::Server,
-            self.0.clone(),
-            params,
-            Step::AwaitHello,
-        ))
+    fn start_session(self: Arc<Self>, _version: u32, params: &TransportParameters) -> Box<dyn Session> {
+        Box::new(SimSession::new(Side::Server, self.0.clone(), params, Step::AwaitHello))
     }
 }
 
@@ -196,11 +177,7 @@ impl SimSession {
     /// Proof that this end knows the transcript: stands for Finished (RFC 8446 section 4.4.4).
     fn proof(&self) -> Vec<u8> {
         let mut proof = vec![0; 16];
-        Secret::from_transcript("florelay-sim finished", &self.transcript).export(
-            &mut proof,
-            b"finished",
-            b"",
-        );
+        Secret::from_transcript("florelay-sim finished", &self.transcript).export(&mut proof, b"finished", b"");
         proof
     }
 
@@ -224,10 +201,7 @@ impl SimSession {
                 let params = fields.bytes()?;
                 fields.end()?;
                 if alpn != &*self.identity.alpn {
-                    return Err(failure(
-                        alert::NO_APPLICATION_PROTOCOL,
-                        "no application protocol in common",
-                    ));
+                    return Err(failure(alert::NO_APPLICATION_PROTOCOL, "no application protocol in common"));
                 }
                 self.set_peer_params(params)?;
                 self.server_name = Some(name);
@@ -241,10 +215,7 @@ impl SimSession {
                 let alpn = fields.bytes()?;
                 fields.end()?;
                 if alpn != &*self.identity.alpn {
-                    return Err(failure(
-                        alert::NO_APPLICATION_PROTOCOL,
-                        "the server chose another protocol",
-                    ));
+                    return Err(failure(alert::NO_APPLICATION_PROTOCOL, "the server chose another protocol"));
                 }
                 self.transcript.update(whole);
                 self.step = Step::TakeHandshakeKeys;
@@ -274,19 +245,13 @@ impl SimSession {
                 self.step = Step::Done;
                 Ok(false)
             }
-            (_, step, kind) => Err(failure(
-                alert::UNEXPECTED_MESSAGE,
-                &format!("{kind:?} in a handshake at {step:?}"),
-            )),
+            (_, step, kind) => Err(failure(alert::UNEXPECTED_MESSAGE, &format!("{kind:?} in a handshake at {step:?}"))),
         }
     }
 
     fn check_peer(&mut self, name: String, proof: &[u8]) -> Result<(), TransportError> {
         if proof != self.proof() {
-            return Err(failure(
-                alert::DECRYPT_ERROR,
-                "the handshake was changed on the way",
-            ));
+            return Err(failure(alert::DECRYPT_ERROR, "the handshake was changed on the way"));
         }
         if name != *self.identity.peer {
             let reason = format!("peer is {name}, expected {}", self.identity.peer);
@@ -312,19 +277,13 @@ impl Session for SimSession {
         self.handshake_data_ready.then(|| -> Box<dyn Any> {
             Box::new(HandshakeData {
                 protocol: Some(self.identity.alpn.to_vec()),
-                server_name: if self.side.is_server() {
-                    self.server_name.clone()
-                } else {
-                    None
-                },
+                server_name: if self.side.is_server() { self.server_name.clone() } else { None },
             })
         })
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        self.peer_name
-            .clone()
-            .map(|name| -> Box<dyn Any> { Box::new(PeerName(name)) })
+        self.peer_name.clone().map(|name| -> Box<dyn Any> { Box::new(PeerName(name)) })
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn crypto::HeaderKey>, Box<dyn PacketKey>)> {
@@ -378,13 +337,8 @@ impl Session for SimSession {
                 Some(self.take_handshake_keys())
             }
             (Side::Server, Step::SendFlight) => {
-                let (own, params, proof) =
-                    (self.identity.own.clone(), self.params.clone(), self.proof());
-                self.say(
-                    Kind::ServerFlight,
-                    &[own.as_bytes(), &params, &proof, &filler],
-                    buf,
-                );
+                let (own, params, proof) = (self.identity.own.clone(), self.params.clone(), self.proof());
+                self.say(Kind::ServerFlight, &[own.as_bytes(), &params, &proof, &filler], buf);
                 self.step = Step::AwaitFlight;
                 Some(self.take_one_rtt_keys())
             }
@@ -417,16 +371,11 @@ impl Session for SimSession {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        Secret::from_transcript("florelay-sim exporter", &self.transcript)
-            .export(output, label, context);
+        Secret::from_transcript("florelay-sim exporter", &self.transcript).export(output, label, context);
         Ok(())
     }
 }
 
 fn failure(alert: u8, reason: &str) -> TransportError {
-    TransportError {
-        code: TransportErrorCode::crypto(alert),
-        frame: None,
-        reason: reason.to_owned(),
-    }
+    TransportError { code: TransportErrorCode::crypto(alert), frame: None, reason: reason.to_owned() }
 }

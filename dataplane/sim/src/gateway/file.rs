@@ -71,18 +71,8 @@ impl FileSource {
     }
 
     pub(super) fn supply_from(&mut self, offset: u64) {
-        assert!(
-            offset <= self.size,
-            "{:?}: supply from {offset} of {}",
-            self.id,
-            self.size
-        );
-        assert!(
-            offset >= self.confirmed,
-            "{:?}: supply from {offset}, {} is confirmed",
-            self.id,
-            self.confirmed
-        );
+        assert!(offset <= self.size, "{:?}: supply from {offset} of {}", self.id, self.size);
+        assert!(offset >= self.confirmed, "{:?}: supply from {offset}, {} is confirmed", self.id, self.confirmed);
         self.next = Some(offset);
         self.limit = offset;
         self.end_said = false;
@@ -90,59 +80,30 @@ impl FileSource {
 
     pub(super) fn supply_up_to(&mut self, limit: u64, commands: &mut Vec<Command>) {
         let id = self.id;
-        assert!(
-            limit >= self.limit,
-            "{id:?}: the limit shrank from {} to {limit}",
-            self.limit
-        );
+        assert!(limit >= self.limit, "{id:?}: the limit shrank from {} to {limit}", self.limit);
         self.limit = limit;
-        let next = self
-            .next
-            .as_mut()
-            .unwrap_or_else(|| panic!("{id:?}: a limit before an offset"));
+        let next = self.next.as_mut().unwrap_or_else(|| panic!("{id:?}: a limit before an offset"));
         while *next < limit.min(self.size) {
             let len = PIECE_BYTES.min(limit.min(self.size) - *next);
             let data = Bytes::from(content(id, *next, len as usize));
-            commands.push(Command::Supply {
-                id,
-                offset: *next,
-                data,
-            });
+            commands.push(Command::Supply { id, offset: *next, data });
             *next += len;
         }
         if *next == self.size && !self.end_said {
             self.end_said = true;
-            commands.push(Command::SupplyEnd {
-                id,
-                size: self.size,
-                digest: self.digest,
-            });
+            commands.push(Command::SupplyEnd { id, size: self.size, digest: self.digest });
         }
     }
 
     pub(super) fn confirmed(&mut self, now: Nanos, offset: u64) {
-        assert!(
-            offset >= self.confirmed,
-            "{:?}: confirmation fell from {} to {offset}",
-            self.id,
-            self.confirmed
-        );
-        assert!(
-            offset <= self.size,
-            "{:?}: {offset} of {} confirmed",
-            self.id,
-            self.size
-        );
+        assert!(offset >= self.confirmed, "{:?}: confirmation fell from {} to {offset}", self.id, self.confirmed);
+        assert!(offset <= self.size, "{:?}: {offset} of {} confirmed", self.id, self.size);
         self.confirmed = offset;
         self.confirmations.push((now, offset));
     }
 
     pub(super) fn ended(&mut self, now: Nanos, result: Result<(), String>) {
-        assert!(
-            self.result.is_none(),
-            "{:?}: a second end: {result:?}",
-            self.id
-        );
+        assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
         self.result = Some((now, result));
     }
 
@@ -192,7 +153,8 @@ pub struct FileSink {
     /// Each arrival: when, and how many bytes.
     arrivals: Vec<(Nanos, u32)>,
     result: Option<(Nanos, Result<(), String>)>,
-    restarts: u32,
+    /// The node lost its memory since the last offer.
+    restarted: bool,
 }
 
 impl FileSink {
@@ -207,48 +169,33 @@ impl FileSink {
             complete_at: None,
             arrivals: Vec::new(),
             result: None,
-            restarts: 0,
+            restarted: false,
         }
     }
 
     pub(super) fn offered(&mut self, _meta: &TransferMeta, commands: &mut Vec<Command>) {
+        let afresh = std::mem::take(&mut self.restarted) || (self.next == 0 && self.result.is_none());
+        assert!(afresh, "{:?} is offered a second time", self.id);
+        // A file that was through is offered again if the sender did not hear of it.
+        self.result = None;
         // What was on its way to the disk is asked for again.
         self.next = self.written;
         self.writes.clear();
         self.end = None;
-        commands.push(Command::Accept {
-            id: self.id,
-            offset: self.written,
-        });
+        commands.push(Command::Accept { id: self.id, offset: self.written });
     }
 
     pub(super) fn data(&mut self, now: Nanos, offset: u64, data: &[u8]) {
-        assert_eq!(
-            offset, self.next,
-            "{:?}: bytes out of order at {now:?}",
-            self.id
-        );
-        assert!(
-            !data.is_empty(),
-            "{:?}: an empty piece at {offset}",
-            self.id
-        );
-        assert!(
-            data == content(self.id, offset, data.len()),
-            "{:?}: wrong bytes at {offset}",
-            self.id
-        );
+        assert_eq!(offset, self.next, "{:?}: bytes out of order at {now:?}", self.id);
+        assert!(!data.is_empty(), "{:?}: an empty piece at {offset}", self.id);
+        assert!(data == content(self.id, offset, data.len()), "{:?}: wrong bytes at {offset}", self.id);
         self.next += data.len() as u64;
         self.arrivals.push((now, data.len() as u32));
         self.writes.push_back((now + self.write_delay, self.next));
     }
 
     pub(super) fn data_end(&mut self, now: Nanos, size: u64, digest: [u8; 32]) {
-        assert_eq!(
-            size, self.next,
-            "{:?}: the end is said at another place",
-            self.id
-        );
+        assert_eq!(size, self.next, "{:?}: the end is said at another place", self.id);
         assert!(self.end.is_none(), "{:?}: a second end of data", self.id);
         self.end = Some((size, digest));
         self.complete_at = Some(now + self.write_delay + self.write_delay);
@@ -265,41 +212,26 @@ impl FileSink {
         {
             self.complete_at = None;
             let right = announced == digest(id, size);
-            let result = if right {
-                Ok(())
-            } else {
-                Err("BLAKE3 does not match".to_owned())
-            };
+            let result = if right { Ok(()) } else { Err("BLAKE3 does not match".to_owned()) };
             commands.push(Command::Complete { id, result });
         }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Nanos> {
-        self.writes
-            .front()
-            .map(|(at, _)| *at)
-            .into_iter()
-            .chain(self.complete_at)
-            .min()
+        self.writes.front().map(|(at, _)| *at).into_iter().chain(self.complete_at).min()
     }
 
     pub(super) fn ended(&mut self, now: Nanos, result: Result<(), String>) {
-        assert!(
-            self.result.is_none(),
-            "{:?}: a second end: {result:?}",
-            self.id
-        );
+        assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
         self.result = Some((now, result));
     }
 
     pub(super) fn restarted(&mut self) {
-        self.restarts += 1;
+        self.restarted = true;
         self.next = self.written;
         self.writes.clear();
         self.end = None;
         self.complete_at = None;
-        // A file that was through may be offered again, because the sender did not hear of it.
-        self.result = None;
     }
 
     /// First byte that has not arrived.
@@ -323,20 +255,14 @@ impl FileSink {
     /// Bytes that arrived in `[start, end)`.
     #[must_use]
     pub fn received_between(&self, start: Nanos, end: Nanos) -> u64 {
-        let within = self
-            .arrivals
-            .iter()
-            .filter(|(at, _)| (start..end).contains(at));
+        let within = self.arrivals.iter().filter(|(at, _)| (start..end).contains(at));
         within.map(|(_, bytes)| u64::from(*bytes)).sum()
     }
 
     /// The first arrival at or after `from`.
     #[must_use]
     pub fn first_arrival_since(&self, from: Nanos) -> Option<Nanos> {
-        self.arrivals
-            .iter()
-            .map(|(at, _)| *at)
-            .find(|at| *at >= from)
+        self.arrivals.iter().map(|(at, _)| *at).find(|at| *at >= from)
     }
 
     /// How it ended, once it has.

@@ -52,10 +52,7 @@ impl MessageSender {
         payload_bytes: usize,
         count: u64,
     ) -> Self {
-        assert!(
-            payload_bytes >= HEADER_BYTES,
-            "a message needs {HEADER_BYTES} bytes"
-        );
+        assert!(payload_bytes >= HEADER_BYTES, "a message needs {HEADER_BYTES} bytes");
         Self {
             index,
             peer,
@@ -74,11 +71,7 @@ impl MessageSender {
         while self.left > 0 && self.next_at <= now {
             let id = ((self.index as u64) << INDEX_SHIFT) | self.sent;
             let payload = payload(id, now, self.payload_bytes);
-            commands.push(Command::Message {
-                peer: self.peer,
-                id,
-                payload,
-            });
+            commands.push(Command::Message { peer: self.peer, id, payload });
             self.outstanding.insert(id);
             self.sent += 1;
             self.left -= 1;
@@ -91,18 +84,12 @@ impl MessageSender {
     }
 
     pub(super) fn acked(&mut self, id: u64, rtt: Duration) {
-        assert!(
-            self.outstanding.remove(&id),
-            "message {id:x} acknowledged, but not outstanding"
-        );
+        assert!(self.outstanding.remove(&id), "message {id:x} acknowledged, but not outstanding");
         self.round_trips.push(rtt);
     }
 
     pub(super) fn failed(&mut self, id: u64, reason: String) {
-        assert!(
-            self.outstanding.remove(&id),
-            "message {id:x} failed, but not outstanding"
-        );
+        assert!(self.outstanding.remove(&id), "message {id:x} failed, but not outstanding");
         self.failures.push((id, reason));
     }
 
@@ -140,18 +127,10 @@ pub struct MessageInbox {
 
 impl MessageInbox {
     pub(super) fn received(&mut self, now: Nanos, peer: PeerId, id: u64, bytes: &[u8]) {
-        assert!(
-            self.seen.insert((peer, id)),
-            "message {id:x} from {peer:?} delivered twice"
-        );
-        let sent = bytes
-            .first_chunk::<8>()
-            .map(|at| Nanos(u64::from_be_bytes(*at)));
+        assert!(self.seen.insert((peer, id)), "message {id:x} from {peer:?} delivered twice");
+        let sent = bytes.first_chunk::<8>().map(|at| Nanos(u64::from_be_bytes(*at)));
         let sent = sent.unwrap_or_else(|| panic!("message {id:x} cut to {} bytes", bytes.len()));
-        assert!(
-            bytes == payload(id, sent, bytes.len()),
-            "message {id:x}: other bytes than sent"
-        );
+        assert!(bytes == payload(id, sent, bytes.len()), "message {id:x}: other bytes than sent");
         self.latencies.push((now, now.since(sent)));
     }
 
@@ -164,8 +143,7 @@ impl MessageInbox {
     /// The latency that this share of messages keeps; `None` without messages.
     #[must_use]
     pub fn percentile(&self, share: f64) -> Option<Duration> {
-        let mut sorted: Vec<Duration> =
-            self.latencies.iter().map(|(_, latency)| *latency).collect();
+        let mut sorted: Vec<Duration> = self.latencies.iter().map(|(_, latency)| *latency).collect();
         sorted.sort_unstable();
         let rank = (share * sorted.len() as f64).ceil() as usize;
         sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()

@@ -42,16 +42,8 @@ impl Gateway {
     /// Begin to send a file of `size` bytes whose content follows from `id`.
     pub fn send_file(&mut self, peer: PeerId, id: TransferId, size: u64, priority: u8) -> Command {
         let source = FileSource::new(id, size);
-        assert!(
-            self.sources.insert(id, source).is_none(),
-            "{id:?} is sent twice"
-        );
-        let meta = TransferMeta {
-            name: format!("{:x}.bin", id.0),
-            size: Some(size),
-            priority,
-            attributes: Vec::new(),
-        };
+        assert!(self.sources.insert(id, source).is_none(), "{id:?} is sent twice");
+        let meta = TransferMeta { name: format!("{:x}.bin", id.0), size: Some(size), priority, attributes: Vec::new() };
         Command::Send { peer, id, meta }
     }
 
@@ -65,14 +57,7 @@ impl Gateway {
         count: u64,
     ) -> usize {
         let index = self.senders.len();
-        self.senders.push(MessageSender::new(
-            index,
-            peer,
-            start,
-            interval,
-            payload_bytes,
-            count,
-        ));
+        self.senders.push(MessageSender::new(index, peer, start, interval, payload_bytes, count));
         index
     }
 
@@ -93,10 +78,7 @@ impl Gateway {
             }
             Event::Offered { id, meta, .. } => {
                 let delay = self.write_delay;
-                let sink = self
-                    .sinks
-                    .entry(id)
-                    .or_insert_with(|| FileSink::new(id, delay));
+                let sink = self.sinks.entry(id).or_insert_with(|| FileSink::new(id, delay));
                 sink.offered(&meta, commands);
             }
             Event::Data { id, offset, data } => self.sink(id).data(now, offset, &data),
@@ -124,17 +106,11 @@ impl Gateway {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Nanos> {
         let sinks = self.sinks.values().filter_map(FileSink::next_timeout);
-        sinks
-            .chain(self.senders.iter().filter_map(MessageSender::next_timeout))
-            .min()
+        sinks.chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
     }
 
     /// The node was restarted: what was not yet written is gone, and transfers that are not through are offered anew.
-    pub fn restarted(
-        &mut self,
-        commands: &mut Vec<Command>,
-        peer_of: impl Fn(TransferId) -> PeerId,
-    ) {
+    pub fn restarted(&mut self, commands: &mut Vec<Command>, peer_of: impl Fn(TransferId) -> PeerId) {
         self.sinks.values_mut().for_each(FileSink::restarted);
         for (&id, source) in &mut self.sources {
             if source.result().is_none() {
@@ -145,11 +121,7 @@ impl Gateway {
                     priority: 0,
                     attributes: Vec::new(),
                 };
-                commands.push(Command::Send {
-                    peer: peer_of(id),
-                    id,
-                    meta,
-                });
+                commands.push(Command::Send { peer: peer_of(id), id, meta });
             }
         }
     }
@@ -158,21 +130,15 @@ impl Gateway {
     #[must_use]
     pub fn files_done(&self) -> bool {
         let sources = self.sources.values().map(FileSource::result);
-        sources
-            .chain(self.sinks.values().map(FileSink::result))
-            .all(|result| result == Some(&Ok(())))
+        sources.chain(self.sinks.values().map(FileSink::result)).all(|result| result == Some(&Ok(())))
     }
 
     fn source(&mut self, id: TransferId) -> &mut FileSource {
-        self.sources
-            .get_mut(&id)
-            .unwrap_or_else(|| panic!("{id:?} is not sent from here"))
+        self.sources.get_mut(&id).unwrap_or_else(|| panic!("{id:?} is not sent from here"))
     }
 
     fn sink(&mut self, id: TransferId) -> &mut FileSink {
-        self.sinks
-            .get_mut(&id)
-            .unwrap_or_else(|| panic!("{id:?} was not offered here"))
+        self.sinks.get_mut(&id).unwrap_or_else(|| panic!("{id:?} was not offered here"))
     }
 
     fn sender(&mut self, id: u64) -> &mut MessageSender {

@@ -11,38 +11,14 @@ fn peer() -> PeerId {
 /// Supply everything of file `ID` to a fresh gateway pair; what arrives may be changed by `meddle`.
 fn transfer(meddle: impl Fn(usize, Event) -> Vec<Event>) -> (Gateway, Gateway) {
     let (mut near, mut far) = (Gateway::default(), Gateway::default());
-    let Command::Send { meta, .. } = near.send_file(peer(), ID, SIZE, 3) else {
-        panic!("no offer")
-    };
+    let Command::Send { meta, .. } = near.send_file(peer(), ID, SIZE, 3) else { panic!("no offer") };
     let mut out = Vec::new();
-    far.handle(
-        Nanos(1),
-        Event::Offered {
-            peer: peer(),
-            id: ID,
-            meta,
-        },
-        &mut out,
-    );
+    far.handle(Nanos(1), Event::Offered { peer: peer(), id: ID, meta }, &mut out);
     assert!(matches!(out[..], [Command::Accept { offset: 0, .. }]));
     out.clear();
     near.handle(Nanos(2), Event::SupplyFrom { id: ID, offset: 0 }, &mut out);
-    near.handle(
-        Nanos(2),
-        Event::SupplyUpTo {
-            id: ID,
-            limit: 70_000,
-        },
-        &mut out,
-    );
-    near.handle(
-        Nanos(3),
-        Event::SupplyUpTo {
-            id: ID,
-            limit: 200_000,
-        },
-        &mut out,
-    );
+    near.handle(Nanos(2), Event::SupplyUpTo { id: ID, limit: 70_000 }, &mut out);
+    near.handle(Nanos(3), Event::SupplyUpTo { id: ID, limit: 200_000 }, &mut out);
     let mut answers = Vec::new();
     for (i, command) in out.into_iter().enumerate() {
         let event = match command {
@@ -59,15 +35,9 @@ fn transfer(meddle: impl Fn(usize, Event) -> Vec<Event>) -> (Gateway, Gateway) {
     let written = |c: &Command| matches!(c, Command::Written { .. });
     assert_eq!(answers.iter().filter(|c| written(c)).count(), 3);
     far.handle_timeout(far.next_timeout().unwrap_or(Nanos(4)), &mut answers);
-    let Some(Command::Complete { id, result }) = answers.pop() else {
-        panic!("{answers:?}")
-    };
+    let Some(Command::Complete { id, result }) = answers.pop() else { panic!("{answers:?}") };
     far.handle(Nanos(5), Event::TransferEnded { id, result }, &mut answers);
-    near.handle(
-        Nanos(6),
-        Event::TransferEnded { id, result: Ok(()) },
-        &mut answers,
-    );
+    near.handle(Nanos(6), Event::TransferEnded { id, result: Ok(()) }, &mut answers);
     (near, far)
 }
 
@@ -82,13 +52,7 @@ fn a_file_goes_through_whole() {
 #[test]
 #[should_panic(expected = "out of order")]
 fn a_piece_that_comes_twice_is_seen() {
-    transfer(|i, event| {
-        if i == 1 {
-            vec![event.clone(), event]
-        } else {
-            vec![event]
-        }
-    });
+    transfer(|i, event| if i == 1 { vec![event.clone(), event] } else { vec![event] });
 }
 
 #[test]
@@ -104,11 +68,7 @@ fn a_changed_byte_is_seen() {
         Event::Data { id, offset, data } => {
             let mut data = data.to_vec();
             data[10] ^= 1;
-            vec![Event::Data {
-                id,
-                offset,
-                data: Bytes::from(data),
-            }]
+            vec![Event::Data { id, offset, data: Bytes::from(data) }]
         }
         other => vec![other],
     });
@@ -117,11 +77,7 @@ fn a_changed_byte_is_seen() {
 #[test]
 fn a_wrong_digest_fails_the_file() {
     let (_, far) = transfer(|_, event| match event {
-        Event::DataEnd { id, size, .. } => vec![Event::DataEnd {
-            id,
-            size,
-            digest: [0; 32],
-        }],
+        Event::DataEnd { id, size, .. } => vec![Event::DataEnd { id, size, digest: [0; 32] }],
         other => vec![other],
     });
     assert!(!far.files_done());
@@ -136,30 +92,10 @@ fn a_message_that_comes_twice_is_seen() {
     near.handle_timeout(Nanos(15), &mut out);
     assert_eq!((out.len(), near.next_timeout()), (2, None));
     for command in out.clone() {
-        let Command::Message { id, payload, .. } = command else {
-            panic!("{command:?}")
-        };
-        far.handle(
-            Nanos(30),
-            Event::Message {
-                peer: peer(),
-                id,
-                payload,
-            },
-            &mut Vec::new(),
-        );
+        let Command::Message { id, payload, .. } = command else { panic!("{command:?}") };
+        far.handle(Nanos(30), Event::Message { peer: peer(), id, payload }, &mut Vec::new());
     }
     assert_eq!(far.inbox.percentile(0.99), Some(Duration::from_nanos(15)));
-    let Command::Message { id, payload, .. } = out.remove(0) else {
-        panic!("no message")
-    };
-    far.handle(
-        Nanos(31),
-        Event::Message {
-            peer: peer(),
-            id,
-            payload,
-        },
-        &mut out,
-    );
+    let Command::Message { id, payload, .. } = out.remove(0) else { panic!("no message") };
+    far.handle(Nanos(31), Event::Message { peer: peer(), id, payload }, &mut out);
 }

@@ -3,11 +3,7 @@ use super::*;
 const MS: u64 = 1_000_000;
 
 fn packet(l2_bytes: u32) -> Packet {
-    Packet {
-        bytes: Bytes::from(vec![0x5a; l2_bytes as usize]),
-        ecn: Ecn::NotEct,
-        l2_bytes,
-    }
+    Packet { bytes: Bytes::from(vec![0x5a; l2_bytes as usize]), ecn: Ecn::NotEct, l2_bytes }
 }
 
 /// Offer `count` packets of 1000 bytes, `gap` apart, and collect the arrivals.
@@ -21,11 +17,7 @@ fn run(model: LinkModel, seed: u64, count: u64, gap: u64) -> (Vec<(Nanos, Packet
     for _ in &arrivals {
         link.arrived();
     }
-    assert!(
-        link.counters().conserved() && link.counters().in_flight == 0,
-        "{:?}",
-        link.counters()
-    );
+    assert!(link.counters().conserved() && link.counters().in_flight == 0, "{:?}", link.counters());
     (arrivals, *link.counters())
 }
 
@@ -53,16 +45,11 @@ fn a_rate_step_in_the_middle_of_a_packet_is_exact() {
 
 #[test]
 fn an_outage_swallows_what_enters_or_leaves_in_it() {
-    let model =
-        LinkModel::with_delay(Duration::from_millis(10)).outage(Nanos(50 * MS), Nanos(60 * MS));
+    let model = LinkModel::with_delay(Duration::from_millis(10)).outage(Nanos(50 * MS), Nanos(60 * MS));
     let (arrivals, counters) = run(model, 1, 100, MS);
     // entered at 40..50 would arrive in the dark, entered at 50..60 are lost at once
     assert_eq!(counters.dark, 20);
-    assert!(
-        arrivals
-            .iter()
-            .all(|(at, _)| at.0 < 50 * MS || at.0 >= 70 * MS)
-    );
+    assert!(arrivals.iter().all(|(at, _)| at.0 < 50 * MS || at.0 >= 70 * MS));
 }
 
 #[test]
@@ -79,90 +66,41 @@ fn faults_come_as_often_as_asked() {
     let (arrivals, c) = run(model, 7, 20_000, 10_000);
     let near = |got: u64, expected: f64| (got as f64 - expected).abs() < 0.15 * expected;
     assert!(near(c.lost, 2000.0) && near(c.duplicated, 880.0), "{c:?}");
-    assert!(
-        near(c.corrupt_dropped, 360.0) && near(c.reordered, 600.0),
-        "{c:?}"
-    );
-    assert!(
-        arrivals.windows(2).any(|w| w[0].0 > w[1].0),
-        "nothing was overtaken"
-    );
+    assert!(near(c.corrupt_dropped, 360.0) && near(c.reordered, 600.0), "{c:?}");
+    assert!(arrivals.windows(2).any(|w| w[0].0 > w[1].0), "nothing was overtaken");
 }
 
 #[test]
 fn jitter_alone_keeps_the_order() {
-    let model = LinkModel {
-        jitter: Duration::from_millis(5),
-        ..LinkModel::default()
-    };
+    let model = LinkModel { jitter: Duration::from_millis(5), ..LinkModel::default() };
     let (arrivals, _) = run(model, 3, 2000, 1000);
     assert!(arrivals.windows(2).all(|w| w[0].0 <= w[1].0));
-    assert!(
-        arrivals
-            .iter()
-            .enumerate()
-            .any(|(i, (at, _))| at.0 > i as u64 * 1000 + 4 * MS),
-        "no jitter"
-    );
+    assert!(arrivals.iter().enumerate().any(|(i, (at, _))| at.0 > i as u64 * 1000 + 4 * MS), "no jitter");
 }
 
 #[test]
 fn gilbert_elliott_loses_in_bursts() {
-    let loss = Loss::GilbertElliott {
-        to_bad: 0.01,
-        to_good: 0.1,
-        in_good: 0.0,
-        in_bad: 1.0,
-    };
-    let (arrivals, c) = run(
-        LinkModel {
-            loss,
-            ..LinkModel::default()
-        },
-        5,
-        50_000,
-        1000,
-    );
+    let loss = Loss::GilbertElliott { to_bad: 0.01, to_good: 0.1, in_good: 0.0, in_bad: 1.0 };
+    let (arrivals, c) = run(LinkModel { loss, ..LinkModel::default() }, 5, 50_000, 1000);
     // stationary share of the bad state: 0.01 / 0.11
     assert!((3500..5700).contains(&c.lost), "{c:?}");
-    let bursts = arrivals
-        .windows(2)
-        .filter(|w| w[1].0.0 - w[0].0.0 > 1000)
-        .count() as u64;
-    assert!(
-        c.lost / bursts >= 7,
-        "mean burst {} of {} losses",
-        c.lost / bursts,
-        c.lost
-    );
+    let bursts = arrivals.windows(2).filter(|w| w[1].0.0 - w[0].0.0 > 1000).count() as u64;
+    assert!(c.lost / bursts >= 7, "mean burst {} of {} losses", c.lost / bursts, c.lost);
 }
 
 #[test]
 fn corruption_is_delivered_when_asked() {
-    let model = LinkModel {
-        corrupt: 1.0,
-        corrupt_mode: CorruptMode::Deliver,
-        ..LinkModel::default()
-    };
+    let model = LinkModel { corrupt: 1.0, corrupt_mode: CorruptMode::Deliver, ..LinkModel::default() };
     let (arrivals, c) = run(model, 5, 200, 1000);
     assert_eq!(c.corrupt_delivered, 200);
-    let intact = arrivals
-        .iter()
-        .filter(|(_, p)| p.bytes == packet(1000).bytes)
-        .count();
+    let intact = arrivals.iter().filter(|(_, p)| p.bytes == packet(1000).bytes).count();
     // two flips of the same bit cancel: rare
     assert!(intact <= 2, "{intact} of 200 undamaged");
 }
 
 #[test]
 fn equal_seeds_have_equal_fates_and_one_fault_does_not_move_another() {
-    let model = |duplicate| {
-        LinkModel {
-            duplicate,
-            ..LinkModel::default()
-        }
-        .loss(0.3)
-    };
+    let model = |duplicate| LinkModel { duplicate, ..LinkModel::default() }.loss(0.3);
     let times = |arrivals: &[(Nanos, Packet)]| {
         let mut times: Vec<u64> = arrivals.iter().map(|(at, _)| at.0).collect();
         times.dedup();

@@ -29,28 +29,13 @@ enum Misbehaviour {
 }
 
 impl Node for Toy {
-    fn handle_frame(
-        &mut self,
-        _now: Nanos,
-        link: LinkId,
-        frame: SimFrame,
-        _ecn: Ecn,
-        port: &mut SimPort,
-    ) {
+    fn handle_frame(&mut self, _now: Nanos, link: LinkId, frame: SimFrame, _ecn: Ecn, port: &mut SimPort) {
         if self.transit {
-            self.queue
-                .push_back((LinkId(1 - link.0), frame.bytes().to_vec()));
+            self.queue.push_back((LinkId(1 - link.0), frame.bytes().to_vec()));
         } else {
             let payload = Bytes::copy_from_slice(frame.bytes());
-            let id = payload
-                .get(8..16)
-                .and_then(|b| b.first_chunk())
-                .map_or(0, |b| u64::from_be_bytes(*b));
-            self.events.push_back(Event::Message {
-                peer: PeerId(0),
-                id,
-                payload,
-            });
+            let id = payload.get(8..16).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b));
+            self.events.push_back(Event::Message { peer: PeerId(0), id, payload });
         }
         match self.misbehave {
             Some(Misbehaviour::LeakFrames) => drop(frame),
@@ -94,11 +79,7 @@ impl Node for Toy {
     }
 
     fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
-        if self.misbehave == Some(Misbehaviour::Spin) {
-            Some(now)
-        } else {
-            self.timeout
-        }
+        if self.misbehave == Some(Misbehaviour::Spin) { Some(now) } else { self.timeout }
     }
 }
 
@@ -107,10 +88,7 @@ const B: NodeId = NodeId(1);
 
 fn toys(seed: u64, topology: &Topology) -> Net<Toy> {
     let mut net = Net::new(seed);
-    net.add_topology(topology, 32, |config, _| Toy {
-        transit: config.links.len() == 2,
-        ..Toy::default()
-    });
+    net.add_topology(topology, 32, |config, _| Toy { transit: config.links.len() == 2, ..Toy::default() });
     net
 }
 
@@ -133,12 +111,7 @@ fn frames_take_the_time_that_interface_and_link_take() {
     assert_eq!(latencies.len(), 100);
     // 142 bytes at layer 2: 1136 ns on the interface at 1 Gbit/s, exactly 1 ms on the link, 30 ms of delay;
     // the last nanoseconds of one frame overlap no other, because the link is just fast enough
-    assert!(
-        latencies
-            .iter()
-            .all(|(_, l)| *l == ms(31) + Duration::from_nanos(1136)),
-        "{latencies:?}"
-    );
+    assert!(latencies.iter().all(|(_, l)| *l == ms(31) + Duration::from_nanos(1136)), "{latencies:?}");
 }
 
 #[test]
@@ -148,10 +121,7 @@ fn a_relay_passes_frames_on() {
     flow(&mut net);
     let inbox = &net.gateway(NodeId(2)).inbox;
     assert_eq!(inbox.latencies().len(), 100);
-    assert_eq!(
-        inbox.percentile(1.0),
-        Some(ms(20) + Duration::from_nanos(2 * 1136))
-    );
+    assert_eq!(inbox.percentile(1.0), Some(ms(20) + Duration::from_nanos(2 * 1136)));
     assert_eq!(net.port(B).counters(LinkId(1)).sent_frames, 100);
 }
 
@@ -183,10 +153,7 @@ fn wakes_come_once_and_in_time_and_calls_run() {
     net.run_until(Nanos(100));
     // 20 was replaced by 30 before it came
     assert_eq!(net.node(A).timeouts, [Nanos(30)]);
-    assert!(
-        !net.run_while(Nanos(200), |_| true),
-        "there is nothing left to do"
-    );
+    assert!(!net.run_while(Nanos(200), |_| true), "there is nothing left to do");
 }
 
 #[test]
@@ -194,13 +161,8 @@ fn what_is_injected_or_meddled_with_arrives() {
     let mut net = toys(1, &pair(LinkSpec::new(None, ms(1))));
     net.meddle((A, LINK), Box::new(|_| Vec::new()));
     flow(&mut net);
-    assert_eq!(
-        (net.delivered(), net.link((A, LINK)).counters().delivered),
-        (0, 100)
-    );
-    let Command::Message { payload, .. } = message() else {
-        unreachable!()
-    };
+    assert_eq!((net.delivered(), net.link((A, LINK)).counters().delivered), (0, 100));
+    let Command::Message { payload, .. } = message() else { unreachable!() };
     net.inject(B, LINK, payload, Ecn::NotEct);
     net.run_until(net.now());
     assert_eq!(net.gateway(B).inbox.latencies().len(), 1);
