@@ -140,10 +140,7 @@ impl Session {
             return Err(SessionError::TooLong(length));
         }
         let Some(body) = self.inbox.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
-        let message = match postcard::take_from_bytes(body) {
-            Ok((message, [])) => message,
-            _ => return Err(SessionError::Malformed),
-        };
+        let Ok((message, [])) = postcard::take_from_bytes(body) else { return Err(SessionError::Malformed) };
         self.inbox.advance(LENGTH_BYTES + length);
         Ok(Some(message))
     }
