@@ -46,6 +46,28 @@ pub(crate) fn may_run(test: &str) -> bool {
     false
 }
 
+/// True if the kernel knows a kind of interface. Where it does not, the test is skipped, visibly: that is the machine's
+/// limit, not a missing privilege.
+pub(crate) fn kernel_has(test: &str, options: &str) -> bool {
+    let name = unique("fk");
+    run("ip", &["netns", "add", &name]);
+    run(
+        "ip",
+        &[
+            "-n", &name, "link", "add", "k0", "type", "veth", "peer", "name", "k1",
+        ],
+    );
+    let add = format!("-n {name} link add link k0 name k2 type {options}");
+    let known = output("ip", &add.split(' ').collect::<Vec<_>>())
+        .status
+        .success();
+    run("ip", &["netns", "del", &name]);
+    if !known {
+        eprintln!("SKIPPED {test}: this kernel has no interfaces of type {options}");
+    }
+    known
+}
+
 /// The two namespaces.
 pub(crate) struct Net {
     /// Name of namespace a.
