@@ -68,6 +68,20 @@ impl LocalBroker {
         Self { node: node.to_owned(), attached: HashMap::new() }
     }
 
+    /// Pass on what the programs have logged.
+    pub(crate) fn drain_logs(&mut self) {
+        self.attached.values_mut().for_each(Attachment::drain_log);
+    }
+
+    /// Leave nothing behind: all are tried, the errors are joined.
+    pub(crate) fn detach_all(&mut self) -> Result<(), String> {
+        let detach = |(interface, attachment): (String, Attachment)| {
+            attachment.detach().err().map(|error| format!("{interface}: {error}"))
+        };
+        let errors: Vec<_> = self.attached.drain().filter_map(detach).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+
     fn attachment(&mut self, interface: &str) -> Result<&mut Attachment, String> {
         self.attached.get_mut(interface).ok_or_else(|| format!("no program is attached to {interface}"))
     }

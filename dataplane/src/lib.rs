@@ -12,4 +12,5 @@ pub mod netlink;
 pub mod plan;
 mod ring;
 mod status;
+pub mod supervisor;
 mod worker;
