@@ -29,7 +29,7 @@ use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
 use crate::gateway::{Gateway, Input, ipc_server};
 use crate::ipc_codec::IpcStream;
-use crate::netlink::{Follower, LinkSpec, Timing};
+use crate::netlink::{Follower, LinkSpec, Options};
 use crate::plan::{AdapterPlan, NodePlan};
 use crate::ring::{GatewayBell, Rings, ToWorker};
 use crate::worker;
@@ -263,7 +263,7 @@ impl Daemon {
                 prober.provoke();
             }
         };
-        let follower = Follower::start(specs, Timing::default(), publish, provoke);
+        let follower = Follower::start(specs, Options::default(), publish, provoke);
         self.follower = Some(follower.map_err(|source| DaemonError::System { what: "rtnetlink", source })?);
         Ok(())
     }
