@@ -160,13 +160,16 @@ impl Socket {
         })
     }
 
-    /// Ask the kernel what it really bound, and find the TX ring.
+    /// Ask the kernel what it really bound, keep the descriptor from children, and find the TX ring.
     fn check_and_map(
         umem: &Umem,
         options: &OpenOptions,
         fd: BorrowedFd<'_>,
     ) -> Result<TxMapping, Error> {
         let (interface, queue) = (options.interface.clone(), options.queue);
+        // libxdp makes its sockets without SOCK_CLOEXEC; a child process would keep the queue bound.
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
         let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
         let got = if zero_copy {
             BindMode::ZeroCopy

@@ -103,6 +103,23 @@ impl Bed {
         }
     }
 
+    /// Open queue 0 in copy mode under a program that is attached already. A program is kept over a recycled socket, as
+    /// in the daemon; here also because a link's descriptor may live on for a moment in a child that another test forks.
+    pub fn reopen(
+        &self,
+        namespace: &str,
+        interface: &str,
+        umem: &mut Umem,
+        program: bpf::Redirect,
+    ) -> End {
+        self.enter(namespace);
+        let mut socket =
+            Socket::open(umem, copy(&self.interface(interface))).expect("copy mode on veth");
+        program.steer(0, socket.fd());
+        socket.fill().refill(umem, 1024);
+        End { program, socket }
+    }
+
     /// Give this thread a private mount namespace whose /sys shows a network namespace.
     pub fn sysfs(&self, namespace: &str) {
         self.enter(namespace);
@@ -208,12 +225,8 @@ impl Bed {
         mode: AttachMode,
     ) -> End {
         self.enter(namespace);
-        let interface = self.interface(interface);
-        let program = bpf::Redirect::attach(&interface, mode);
-        let mut socket = Socket::open(umem, copy(&interface)).expect("copy mode on veth");
-        program.steer(0, socket.fd());
-        socket.fill().refill(umem, 1024);
-        End { program, socket }
+        let program = bpf::Redirect::attach(&self.interface(interface), mode);
+        self.reopen(namespace, interface, umem, program)
     }
 
     fn full(&self, name: &str) -> String {
