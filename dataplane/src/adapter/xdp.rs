@@ -28,7 +28,7 @@ use crate::netlink::NextHop;
 use crate::worker::frame::{UmemFrame, WorkerFrame};
 
 /// Frames that each queue keeps with the kernel to receive into: the whole fill ring of `rungs::RINGS`.
-pub(crate) const FILL_FRAMES: u32 = 2048;
+pub(crate) const FILL_FRAMES: u32 = 4096;
 /// Below this the fill ring is topped up: in halves, so that the refill is a batch.
 const FILL_LOW: u32 = FILL_FRAMES - BATCH_FRAMES as u32;
 /// Completions taken from one queue in a burst.
