@@ -4,8 +4,11 @@
 mod nodes;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
 
-use florelay_dataplane::plan::{AdapterPlan, NodePlan, Rung};
+use florelay_dataplane::broker::LocalBroker;
+use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
+use florelay_dataplane::plan::{AdapterPlan, NodePlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
 
 use nodes::{Node, Realm, assert_received, counter, link};
 
@@ -38,7 +41,7 @@ fn a_file_arrives_intact_and_messages_are_acknowledged_both_ways() {
     let ended = a.client.progress(tag, |status| status.ended.is_some());
     assert_eq!(ended.ended, Some(Ok(digest)));
     assert_received(&inbox, "image.tif", &digest);
-    println!("20 MB over loopback: {} Mbit/s", 160_000_000_000 / (ended.age_ns / 1000 * 1000).max(1) * 1000 / 1000);
+    println!("20 MB over loopback: {} Mbit/s", 160_000_000_000 / ended.age_ns.max(1));
 
     let status = a.client.status();
     let line = &status.links[0];
@@ -93,12 +96,16 @@ fn a_peer_with_another_identity_is_refused() {
     b.stop();
 }
 
+/// Start one node that is expected to refuse; why.
+fn refusal(plan: NodePlan) -> String {
+    let (control, _client) = UnixStream::pair().expect("a pair");
+    let broker = Box::new(LocalBroker::new("unused"));
+    let refused = Daemon::start(DaemonOptions { plan, control: Control::Stream(control), broker });
+    refused.err().expect("it does not start").to_string()
+}
+
 #[test]
 fn a_path_across_workers_is_refused_by_name() {
-    use florelay_dataplane::broker::LocalBroker;
-    use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
-    use florelay_dataplane::plan::{TransitEndPlan, TransitPlan};
-
     let realm = Realm::new();
     let (mut plan, _) = plans(&realm, "b", None);
     plan.workers.push(plan.workers[0].clone());
@@ -108,9 +115,45 @@ fn a_path_across_workers_is_refused_by_name() {
     plan.links.push(second);
     let end = |link, in_label| TransitEndPlan { link, in_label, out_label: in_label };
     plan.transits.push(TransitPlan { a: end(0, 300), b: end(1, 301), weight: 1 });
-    let (control, _client) = std::os::unix::net::UnixStream::pair().expect("a pair");
-    let broker = Box::new(LocalBroker::new("unused"));
-    let refused = Daemon::start(DaemonOptions { plan, control: Control::Stream(control), broker });
-    let reason = refused.err().expect("it does not start").to_string();
+    let reason = refusal(plan);
     assert!(reason.contains("line") && reason.contains("other") && reason.contains("workers"), "{reason}");
+}
+
+#[test]
+fn a_core_that_is_not_there_is_refused_and_nothing_keeps_the_port() {
+    let realm = Realm::new();
+    let (mut plan, _) = plans(&realm, "b", None);
+    plan.workers[0].core = Some(70_000);
+    let local = plan.links[0].local;
+    let reason = refusal(plan);
+    assert!(reason.contains("core 70000"), "{reason}");
+    UdpSocket::bind(local).expect("the port is free again");
+}
+
+#[test]
+fn two_workers_each_run_their_link_and_a_busy_one_never_sleeps() {
+    let realm = Realm::new();
+    let ((a1, b1), (a2, b2)) = (addresses(), addresses());
+    let mut plan_a = realm.plan("a", "a", "b", link(a1, b1, AdapterPlan::Udp, None));
+    let mut plan_b = realm.plan("b", "b", "a", link(b1, a1, AdapterPlan::Udp, None));
+    for (plan, local, remote) in [(&mut plan_a, a2, b2), (&mut plan_b, b2, a2)] {
+        let mut second = link(local, remote, AdapterPlan::Udp, None);
+        (second.name, second.worker) = ("second".into(), 1);
+        plan.links.push(second);
+        plan.workers.push(WorkerPlan { core: None, poll: PollMode::Busy });
+        plan.peers[0].link = 1;
+    }
+    let inbox = plan_b.inbox.clone();
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (path, digest) = realm.file("second.dat", 1_000_000);
+    let tag = a.client.send("b", &path, 8);
+    assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox, "second.dat", &digest);
+    let status = a.client.status_until("both links up", |status| status.links.iter().all(|link| link.state == "up"));
+    assert!(counter(&status.links[1].counters, "tx_bytes") > 1_000_000);
+    assert!(counter(&status.links[0].counters, "tx_bytes") < 1_000_000);
+    let worker = |index: usize, name| counter(&status.workers[index].counters, name);
+    assert!(worker(0, "sleeps") > 0 && worker(1, "sleeps") == 0);
+    a.stop();
+    b.stop();
 }

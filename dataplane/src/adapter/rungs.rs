@@ -14,14 +14,14 @@ use rtnetlink::packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
-use super::xdp::{FILL_FRAMES, Group, Queue};
+use super::xdp::{FILL_FRAMES, Group, Queue, TX_FRAMES};
 use crate::attach::Mode;
 use crate::broker::SharedBroker;
 use crate::netlink::socket;
 use crate::plan::Rung;
 
 /// The fill ring has twice as many as RX: `xdp::FILL_FRAMES`.
-const RINGS: RingSizes = RingSizes { rx: FILL_FRAMES / 2, tx: 1024 };
+const RINGS: RingSizes = RingSizes { rx: FILL_FRAMES / 2, tx: TX_FRAMES };
 /// Queues of one interface that get a socket; frames of further ones come through the kernel's socket.
 const MAX_QUEUES: u32 = 16;
 /// Frames of a UMEM beyond those that its rings can hold: transit queues and frames in hand.
@@ -149,7 +149,7 @@ fn step(
     let queues = open_queues(wanted, mode, &mut pools.umems[pool], broker)?;
     pools.modes[pool] = Some(mode);
     // There are as many pools as bind modes: two.
-    Ok(Group::new(wanted.interface.clone(), pool as u8, queues))
+    Ok(Group::new(wanted.interface.clone(), pool as u8, attach, queues))
 }
 
 /// Bind and register every active queue; at least the first must hold.

@@ -24,11 +24,14 @@ use florelay_wire::outer::{self, Outer, OuterTemplate};
 use florelay_xsk::{BATCH_FRAMES, CompletionWatchdog, Frame, Socket, Umem, Verdict, XdpStatistics};
 
 use super::{BURST_FRAMES, Received};
+use crate::attach::Mode;
 use crate::netlink::NextHop;
 use crate::worker::frame::{UmemFrame, WorkerFrame};
 
 /// Frames that each queue keeps with the kernel to receive into: the whole fill ring of `rungs::RINGS`.
 pub(crate) const FILL_FRAMES: u32 = 4096;
+/// Frames that a TX ring holds.
+pub(crate) const TX_FRAMES: u32 = 1024;
 /// Below this the fill ring is topped up: in halves, so that the refill is a batch.
 const FILL_LOW: u32 = FILL_FRAMES - BATCH_FRAMES as u32;
 /// Completions taken from one queue in a burst.
@@ -48,7 +51,7 @@ impl Queue {
     pub(crate) fn new(socket: Socket, prefers_busy_poll: bool) -> Self {
         let id = socket.options().queue;
         let dog = CompletionWatchdog::new(prefers_busy_poll);
-        Self { id, socket, dog, completed: 0, sent: VecDeque::with_capacity(FILL_FRAMES as usize) }
+        Self { id, socket, dog, completed: 0, sent: VecDeque::with_capacity(TX_FRAMES as usize) }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -107,11 +110,27 @@ pub(crate) struct Group {
     pub(crate) counters: GroupCounters,
     /// Why the sockets do not work, until they are opened anew.
     pub(crate) broken: Option<String>,
+    /// The interface is another one of the same name: program and steering are gone, too.
+    pub(crate) lost_program: bool,
+    /// How the program is attached.
+    pub(crate) attach: Mode,
+    /// The interface that the sockets are bound to, once a next hop has told it.
+    ifindex: Option<u32>,
 }
 
 impl Group {
-    pub(crate) fn new(interface: String, pool: u8, queues: Vec<Queue>) -> Self {
-        Self { interface, pool, queues, lanes: Vec::new(), counters: GroupCounters::default(), broken: None }
+    pub(crate) fn new(interface: String, pool: u8, attach: Mode, queues: Vec<Queue>) -> Self {
+        Self {
+            interface,
+            pool,
+            queues,
+            lanes: Vec::new(),
+            counters: GroupCounters::default(),
+            broken: None,
+            lost_program: false,
+            attach,
+            ifindex: None,
+        }
     }
 
     /// Returns the lane's index.
@@ -146,6 +165,10 @@ impl Group {
             dst: lane.remote,
         });
         lane.template = Some(template.map_err(|error| error.to_string())?);
+        if self.ifindex.replace(hop.ifindex).is_some_and(|old| old != hop.ifindex) {
+            self.broken = Some(format!("interface {interface} was made anew"));
+            self.lost_program = true;
+        }
         Ok(lane.vlan.replace(hop.vlan) != Some(hop.vlan))
     }
 
@@ -321,4 +344,108 @@ fn locate(lanes: &[Lane], counters: &mut GroupCounters, frame: &[u8]) -> Option<
         counters.unknown_remote += 1;
     }
     lane.map(|lane| (lane.link, outer))
+}
+
+#[cfg(test)]
+mod tests {
+    use florelay_wire::eth::MacAddr;
+
+    use super::*;
+
+    const MTU: u16 = 1500;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn hop(vlan: Option<u16>) -> NextHop {
+        NextHop {
+            ifindex: 3,
+            interface: "eth1".into(),
+            src_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            dst_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            vlan,
+            mtu: 1500,
+        }
+    }
+
+    fn group() -> Group {
+        let mut group = Group::new("eth1".into(), 0, Mode::Native, Vec::new());
+        group.add_lane(LinkId(4), address("10.0.0.1:6635"), address("10.0.0.2:6635"));
+        group.add_lane(LinkId(5), address("10.0.0.1:6635"), address("10.0.0.3:6635"));
+        group
+    }
+
+    /// A frame as the neighbour at `from` sends it.
+    fn frame(from: &str, vlan: Option<u16>) -> Vec<u8> {
+        let payload = b"link payload";
+        let template = OuterTemplate::new(&outer::NextHop {
+            src_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            dst_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            vlan,
+            src: address(from),
+            dst: address("10.0.0.1:6635"),
+        })
+        .unwrap();
+        let mut frame = vec![0; template.header_len()];
+        template.write(&mut frame, payload, 2, 7).unwrap();
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    fn located(group: &mut Group, frame: &[u8]) -> Option<LinkId> {
+        locate(&group.lanes, &mut group.counters, frame).map(|(link, outer)| {
+            assert_eq!(outer.payload.of(frame), Some(&b"link payload"[..]));
+            link
+        })
+    }
+
+    #[test]
+    fn frames_belong_to_the_lane_of_their_neighbour_port_and_vlan() {
+        let mut group = group();
+        // Nothing is taken before the VLAN is known.
+        assert_eq!(located(&mut group, &frame("10.0.0.2:6635", None)), None);
+        assert_eq!(group.set_next_hop(0, MTU, Ok(hop(None))), Ok(true));
+        assert_eq!(group.set_next_hop(1, MTU, Ok(hop(Some(9)))), Ok(true));
+        assert_eq!(group.set_next_hop(1, MTU, Ok(hop(Some(9)))), Ok(false));
+        assert_eq!(located(&mut group, &frame("10.0.0.2:6635", None)), Some(LinkId(4)));
+        assert_eq!(located(&mut group, &frame("10.0.0.3:6635", Some(9))), Some(LinkId(5)));
+        assert_eq!(group.counters.unknown_remote, 1);
+        for (from, vlan) in [("10.0.0.2:6635", Some(9)), ("10.0.0.3:6635", None), ("10.0.0.2:6636", None), ("10.0.0.4:6635", None)] {
+            assert_eq!(located(&mut group, &frame(from, vlan)), None, "{from} {vlan:?}");
+        }
+        assert_eq!(group.counters.unknown_remote, 5);
+    }
+
+    #[test]
+    fn damage_is_counted_and_dropped() {
+        let mut group = group();
+        group.set_next_hop(0, MTU, Ok(hop(None))).unwrap();
+        let mut damaged = frame("10.0.0.2:6635", None);
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(located(&mut group, &damaged), None);
+        assert_eq!(located(&mut group, &damaged[..20]), None);
+        assert_eq!((group.counters.checksum, group.counters.malformed), (1, 1));
+    }
+
+    #[test]
+    fn a_next_hop_that_does_not_fit_is_a_reason() {
+        let mut group = group();
+        let elsewhere = NextHop { interface: "eth2".into(), ..hop(None) };
+        assert!(group.set_next_hop(0, MTU, Ok(elsewhere)).unwrap_err().contains("eth2"));
+        let small = NextHop { mtu: 1400, ..hop(None) };
+        assert!(group.set_next_hop(0, MTU, Ok(small)).unwrap_err().contains("1400"));
+        assert_eq!(group.set_next_hop(0, MTU, Err("no carrier".into())), Err("no carrier".into()));
+        assert!(!group.lanes[0].has_next_hop());
+    }
+
+    #[test]
+    fn an_interface_of_the_same_name_is_another_one() {
+        let mut group = group();
+        group.set_next_hop(0, MTU, Ok(hop(None))).unwrap();
+        group.set_next_hop(0, MTU, Err("gone".into())).unwrap_err();
+        assert!(group.broken.is_none());
+        group.set_next_hop(0, MTU, Ok(NextHop { ifindex: 8, ..hop(None) })).unwrap();
+        assert!(group.broken.is_some() && group.lost_program);
+    }
 }

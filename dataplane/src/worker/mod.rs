@@ -125,10 +125,8 @@ struct Worker {
 impl Worker {
     fn new(setup: Setup) -> Result<Self, String> {
         let Setup { index, plan, engine, links, rings, bell, broker, epoch } = setup;
-        if let Some(core) = plan.core
-            && !core_affinity::set_for_current(CoreId { id: core })
-        {
-            return Err(format!("worker {index} cannot be pinned to core {core}: there is no such core, or it is not ours"));
+        if let Some(core) = plan.core {
+            pin(core).map_err(|reason| format!("worker {index} cannot be pinned to core {core}: {reason}"))?;
         }
         let ports = Ports::open(links, plan.poll == PollMode::Busy, broker)?;
         if plan.poll == PollMode::ThreadedNapi {
@@ -337,6 +335,15 @@ impl Worker {
             counters: all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }
+}
+
+fn pin(core: usize) -> Result<(), String> {
+    // Asked first: a number beyond the system's set of CPUs must not reach it.
+    let cores: Vec<_> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    if cores.contains(&core) && core_affinity::set_for_current(CoreId { id: core }) {
+        return Ok(());
+    }
+    Err(format!("this process may run on cores {cores:?}"))
 }
 
 fn nanos(epoch: Instant) -> Nanos {

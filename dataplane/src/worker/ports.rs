@@ -268,10 +268,12 @@ impl Ports {
                 continue;
             }
             let was = group.broken.take();
-            let state = rungs::open_queues(wanted, mode, umem, &self.broker).map(|queues| group.queues = queues);
+            let reopened = restore_program(&self.broker, group)
+                .and_then(|()| rungs::open_queues(wanted, mode, umem, &self.broker))
+                .map(|queues| group.queues = queues);
             group.counters.recycled += 1;
-            tracing::warn!(interface = %group.interface, reason = was.as_deref(), ?state, "AF_XDP sockets opened anew");
-            group.broken = state.err();
+            tracing::warn!(interface = %group.interface, reason = was.as_deref(), ?reopened, "AF_XDP sockets opened anew");
+            group.broken = reopened.err();
             for lane in &group.lanes {
                 let state = match &group.broken {
                     Some(reason) => Err(reason.as_str().into()),
@@ -363,8 +365,8 @@ impl Ports {
         self.index.get(usize::from(link.0)).copied().filter(|at| *at != usize::MAX)
     }
 
-    /// Into a frame of this UMEM, by a copy if need be.
-    fn into_pool(&mut self, at: usize, pool: u8, frame: WorkerFrame) -> Option<Frame> {
+    /// Make it a frame of this UMEM, by a copy if need be.
+    fn adopt(&mut self, at: usize, pool: u8, frame: WorkerFrame) -> Option<Frame> {
         match frame {
             WorkerFrame::Umem(own) if own.pool == pool => Some(own.frame),
             other => {
@@ -434,7 +436,7 @@ impl Port for Ports {
         let sent = match self.links[at].lane {
             Some(lane) => {
                 let pool = self.groups[lane.group].pool;
-                let frame = self.into_pool(at, pool, frame);
+                let frame = self.adopt(at, pool, frame);
                 let umem = &mut self.pools.umems[usize::from(pool)];
                 frame.is_some_and(|frame| self.groups[lane.group].send(umem, lane.lane, frame, ecn))
             }
@@ -453,6 +455,21 @@ impl Port for Ports {
             }
         }
     }
+}
+
+/// Attach and steer again where the interface was made anew.
+fn restore_program(broker: &SharedBroker, group: &mut Group) -> Result<(), String> {
+    if !group.lost_program {
+        return Ok(());
+    }
+    {
+        let mut broker = broker.lock();
+        broker.detach(&group.interface)?;
+        broker.attach(&group.interface, group.attach)?;
+    }
+    steer(broker, group)?;
+    group.lost_program = false;
+    Ok(())
 }
 
 /// Make the lanes of a group, as far as their VLAN is known, the steering table of its interface.

@@ -20,7 +20,9 @@ use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
-use florelay_dataplane::plan::{AdapterPlan, LinkPlan, NodePlan, PeerPlan, PollMode, WorkerPlan};
+use florelay_dataplane::plan::{
+    AdapterPlan, LinkPlan, NodePlan, PeerPlan, PollMode, TransitEndPlan, TransitPlan, WorkerPlan,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
 /// Only a failure waits so long.
@@ -59,20 +61,13 @@ impl Realm {
         (certificate_path, key_path)
     }
 
-    /// One end of a pair of nodes; `a` dials. The certificate is for `identity`.
+    /// One end of a pair of nodes; the first by name dials. The certificate is for `identity`.
     pub fn plan(&self, node: &str, identity: &str, peer: &str, link: LinkPlan) -> NodePlan {
         let (certificate, key) = self.issue(node, identity);
         let (own, theirs) = if node < peer { (100, 200) } else { (200, 100) };
         NodePlan {
-            snapshot: 1,
-            node: node.into(),
-            realm: REALM.into(),
             certificate,
             key,
-            trust: self.dir.path().join("ca.crt"),
-            inbox: self.dir.path().join(format!("{node}-inbox")),
-            state_dir: self.dir.path().join(format!("{node}-state")),
-            workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }],
             peers: vec![PeerPlan {
                 name: peer.into(),
                 spiffe_id: spiffe_id(peer),
@@ -85,7 +80,35 @@ impl Realm {
                 path_rate_bps: link.rate_bps,
                 weight: 10,
             }],
-            links: vec![link],
+            ..self.bare(node, vec![link])
+        }
+    }
+
+    /// A node between `link`s that forwards what a pair of nodes sends: they use labels 100 and 200 on both links.
+    pub fn relay(&self, node: &str, links: [LinkPlan; 2]) -> NodePlan {
+        let (certificate, key) = self.issue(node, node);
+        // From the dialling end (label 200 forward, 100 backward) on link 0 to the other on link 1.
+        let transit = TransitPlan {
+            a: TransitEndPlan { link: 0, in_label: 200, out_label: 100 },
+            b: TransitEndPlan { link: 1, in_label: 100, out_label: 200 },
+            weight: 10,
+        };
+        NodePlan { certificate, key, transits: vec![transit], ..self.bare(node, links.into()) }
+    }
+
+    fn bare(&self, node: &str, links: Vec<LinkPlan>) -> NodePlan {
+        NodePlan {
+            snapshot: 1,
+            node: node.into(),
+            realm: REALM.into(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            trust: self.dir.path().join("ca.crt"),
+            inbox: self.dir.path().join(format!("{node}-inbox")),
+            state_dir: self.dir.path().join(format!("{node}-state")),
+            workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }],
+            peers: Vec::new(),
+            links,
             transits: Vec::new(),
         }
     }
