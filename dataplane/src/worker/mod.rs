@@ -244,10 +244,11 @@ impl Worker {
         let mut pushed = 0;
         // This thread alone pushes, so room that was seen stays.
         while !events.is_full() {
-            let message = match self.report.take() {
-                Some(report) => FromWorker::Report(report),
-                None => match self.engine.poll_event() {
-                    Some(event) => FromWorker::Event(event),
+            // A report comes behind the events that led to what it says.
+            let message = match self.engine.poll_event() {
+                Some(event) => FromWorker::Event(event),
+                None => match self.report.take() {
+                    Some(report) => FromWorker::Report(report),
                     None => break,
                 },
             };
