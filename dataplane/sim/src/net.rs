@@ -25,6 +25,8 @@ use crate::topo::Topology;
 const MAX_ROUNDS: usize = 10_000;
 /// Times in a row that a node may ask to be woken at an instant that has come already.
 const MAX_SPINS: u32 = 100;
+/// A node that has something to send and no frame asks again and again, as a worker does that polls; this often.
+const POLL_WITHOUT_FRAMES: Duration = Duration::from_micros(10);
 
 /// A node of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -461,7 +463,8 @@ impl<N: Node> Net<N> {
     fn plan_wakes(&mut self, id: NodeId) {
         let now = self.now;
         let slot = &mut self.nodes[id.0];
-        let wanted = slot.node.next_timeout(now).map(|at| at.max(now));
+        let earliest = if slot.port.free_frames() == 0 { now + POLL_WITHOUT_FRAMES } else { now };
+        let wanted = slot.node.next_timeout(now).map(|at| at.max(earliest));
         if wanted == Some(now) {
             slot.spins += 1;
             assert!(slot.spins < MAX_SPINS, "node {} wants to be woken again and again at {now:?}", id.0);
