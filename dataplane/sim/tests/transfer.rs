@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use florelay_engine::time::Nanos;
+use florelay_sim::gateway::MessageSender;
 use florelay_sim::random::{PEER, Random, random};
 use florelay_sim::seeds::for_seeds;
 
@@ -16,7 +17,7 @@ fn finish(scenario: &mut Random, seed: u64) {
     let (a, b) = (scenario.a, scenario.b);
     scenario.net.run_until(Random::BEGUN);
     let done = scenario.net.run_while(HOUR, |net| {
-        let said = [a, b].iter().all(|&id| net.gateway(id).senders.iter().all(|sender| sender.is_done()));
+        let said = [a, b].iter().all(|&id| net.gateway(id).senders.iter().all(MessageSender::is_done));
         !(said && net.files_done())
     });
     let net = &mut scenario.net;
@@ -34,7 +35,7 @@ fn finish(scenario: &mut Random, seed: u64) {
         for (id, source) in &net.gateway(from).sources {
             assert_eq!(net.gateway(to).sinks[id].written_bytes(), source.size());
         }
-        let sent: u64 = net.gateway(from).senders.iter().map(|sender| sender.sent()).sum();
+        let sent: u64 = net.gateway(from).senders.iter().map(MessageSender::sent).sum();
         assert_eq!(net.gateway(to).inbox.latencies().len() as u64, sent);
         assert!(net.gateway(from).senders.iter().all(|sender| sender.failures().is_empty()));
     }
