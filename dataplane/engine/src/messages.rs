@@ -119,7 +119,8 @@ impl Messages {
         while let Some(id) = self.datagrams.pop_front() {
             let Some(waiting) = self.waiting.get(&id) else { continue };
             self.copies.push_back(id);
-            let fits = quic.datagrams().max_size().is_some_and(|max| DATAGRAM_HEADER_BYTES + waiting.payload.len() <= max);
+            let fits =
+                quic.datagrams().max_size().is_some_and(|max| DATAGRAM_HEADER_BYTES + waiting.payload.len() <= max);
             // A datagram that cannot be taken now is no loss: its copy follows.
             if fits && quic.datagrams().send(datagram(KIND_MESSAGE, id, &waiting.payload), false).is_ok() {
                 return true;
@@ -156,14 +157,25 @@ impl Messages {
         }
     }
 
-    pub(crate) fn streams_opened(&mut self, conn: &mut ControlConn, quic: &mut Connection, events: &mut VecDeque<Event>) {
+    pub(crate) fn streams_opened(
+        &mut self,
+        conn: &mut ControlConn,
+        quic: &mut Connection,
+        events: &mut VecDeque<Event>,
+    ) {
         while let Some(stream) = quic.streams().accept(Dir::Uni) {
             conn.inbound.insert(stream, BytesMut::new());
             self.readable(conn, quic, stream, events);
         }
     }
 
-    pub(crate) fn readable(&mut self, conn: &mut ControlConn, quic: &mut Connection, stream: StreamId, events: &mut VecDeque<Event>) {
+    pub(crate) fn readable(
+        &mut self,
+        conn: &mut ControlConn,
+        quic: &mut Connection,
+        stream: StreamId,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(mut buffer) = conn.inbound.remove(&stream) else { return };
         let mut receiver = quic.recv_stream(stream);
         let Ok(mut chunks) = receiver.read(true) else { return };

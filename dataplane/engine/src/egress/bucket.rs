@@ -27,13 +27,7 @@ impl TokenBucket {
     /// A full bucket. `rate_bps` = CIR in bit/s, `None` = uncapped; `burst_bytes` = CBS.
     #[must_use]
     pub fn new(now: Nanos, rate_bps: Option<u64>, burst_bytes: u64) -> Self {
-        Self {
-            rate_bps,
-            burst_bytes,
-            tokens: burst_bytes,
-            carry: 0,
-            refilled: now,
-        }
+        Self { rate_bps, burst_bytes, tokens: burst_bytes, carry: 0, refilled: now }
     }
 
     /// Changes rate and burst. Credit earned so far at the old rate is kept, up to the new burst. A bucket that becomes
@@ -54,19 +48,14 @@ impl TokenBucket {
         let elapsed = now.0.saturating_sub(self.refilled.0);
         self.refilled = self.refilled.max(now);
         let Some(rate) = self.rate_bps else { return };
-        if let Some(earned) = rate
-            .checked_mul(elapsed)
-            .and_then(|e| e.checked_add(self.carry))
-        {
+        if let Some(earned) = rate.checked_mul(elapsed).and_then(|e| e.checked_add(self.carry)) {
             self.tokens = self.tokens.saturating_add(earned / BIT_NS_PER_BYTE);
             self.carry = earned % BIT_NS_PER_BYTE;
         } else {
             // Seldom: more than 2^64 (bit/s)·ns, e.g. 18 s at 1 Gbit/s.
             let earned = u128::from(rate) * u128::from(elapsed) + u128::from(self.carry);
             let bytes = earned / u128::from(BIT_NS_PER_BYTE);
-            self.tokens = self
-                .tokens
-                .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+            self.tokens = self.tokens.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
             self.carry = (earned % u128::from(BIT_NS_PER_BYTE)) as u64;
         }
         self.cap();
@@ -90,11 +79,7 @@ impl TokenBucket {
     /// Bytes that may go now, as of the last refill; `u64::MAX` if uncapped.
     #[must_use]
     pub fn available(&self) -> u64 {
-        if self.rate_bps.is_some() {
-            self.tokens
-        } else {
-            u64::MAX
-        }
+        if self.rate_bps.is_some() { self.tokens } else { u64::MAX }
     }
 
     /// Time from the last refill until `bytes` are available; `None` = never (a rate of 0, or more than the burst).
@@ -104,14 +89,10 @@ impl TokenBucket {
         if missing == 0 {
             return Some(Duration::ZERO);
         }
-        let rate = self
-            .rate_bps
-            .filter(|rate| *rate > 0 && bytes <= self.burst_bytes)?;
+        let rate = self.rate_bps.filter(|rate| *rate > 0 && bytes <= self.burst_bytes)?;
         let need = u128::from(missing) * u128::from(BIT_NS_PER_BYTE) - u128::from(self.carry);
         let nanos = need.div_ceil(u128::from(rate));
-        Some(Duration::from_nanos(
-            u64::try_from(nanos).unwrap_or(u64::MAX),
-        ))
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// When `bytes` are available; `None` = never. In the past, or now, if they are already.

@@ -45,10 +45,7 @@ struct List {
     tail: u32,
 }
 
-const EMPTY: List = List {
-    head: NIL,
-    tail: NIL,
-};
+const EMPTY: List = List { head: NIL, tail: NIL };
 
 /// All flows of a link and their turns.
 pub(super) struct Flows {
@@ -63,14 +60,7 @@ pub(super) struct Flows {
 impl Flows {
     /// `max_frame` = the largest frame in bytes at layer 2.
     pub(super) fn new(max_frame: u32) -> Self {
-        Self {
-            flows: Vec::new(),
-            max_frame,
-            min_weight: u16::MAX,
-            new: EMPTY,
-            old: EMPTY,
-            control: EMPTY,
-        }
+        Self { flows: Vec::new(), max_frame, min_weight: u16::MAX, new: EMPTY, old: EMPTY, control: EMPTY }
     }
 
     /// Adds a flow and returns its index.
@@ -96,11 +86,8 @@ impl Flows {
     pub(super) fn set_weight(&mut self, at: u32, weight: u16) {
         self.flows[at as usize].weight = weight.max(1);
         let min = self.flows.iter().map(|f| f.weight).min().unwrap_or(1);
-        let changed = if min == self.min_weight {
-            &mut self.flows[at as usize..=at as usize]
-        } else {
-            &mut self.flows[..]
-        };
+        let changed =
+            if min == self.min_weight { &mut self.flows[at as usize..=at as usize] } else { &mut self.flows[..] };
         self.min_weight = min;
         for flow in changed {
             flow.quantum = i64::from(self.max_frame) * i64::from(flow.weight) / i64::from(min);
@@ -128,16 +115,8 @@ impl Flows {
     /// The flow whose turn it is. It stays in its place until `charge` or `sleep_bulk`.
     pub(super) fn bulk_turn(&mut self) -> Option<u32> {
         loop {
-            let list = if self.new.head == NIL {
-                Listed::Old
-            } else {
-                Listed::New
-            };
-            let at = if list == Listed::New {
-                self.new.head
-            } else {
-                self.old.head
-            };
+            let list = if self.new.head == NIL { Listed::Old } else { Listed::New };
+            let at = if list == Listed::New { self.new.head } else { self.old.head };
             if at == NIL {
                 return None;
             }
@@ -210,11 +189,7 @@ impl Flows {
     }
 
     fn list(&mut self, listed: Listed) -> &mut List {
-        if listed == Listed::New {
-            &mut self.new
-        } else {
-            &mut self.old
-        }
+        if listed == Listed::New { &mut self.new } else { &mut self.old }
     }
 
     fn pop_bulk(&mut self, listed: Listed) {

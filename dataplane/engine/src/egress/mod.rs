@@ -75,13 +75,7 @@ pub trait PacketSource<P: Port> {
     /// stamped by the egress), in a frame of `port`. `class` is `Control` or `Bulk`.
     ///
     /// `None` = nothing now (or no frame): the flow is not asked again until [`Egress::mark_ready`].
-    fn next_packet(
-        &mut self,
-        now: Nanos,
-        key: FlowKey,
-        class: Class,
-        port: &mut P,
-    ) -> Option<(P::Frame, Ecn)>;
+    fn next_packet(&mut self, now: Nanos, key: FlowKey, class: Class, port: &mut P) -> Option<(P::Frame, Ecn)>;
 }
 
 /// Bounds of one link's transit queues.
@@ -95,10 +89,7 @@ pub struct EgressLimits {
 
 impl From<&Limits> for EgressLimits {
     fn from(limits: &Limits) -> Self {
-        Self {
-            transit_flow_bytes: u64::from(limits.transit_queue_bytes),
-            transit_frames: TRANSIT_FRAMES,
-        }
+        Self { transit_flow_bytes: u64::from(limits.transit_queue_bytes), transit_frames: TRANSIT_FRAMES }
     }
 }
 
@@ -142,8 +133,7 @@ impl<F: FrameBuf> Egress<F> {
     /// The egress of `link`, open, with full buckets and no flows.
     #[must_use]
     pub fn new(now: Nanos, link: &LinkConfig, limits: EgressLimits) -> Self {
-        let max_frame =
-            (u32::from(link.mtu_payload) + u32::from(link.overhead_bytes)).max(MIN_FRAME_BYTES);
+        let max_frame = (u32::from(link.mtu_payload) + u32::from(link.overhead_bytes)).max(MIN_FRAME_BYTES);
         let mut egress = Self {
             overhead_bytes: u32::from(link.overhead_bytes),
             max_frame_bytes: u64::from(max_frame),
@@ -197,13 +187,7 @@ impl<F: FrameBuf> Egress<F> {
     ///
     /// # Errors
     /// The frame itself if it cannot be queued; the drop is counted, the caller frees it.
-    pub fn enqueue_transit(
-        &mut self,
-        flow: u32,
-        class: Class,
-        frame: F,
-        ecn: Ecn,
-    ) -> Result<(), F> {
+    pub fn enqueue_transit(&mut self, flow: u32, class: Class, frame: F, ecn: Ecn) -> Result<(), F> {
         if class == Class::Oam {
             return self.enqueue_oam(frame);
         }
@@ -218,11 +202,7 @@ impl<F: FrameBuf> Egress<F> {
             return self.refuse(EgressDrop::PoolFull, frame);
         }
         let state = self.flows.get_mut(at);
-        let queue = if class == Class::Control {
-            &mut state.control
-        } else {
-            &mut state.bulk
-        };
+        let queue = if class == Class::Control { &mut state.control } else { &mut state.bulk };
         let queued = queue.bytes();
         if queued + bytes > self.limits.transit_flow_bytes {
             return self.refuse(EgressDrop::FlowFull, frame);
@@ -309,11 +289,7 @@ impl<F: FrameBuf> Egress<F> {
     /// Frees every frame in hand, counted as drops; how many there were. Flows stay; local ones keep their turns.
     pub fn drain<P: Port<Frame = F>>(&mut self, port: &mut P) -> usize {
         let mut freed = 0;
-        for frame in self
-            .oam
-            .drain(..)
-            .chain(self.staged.take().map(|s| s.frame))
-        {
+        for frame in self.oam.drain(..).chain(self.staged.take().map(|s| s.frame)) {
             port.free(frame);
             freed += 1;
         }
@@ -343,21 +319,10 @@ impl<F: FrameBuf> Egress<F> {
             (None, Some(staged)) if self.open => Some(staged.bytes),
             _ => None,
         };
-        let control = waiting.and_then(|bytes| {
-            Some(
-                self.bucket
-                    .ready_at(bytes)?
-                    .max(self.policer.ready_at(bytes)?),
-            )
-        });
-        let bulk = (self.open && self.flows.bulk_waiting())
-            .then(|| self.bucket.ready_at(self.max_frame_bytes))
-            .flatten();
-        [control, bulk]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
+        let control = waiting.and_then(|bytes| Some(self.bucket.ready_at(bytes)?.max(self.policer.ready_at(bytes)?)));
+        let bulk =
+            (self.open && self.flows.bulk_waiting()).then(|| self.bucket.ready_at(self.max_frame_bytes)).flatten();
+        [control, bulk].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Bytes of a frame at layer 2 on this link.
@@ -429,13 +394,7 @@ impl<F: FrameBuf> Egress<F> {
         Attempt::Pass
     }
 
-    fn try_control<P, S>(
-        &mut self,
-        now: Nanos,
-        link: LinkId,
-        port: &mut P,
-        source: &mut S,
-    ) -> Attempt
+    fn try_control<P, S>(&mut self, now: Nanos, link: LinkId, port: &mut P, source: &mut S) -> Attempt
     where
         P: Port<Frame = F>,
         S: PacketSource<P> + ?Sized,
@@ -456,14 +415,7 @@ impl<F: FrameBuf> Egress<F> {
         let attempt = self.admit_priority(staged.bytes, link, port);
         if attempt == Attempt::Sent {
             self.queued_bytes -= staged.bytes;
-            self.send(
-                Class::Control,
-                staged.bytes,
-                staged.frame,
-                staged.ecn,
-                link,
-                port,
-            );
+            self.send(Class::Control, staged.bytes, staged.frame, staged.ecn, link, port);
         } else {
             self.staged = Some(staged);
         }
@@ -480,15 +432,8 @@ impl<F: FrameBuf> Egress<F> {
             let overhead = self.overhead_bytes;
             let flow = self.flows.get_mut(at);
             let (packet, local) = match flow.key {
-                FlowKey::Transit(_) => (
-                    self.pool
-                        .pop(&mut flow.control, |f| wire_bytes(f, overhead)),
-                    false,
-                ),
-                FlowKey::Peer(_) => (
-                    source.next_packet(now, flow.key, Class::Control, port),
-                    true,
-                ),
+                FlowKey::Transit(_) => (self.pool.pop(&mut flow.control, |f| wire_bytes(f, overhead)), false),
+                FlowKey::Peer(_) => (source.next_packet(now, flow.key, Class::Control, port), true),
             };
             let Some((frame, ecn)) = packet else {
                 self.flows.sleep_control(at);
@@ -523,10 +468,7 @@ impl<F: FrameBuf> Egress<F> {
             let overhead = self.overhead_bytes;
             let flow = self.flows.get_mut(at);
             let (packet, local) = match flow.key {
-                FlowKey::Transit(_) => (
-                    self.pool.pop(&mut flow.bulk, |f| wire_bytes(f, overhead)),
-                    false,
-                ),
+                FlowKey::Transit(_) => (self.pool.pop(&mut flow.bulk, |f| wire_bytes(f, overhead)), false),
                 FlowKey::Peer(_) => (source.next_packet(now, flow.key, Class::Bulk, port), true),
             };
             let Some((frame, ecn)) = packet else {
@@ -550,12 +492,7 @@ impl<F: FrameBuf> Egress<F> {
     }
 
     /// Takes tokens for an OAM or control frame, if everything suffices.
-    fn admit_priority<P: Port<Frame = F>>(
-        &mut self,
-        bytes: u64,
-        link: LinkId,
-        port: &P,
-    ) -> Attempt {
+    fn admit_priority<P: Port<Frame = F>>(&mut self, bytes: u64, link: LinkId, port: &P) -> Attempt {
         if port.in_flight_bytes(link) + bytes > self.in_flight_limit {
             return Attempt::Blocked;
         }
@@ -593,22 +530,14 @@ impl<F: FrameBuf> Egress<F> {
     }
 
     fn bucket_plan(&self, plan: RatePlan) -> (Option<u64>, u64) {
-        (
-            plan.rate_bps,
-            u64::from(plan.burst_bytes).max(self.max_frame_bytes),
-        )
+        (plan.rate_bps, u64::from(plan.burst_bytes).max(self.max_frame_bytes))
     }
 
     fn policer_plan(&self, plan: RatePlan) -> (Option<u64>, u64) {
         let percent = u64::from(plan.control_percent.clamp(1, 100));
         let share = u64::from(plan.burst_bytes) * percent / 100;
-        let rate = plan
-            .rate_bps
-            .map(|rate| (u128::from(rate) * u128::from(percent) / 100) as u64);
-        (
-            rate,
-            share.max(CONTROL_BURST_MIN_FRAMES * self.max_frame_bytes),
-        )
+        let rate = plan.rate_bps.map(|rate| (u128::from(rate) * u128::from(percent) / 100) as u64);
+        (rate, share.max(CONTROL_BURST_MIN_FRAMES * self.max_frame_bytes))
     }
 
     fn set_limits(&mut self, plan: RatePlan) {
@@ -618,10 +547,7 @@ impl<F: FrameBuf> Egress<F> {
                 bytes_in(rate, IN_FLIGHT_NS).max(frames(IN_FLIGHT_MIN_FRAMES)),
                 bytes_in(rate, ECN_THRESHOLD_NS).max(frames(ECN_THRESHOLD_MIN_FRAMES)),
             ),
-            None => (
-                u64::MAX,
-                (self.limits.transit_flow_bytes / 2).max(frames(ECN_THRESHOLD_MIN_FRAMES)),
-            ),
+            None => (u64::MAX, (self.limits.transit_flow_bytes / 2).max(frames(ECN_THRESHOLD_MIN_FRAMES))),
         };
     }
 }

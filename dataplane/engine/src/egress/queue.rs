@@ -39,12 +39,7 @@ impl<F> FramePool<F> {
     /// Reserves room for `limit` frames; memory is touched as it is first used.
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit.min(NIL as usize - 1);
-        Self {
-            slots: Vec::with_capacity(limit),
-            free: NIL,
-            used: 0,
-            limit,
-        }
+        Self { slots: Vec::with_capacity(limit), free: NIL, used: 0, limit }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -57,20 +52,11 @@ impl<F> FramePool<F> {
     }
 
     /// Appends a frame of `bytes` at layer 2. The caller has checked `is_full`; a full pool gives the frame back.
-    pub(super) fn push(
-        &mut self,
-        queue: &mut FrameQueue,
-        frame: F,
-        ecn: Ecn,
-        bytes: u64,
-    ) -> Result<(), F> {
+    pub(super) fn push(&mut self, queue: &mut FrameQueue, frame: F, ecn: Ecn, bytes: u64) -> Result<(), F> {
         if self.is_full() {
             return Err(frame);
         }
-        let slot = Slot {
-            entry: Some((frame, ecn)),
-            next: NIL,
-        };
+        let slot = Slot { entry: Some((frame, ecn)), next: NIL };
         let at = if self.free == NIL {
             self.slots.push(slot);
             (self.slots.len() - 1) as u32
@@ -91,11 +77,7 @@ impl<F> FramePool<F> {
     }
 
     /// Takes the oldest frame. `size` gives its bytes at layer 2, as at `push`.
-    pub(super) fn pop(
-        &mut self,
-        queue: &mut FrameQueue,
-        size: impl FnOnce(&F) -> u64,
-    ) -> Option<(F, Ecn)> {
+    pub(super) fn pop(&mut self, queue: &mut FrameQueue, size: impl FnOnce(&F) -> u64) -> Option<(F, Ecn)> {
         if queue.head == NIL {
             return None;
         }
@@ -117,11 +99,7 @@ impl<F> FramePool<F> {
 
 impl FrameQueue {
     pub(super) const fn new() -> Self {
-        Self {
-            head: NIL,
-            tail: NIL,
-            bytes: 0,
-        }
+        Self { head: NIL, tail: NIL, bytes: 0 }
     }
 
     /// Bytes at layer 2 queued.

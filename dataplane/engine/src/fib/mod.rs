@@ -263,58 +263,30 @@ impl Fib {
                 drafts.resize_with(at + 1, || None);
             }
             if drafts[at].is_some() {
-                return Err(FibError::DuplicateLink {
-                    name: link.name.clone(),
-                    index: link.id.0,
-                });
+                return Err(FibError::DuplicateLink { name: link.name.clone(), index: link.id.0 });
             }
-            drafts[at] = Some(Draft {
-                link,
-                rows: FxHashMap::default(),
-            });
+            drafts[at] = Some(Draft { link, rows: FxHashMap::default() });
         }
 
         let mut known = rustc_hash::FxHashSet::default();
         for peer in peers {
             if !known.insert(peer.id) {
-                return Err(FibError::DuplicatePeer {
-                    name: peer.name.clone(),
-                    index: peer.id.0,
-                });
+                return Err(FibError::DuplicatePeer { name: peer.name.clone(), index: peer.id.0 });
             }
-            let end = TransitEnd {
-                link: peer.link,
-                in_label: peer.in_label,
-                out_label: peer.out_label,
-            };
-            let row = Row::Pop {
-                peer: peer.id,
-                expect_backward: peer.out_label,
-            };
+            let end = TransitEnd { link: peer.link, in_label: peer.in_label, out_label: peer.out_label };
+            let row = Row::Pop { peer: peer.id, expect_backward: peer.out_label };
             add_row(&mut drafts, &Owner::Peer(peer.name.clone()), end, row)?;
         }
 
         for (index, TransitConfig { a, b, .. }) in transits.iter().enumerate() {
             let owner = Owner::Transit(index);
             let number = index as u32;
-            add_row(
-                &mut drafts,
-                &owner,
-                *a,
-                swap_row(*a, *b, transit_flow(number, Direction::AToB)),
-            )?;
+            add_row(&mut drafts, &owner, *a, swap_row(*a, *b, transit_flow(number, Direction::AToB)))?;
             if a.link == b.link && a.in_label == b.in_label {
-                let link = drafts[usize::from(a.link.0)]
-                    .as_ref()
-                    .map_or_else(|| "?".into(), |d| d.link.name.clone());
+                let link = drafts[usize::from(a.link.0)].as_ref().map_or_else(|| "?".into(), |d| d.link.name.clone());
                 return Err(FibError::Hairpin { index, link });
             }
-            add_row(
-                &mut drafts,
-                &owner,
-                *b,
-                swap_row(*b, *a, transit_flow(number, Direction::BToA)),
-            )?;
+            add_row(&mut drafts, &owner, *b, swap_row(*b, *a, transit_flow(number, Direction::BToA)))?;
         }
 
         let rows = drafts.iter().flatten().map(|draft| draft.rows.len()).sum();
@@ -346,10 +318,9 @@ impl Fib {
         };
         let Some(backward) = frame.backward else {
             return match body {
-                PathBody::Channel(ChannelType::Liveness) => Verdict::LinkOam {
-                    channel: ChannelType::Liveness,
-                    offset: LINK_OAM_HEADER_BYTES,
-                },
+                PathBody::Channel(ChannelType::Liveness) => {
+                    Verdict::LinkOam { channel: ChannelType::Liveness, offset: LINK_OAM_HEADER_BYTES }
+                }
                 _ => Verdict::Drop(DropReason::WrongScope),
             };
         };
@@ -360,12 +331,7 @@ impl Fib {
         let Some(row) = table.rows.get(forward.label) else {
             return Verdict::Drop(DropReason::UnknownLabel);
         };
-        let (Row::Pop {
-            expect_backward, ..
-        }
-        | Row::Swap {
-            expect_backward, ..
-        }) = *row;
+        let (Row::Pop { expect_backward, .. } | Row::Swap { expect_backward, .. }) = *row;
         if backward.label != expect_backward {
             return Verdict::Drop(DropReason::BackwardMismatch);
         }
@@ -373,29 +339,12 @@ impl Fib {
             return Verdict::Drop(DropReason::TtlZero);
         }
         match *row {
-            Row::Pop { peer, .. } => Verdict::Local {
-                peer,
-                tc: forward.tc,
-                body,
-                offset: PATH_HEADER_BYTES,
-            },
-            Row::Swap { flow, .. } if forward.ttl == 1 => Verdict::TtlExpired {
-                flow,
-                tc: forward.tc,
-                body,
-                offset: PATH_HEADER_BYTES,
-            },
-            Row::Swap {
-                out_link,
-                out_label,
-                backward_out,
-                flow,
-                ..
-            } => {
-                if self
-                    .table(out_link)
-                    .is_none_or(|out| bytes.len() > out.mtu_payload)
-                {
+            Row::Pop { peer, .. } => Verdict::Local { peer, tc: forward.tc, body, offset: PATH_HEADER_BYTES },
+            Row::Swap { flow, .. } if forward.ttl == 1 => {
+                Verdict::TtlExpired { flow, tc: forward.tc, body, offset: PATH_HEADER_BYTES }
+            }
+            Row::Swap { out_link, out_label, backward_out, flow, .. } => {
+                if self.table(out_link).is_none_or(|out| bytes.len() > out.mtu_payload) {
                     return Verdict::Drop(DropReason::ExceedsMtu);
                 }
                 // The frame was parsed, so both entries are there; the TTL of LSE 1 means nothing and stays.
@@ -405,12 +354,7 @@ impl Fib {
                     PathBody::Payload(cw) => Some(cw.sequence),
                     PathBody::Channel(_) => None,
                 };
-                Verdict::Transit {
-                    out_link,
-                    flow,
-                    tc: forward.tc,
-                    sequence,
-                }
+                Verdict::Transit { out_link, flow, tc: forward.tc, sequence }
             }
         }
     }
@@ -476,28 +420,13 @@ const fn swap_row(from: TransitEnd, to: TransitEnd, flow: u32) -> Row {
     }
 }
 
-fn add_row(
-    drafts: &mut [Option<Draft<'_>>],
-    owner: &Owner,
-    end: TransitEnd,
-    row: Row,
-) -> Result<(), FibError> {
-    let Some(draft) = drafts
-        .get_mut(usize::from(end.link.0))
-        .and_then(Option::as_mut)
-    else {
-        return Err(FibError::UnknownLink {
-            owner: owner.clone(),
-            index: end.link.0,
-        });
+fn add_row(drafts: &mut [Option<Draft<'_>>], owner: &Owner, end: TransitEnd, row: Row) -> Result<(), FibError> {
+    let Some(draft) = drafts.get_mut(usize::from(end.link.0)).and_then(Option::as_mut) else {
+        return Err(FibError::UnknownLink { owner: owner.clone(), index: end.link.0 });
     };
     for label in [end.in_label, end.out_label] {
         if label.is_reserved() {
-            return Err(FibError::ReservedLabel {
-                owner: owner.clone(),
-                link: draft.link.name.clone(),
-                label,
-            });
+            return Err(FibError::ReservedLabel { owner: owner.clone(), link: draft.link.name.clone(), label });
         }
     }
     if draft.rows.insert(end.in_label.get(), row).is_some() {

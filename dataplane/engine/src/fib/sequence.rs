@@ -119,10 +119,7 @@ mod tests {
     #[test]
     fn counts_in_order_across_the_wrap() {
         let m = observe((0..70_000u32).map(|n| n as u16));
-        assert_eq!(
-            (m.received, m.lost, m.reordered, m.duplicate),
-            (70_000, 0, 0, 0)
-        );
+        assert_eq!((m.received, m.lost, m.reordered, m.duplicate), (70_000, 0, 0, 0));
     }
 
     #[test]

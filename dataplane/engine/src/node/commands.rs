@@ -111,21 +111,18 @@ impl<F: FrameBuf> Engine<F> {
 
     fn set_rate(&mut self, now: Nanos, link: LinkId, rate: RatePlan) {
         let Some(index) = self.index(link) else { return };
-        let link = &mut self.links[index];
-        // The window of a path follows its slowest link; a rate that was that of the path stays so.
-        let old = link.config.rate.rate_bps;
-        link.config.rate = rate;
-        link.egress.set_rate(now, rate);
-        link.liveness.set_rate(now, rate.rate_bps);
-        let link = link.config.id;
+        let runtime = &mut self.links[index];
+        runtime.rate = rate;
+        runtime.egress.set_rate(now, rate);
+        runtime.liveness.set_rate(now, rate.rate_bps);
+        let configured = runtime.config.rate.rate_bps;
         for peer in 0..self.peers.len() {
             let peer = PeerId(peer as u16);
             let Some(state) = self.transport.peer(peer).filter(|state| state.config.link == link) else { continue };
-            let path = match (state.config.path_rate_bps, rate.rate_bps) {
-                (path, Some(new)) if path == old => Some(new),
-                (Some(path), Some(new)) => Some(path.min(new)),
-                (path, None) => path,
-                (None, new) => new,
+            // A path that was configured as fast as this link follows it; a slower hop elsewhere stays the bound.
+            let path = match state.config.path_rate_bps {
+                slower if slower != configured => slower.zip(rate.rate_bps).map(|(a, b)| a.min(b)).or(slower),
+                _ => rate.rate_bps,
             };
             self.transport.set_path_rate(peer, path);
         }

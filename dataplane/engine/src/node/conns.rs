@@ -192,7 +192,7 @@ impl<F: FrameBuf> Engine<F> {
             let runtime = &self.peers[usize::from(peer.0)];
             self.transport.current(peer, *lane).is_some_and(|handle| match lane {
                 Lane::Control => runtime.control.get(&handle).is_some_and(|state| state.session.ready),
-                _ => runtime.bulk.get(&handle).is_some_and(|state| state.session.ready),
+                Lane::Bulk => runtime.bulk.get(&handle).is_some_and(|state| state.session.ready),
             })
         });
         if ready && self.transport.peer(peer).is_some_and(|state| !state.dark) {
@@ -278,4 +278,3 @@ fn session_event(
     session.receive(quic)?;
     Ok(true)
 }
-

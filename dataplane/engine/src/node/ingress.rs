@@ -56,7 +56,17 @@ impl<F: FrameBuf> Engine<F> {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one verdict; a struct would be made to be taken apart")]
-    fn local(&mut self, now: Nanos, index: usize, peer: PeerId, tc: Tc, body: PathBody, ecn: Ecn, bytes: &[u8], offset: usize) {
+    fn local(
+        &mut self,
+        now: Nanos,
+        index: usize,
+        peer: PeerId,
+        tc: Tc,
+        body: PathBody,
+        ecn: Ecn,
+        bytes: &[u8],
+        offset: usize,
+    ) {
         match body {
             PathBody::Payload(cw) => {
                 self.links[index].sequence.observe(cw.sequence);

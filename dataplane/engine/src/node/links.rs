@@ -12,8 +12,8 @@ use crate::api::{Event, LinkState, PeerState};
 use crate::config::{LinkId, PeerId};
 use crate::fib::DropReason;
 use crate::oam::{
-    ALARM_FRAME_BYTES, DownReason, LIVENESS_FRAME_BYTES, LivenessState, PathState, TRACE_REPLY_BYTES, TRACE_REQUEST_BYTES, Trace, TraceHop,
-    trace_reply,
+    ALARM_FRAME_BYTES, DownReason, LIVENESS_FRAME_BYTES, LivenessState, PathState, TRACE_REPLY_BYTES,
+    TRACE_REQUEST_BYTES, Trace, TraceHop, trace_reply,
 };
 use crate::port::{FrameBuf, Port};
 use crate::time::Nanos;
@@ -222,7 +222,8 @@ impl<F: FrameBuf> Engine<F> {
         match self.transport.peer(peer) {
             Some(state) if self.traces.len() < MAX_TRACES => {
                 let timeout = state.config.initial_rtt + TRACE_SLACK;
-                self.traces.push(PathTrace { link: state.config.link, trace: Trace::new(&state.config, token, timeout) });
+                self.traces
+                    .push(PathTrace { link: state.config.link, trace: Trace::new(&state.config, token, timeout) });
                 self.poll_traces(now);
             }
             _ => {

@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
-use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId};
+use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
 use crate::egress::{Class, Egress, EgressLimits, FlowKey};
 use crate::fib::{Direction, DropReason, Fib, FibError, SequenceMonitor, transit_flow};
 use crate::messages::{ControlConn, Messages};
@@ -57,6 +57,8 @@ pub enum EngineError {
 
 struct LinkRuntime<F> {
     config: LinkConfig,
+    /// In force; `config.rate` is what was configured.
+    rate: RatePlan,
     egress: Egress<F>,
     liveness: Liveness,
     admin_up: bool,
@@ -180,6 +182,7 @@ impl<F: FrameBuf> Engine<F> {
                 rx_bytes: 0,
                 oam_dropped: 0,
                 drops: vec![0; DropReason::COUNT].into(),
+                rate: link.rate,
                 config: link.clone(),
             });
         }
@@ -254,8 +257,29 @@ impl<F: FrameBuf> Engine<F> {
             [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), Some(peer.alarm.next_timeout())]
         });
         let traces = self.traces.iter().map(|traced| Some(traced.trace.next_timeout()));
-        let next = links.chain(peers).chain(traces).chain([self.transport.next_timeout(), Some(self.alarms.next_timeout())]);
+        let next =
+            links.chain(peers).chain(traces).chain([self.transport.next_timeout(), Some(self.alarms.next_timeout())]);
         next.flatten().min().filter(|at| *at != Nanos::MAX)
+    }
+
+    /// debug
+    pub fn debug(&mut self) -> String {
+        use std::fmt::Write;
+        let mut out = String::new();
+        for (i, p) in self.peers.iter().enumerate() {
+            for lane in [Lane::Control, Lane::Bulk] {
+                let h = self.transport.current(PeerId(i as u16), lane);
+                if let Some(h) = h {
+                    let all = self.transport.peer(PeerId(i as u16)).map(|p| p.config.name.clone());
+                    let may = self.transport.may_feed(h);
+                    if let Some(c) = self.transport.conn(h) {
+                        let _ = writeln!(out, "{all:?} {lane:?} may_feed={may} stats={:?}", c.quic.stats());
+                    }
+                }
+            }
+            let _ = writeln!(out, "{}", p.relay.debug());
+        }
+        out
     }
 
     /// Give every queued frame back, at shutdown.

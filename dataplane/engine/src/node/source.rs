@@ -51,7 +51,14 @@ impl<P: Port> PacketSource<P> for Source<'_> {
 }
 
 impl Source<'_> {
-    fn packet<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, frame: &mut F) -> Option<Ecn> {
+    fn packet<F: FrameBuf>(
+        &mut self,
+        now: Nanos,
+        handle: Handle,
+        peer: PeerId,
+        lane: Lane,
+        frame: &mut F,
+    ) -> Option<Ecn> {
         if let Some(ecn) = self.poll(now, handle, peer, lane, frame) {
             return Some(ecn);
         }
@@ -66,7 +73,14 @@ impl Source<'_> {
     }
 
     /// One copy out of quinn-proto's buffer into the frame: its `poll_transmit` fills a `Vec` and nothing else.
-    fn poll<F: FrameBuf>(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, frame: &mut F) -> Option<Ecn> {
+    fn poll<F: FrameBuf>(
+        &mut self,
+        now: Nanos,
+        handle: Handle,
+        peer: PeerId,
+        lane: Lane,
+        frame: &mut F,
+    ) -> Option<Ecn> {
         let config = &self.transport.peer(peer)?.config;
         let headers = path_headers(config, lane);
         let (packet, ecn) = self.transport.poll_packet(now, handle)?;

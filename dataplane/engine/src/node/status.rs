@@ -81,7 +81,7 @@ impl<F: FrameBuf> Engine<F> {
             .map(|link| LinkReport {
                 id: link.config.id,
                 state: link.state.clone(),
-                rate: link.config.rate,
+                rate: link.rate,
                 rtt: link.liveness.rtt(),
                 rx_frames: link.rx_frames,
                 rx_bytes: link.rx_bytes,

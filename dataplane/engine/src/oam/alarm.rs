@@ -88,11 +88,7 @@ impl Alarms {
     /// All links dark, nothing said yet. `node` from [`alarm_node_id`].
     #[must_use]
     pub fn new(node: u64, transits: &[TransitConfig]) -> Self {
-        let mut alarms = Self {
-            node,
-            sequence: 1,
-            links: Vec::new(),
-        };
+        let mut alarms = Self { node, sequence: 1, links: Vec::new() };
         for TransitConfig { a, b, .. } in transits {
             if a.link != b.link {
                 alarms.add(a.link, *b);
@@ -122,11 +118,7 @@ impl Alarms {
     pub fn poll_transmit(&mut self, now: Nanos, buf: &mut [u8]) -> Option<(LinkId, usize)> {
         for at in 0..self.links.len() {
             while let Some(target) = self.links[at].next_target(now) {
-                if !self
-                    .links
-                    .get(usize::from(target.link.0))
-                    .is_some_and(|l| l.up)
-                {
+                if !self.links.get(usize::from(target.link.0)).is_some_and(|l| l.up) {
                     continue;
                 }
                 let len = write_alarm(buf, target, &self.links[at], self.node)?;
@@ -139,11 +131,7 @@ impl Alarms {
     /// When to call [`poll_transmit`](Self::poll_transmit) next; `MAX` = not before the next edge.
     #[must_use]
     pub fn next_timeout(&self) -> Nanos {
-        self.links
-            .iter()
-            .map(|link| link.due)
-            .min()
-            .unwrap_or(Nanos::MAX)
+        self.links.iter().map(|link| link.due).min().unwrap_or(Nanos::MAX)
     }
 
     fn add(&mut self, dark: LinkId, target: TransitEnd) {
@@ -213,23 +201,12 @@ impl LinkAlarm {
 }
 
 fn write_alarm(buf: &mut [u8], target: Target, link: &LinkAlarm, node: u64) -> Option<usize> {
-    let lse = |label| Lse {
-        label,
-        tc: Tc::OAM,
-        bottom: false,
-        ttl: PATH_TTL,
-    };
-    let ach = AchHeader {
-        channel: ChannelType::Alarm,
-    };
+    let lse = |label| Lse { label, tc: Tc::OAM, bottom: false, ttl: PATH_TTL };
+    let ach = AchHeader { channel: ChannelType::Alarm };
     let header = write_path_channel(buf, lse(target.forward), lse(target.backward), ach)?;
     let alarm = Alarm {
         version: WIRE_VERSION,
-        kind: if link.up {
-            AlarmKind::Up
-        } else {
-            AlarmKind::Down
-        },
+        kind: if link.up { AlarmKind::Up } else { AlarmKind::Down },
         reason: link.reason,
         sequence: link.sequence,
         node,
@@ -276,9 +253,7 @@ impl PathAlarm {
     /// No alarm heard.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            said: [None; NODES_PER_PATH],
-        }
+        Self { said: [None; NODES_PER_PATH] }
     }
 
     /// An alarm arrived; the new state if it changed.
@@ -294,20 +269,10 @@ impl PathAlarm {
                 if newer < 0 || (newer == 0 && down.is_some() != said.down.is_some()) {
                     return None;
                 }
-                *said = Said {
-                    node: alarm.node,
-                    sequence: alarm.sequence,
-                    down,
-                    heard: now,
-                };
+                *said = Said { node: alarm.node, sequence: alarm.sequence, down, heard: now };
             }
             _ => {
-                *entry = Some(Said {
-                    node: alarm.node,
-                    sequence: alarm.sequence,
-                    down,
-                    heard: now,
-                });
+                *entry = Some(Said { node: alarm.node, sequence: alarm.sequence, down, heard: now });
             }
         }
         self.changed(before)
@@ -325,12 +290,7 @@ impl PathAlarm {
     /// When to call [`expire`](Self::expire) next; `MAX` = nothing stands.
     #[must_use]
     pub fn next_timeout(&self) -> Nanos {
-        self.said
-            .iter()
-            .flatten()
-            .map(|said| said.heard + ALARM_HOLD)
-            .min()
-            .unwrap_or(Nanos::MAX)
+        self.said.iter().flatten().map(|said| said.heard + ALARM_HOLD).min().unwrap_or(Nanos::MAX)
     }
 
     /// What stands now.
@@ -339,12 +299,7 @@ impl PathAlarm {
         self.said
             .iter()
             .flatten()
-            .find_map(|said| {
-                Some(PathState::Dark {
-                    node: said.node,
-                    reason: said.down?,
-                })
-            })
+            .find_map(|said| Some(PathState::Dark { node: said.node, reason: said.down? }))
             .unwrap_or(PathState::Clear)
     }
 
@@ -355,9 +310,7 @@ impl PathAlarm {
             None => (1, Nanos::ZERO),
             Some(said) => (2, said.heard),
         };
-        (0..NODES_PER_PATH)
-            .min_by_key(|at| rank(&self.said[*at]))
-            .unwrap_or(0)
+        (0..NODES_PER_PATH).min_by_key(|at| rank(&self.said[*at])).unwrap_or(0)
     }
 
     fn changed(&self, before: PathState) -> Option<PathState> {

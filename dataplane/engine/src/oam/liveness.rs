@@ -24,9 +24,7 @@ use florelay_wire::ParseError;
 use florelay_wire::ach::{AchHeader, ChannelType};
 use florelay_wire::link::{LINK_OAM_HEADER_BYTES, write_link_channel};
 use florelay_wire::mpls::Tc;
-use florelay_wire::oam::{
-    self as body, MIN_WIRE_VERSION, State, TAG_BYTES, WIRE_VERSION, alarm_reason,
-};
+use florelay_wire::oam::{self as body, MIN_WIRE_VERSION, State, TAG_BYTES, WIRE_VERSION, alarm_reason};
 
 use crate::config::LinkConfig;
 use crate::egress::MIN_FRAME_BYTES;
@@ -249,8 +247,7 @@ impl Liveness {
         } else {
             self.pace_ns = self.interval_ns;
         }
-        self.next_transmit =
-            now + Duration::from_nanos((self.pace_ns / 100).saturating_mul(jitter).max(1));
+        self.next_transmit = now + Duration::from_nanos((self.pace_ns / 100).saturating_mul(jitter).max(1));
         self.sequence = self.sequence.saturating_add(1);
 
         let neighbour = self.neighbour;
@@ -264,24 +261,14 @@ impl Liveness {
             my_interval_us: u32::try_from(self.interval_ns / 1000).unwrap_or(u32::MAX),
             boot_id: self.boot_id,
             // A candidate is answered with its own boot id, so that it can prove itself.
-            your_boot_id: self
-                .candidate
-                .map(|c| c.boot_id)
-                .or(neighbour.map(|n| n.boot_id))
-                .unwrap_or(0),
+            your_boot_id: self.candidate.map(|c| c.boot_id).or(neighbour.map(|n| n.boot_id)).unwrap_or(0),
             sequence: self.sequence,
             sent_ns: now.0.max(1),
             echo_ns: echoed.map_or(0, |n| n.sent_ns),
             echo_hold_ns: echoed.map_or(0, |n| nanos(now.since(n.heard_at))),
             tag: [0; TAG_BYTES],
         };
-        let header = write_link_channel(
-            buf,
-            Tc::OAM,
-            AchHeader {
-                channel: ChannelType::Liveness,
-            },
-        )?;
+        let header = write_link_channel(buf, Tc::OAM, AchHeader { channel: ChannelType::Liveness })?;
         let written = buf.get_mut(header..LIVENESS_FRAME_BYTES)?;
         message.write(written)?;
         let tag = self.tag(body::Liveness::authenticated_bytes(written)?);
@@ -295,9 +282,7 @@ impl Liveness {
     /// See [`LivenessError`]; a refused message changes nothing.
     pub fn handle(&mut self, now: Nanos, message: &[u8]) -> Result<LivenessEvent, LivenessError> {
         let covered = body::Liveness::authenticated_bytes(message).ok_or(ParseError::TooShort)?;
-        let tag = message
-            .last_chunk::<TAG_BYTES>()
-            .ok_or(ParseError::TooShort)?;
+        let tag = message.last_chunk::<TAG_BYTES>().ok_or(ParseError::TooShort)?;
         if !same_tag(&self.tag(covered), tag) {
             return Err(LivenessError::Tag);
         }
@@ -346,9 +331,7 @@ impl Liveness {
             hears_us,
             heard_us_once: hears_us || known.is_some_and(|k| k.heard_us_once),
             held: message.state == State::AdminDown,
-            deaf_since: known
-                .filter(|k| !k.hears_us && !hears_us)
-                .map_or(now, |k| k.deaf_since),
+            deaf_since: known.filter(|k| !k.hears_us && !hears_us).map_or(now, |k| k.deaf_since),
         };
         if known.is_none_or(|k| k.hears_us != hears_us) {
             // It waits to learn what we know of it: tell it now.
@@ -369,11 +352,7 @@ impl Liveness {
         self.last_heard = self.last_heard.max(now);
         match self.state {
             LivenessState::Connecting | LivenessState::Down(DownReason::Timeout) => {
-                self.neighbour = Some(Neighbour {
-                    heard_us_once: false,
-                    deaf_since: now,
-                    ..neighbour
-                });
+                self.neighbour = Some(Neighbour { heard_us_once: false, deaf_since: now, ..neighbour });
                 self.enter(now, LivenessState::Up)
             }
             LivenessState::Up | LivenessState::Down(_) => None,
@@ -418,11 +397,7 @@ impl Liveness {
         if interval == self.interval_ns {
             return;
         }
-        self.announce = if interval > self.pace_ns {
-            self.detect_mult
-        } else {
-            0
-        };
+        self.announce = if interval > self.pace_ns { self.detect_mult } else { 0 };
         self.interval_ns = interval;
         self.next_transmit = self.next_transmit.min(now);
     }
@@ -461,9 +436,7 @@ impl Liveness {
     pub fn detection_time(&self) -> Duration {
         let (interval, mult) = self
             .neighbour
-            .map_or((self.interval_ns, self.detect_mult), |n| {
-                (n.interval_ns.max(self.configured_ns), n.detect_mult)
-            });
+            .map_or((self.interval_ns, self.detect_mult), |n| (n.interval_ns.max(self.configured_ns), n.detect_mult));
         Duration::from_nanos(interval.saturating_mul(u64::from(mult)))
     }
 
@@ -480,11 +453,7 @@ impl Liveness {
     }
 
     /// A boot id that is new: remembers it, unless it is one of the past or repeats itself.
-    fn admit_candidate(
-        &mut self,
-        now: Nanos,
-        message: &body::Liveness,
-    ) -> Result<(), LivenessError> {
+    fn admit_candidate(&mut self, now: Nanos, message: &body::Liveness) -> Result<(), LivenessError> {
         if self.retired.contains(&message.boot_id) {
             return Err(LivenessError::Replay);
         }
@@ -496,10 +465,7 @@ impl Liveness {
                 candidate.sequence = message.sequence;
             }
             other => {
-                *other = Some(Candidate {
-                    boot_id: message.boot_id,
-                    sequence: message.sequence,
-                });
+                *other = Some(Candidate { boot_id: message.boot_id, sequence: message.sequence });
                 self.next_transmit = self.next_transmit.min(now);
             }
         }
@@ -518,8 +484,7 @@ impl Liveness {
         }
         let next = match self.state {
             _ if neighbour.held => LivenessState::Down(DownReason::PeerHeld),
-            LivenessState::Connecting
-            | LivenessState::Down(DownReason::Timeout | DownReason::PeerHeld) => {
+            LivenessState::Connecting | LivenessState::Down(DownReason::Timeout | DownReason::PeerHeld) => {
                 // Whether it hears us will be known a round trip from now.
                 if let Some(n) = &mut self.neighbour {
                     n.heard_us_once = neighbour.hears_us;
@@ -557,10 +522,7 @@ impl Liveness {
     /// own detection time.
     fn deaf_deadline(&self) -> Option<Nanos> {
         let neighbour = self.neighbour.filter(|n| !n.hears_us)?;
-        let intervals = self
-            .interval_ns
-            .max(neighbour.interval_ns)
-            .saturating_mul(u64::from(self.detect_mult));
+        let intervals = self.interval_ns.max(neighbour.interval_ns).saturating_mul(u64::from(self.detect_mult));
         Some(neighbour.deaf_since + self.delay * 2 + Duration::from_nanos(intervals))
     }
 
@@ -568,11 +530,7 @@ impl Liveness {
     fn wire_state(&self) -> State {
         match (self.state, self.neighbour) {
             (LivenessState::Down(DownReason::Admin | DownReason::Contact), _) => State::AdminDown,
-            (
-                LivenessState::Connecting
-                | LivenessState::Down(DownReason::Timeout | DownReason::Carrier),
-                _,
-            )
+            (LivenessState::Connecting | LivenessState::Down(DownReason::Timeout | DownReason::Carrier), _)
             | (_, None) => State::Down,
             (_, Some(neighbour)) if neighbour.hears_us => State::Up,
             (_, Some(_)) => State::Init,
@@ -587,16 +545,12 @@ impl Liveness {
 
     /// Configured interval, or longer so that frames at the shortest jitter take no more than their share of the rate.
     fn interval_for(&self, rate_bps: Option<u64>) -> u64 {
-        let frame_bytes =
-            (LIVENESS_FRAME_BYTES as u64 + self.overhead_bytes).max(u64::from(MIN_FRAME_BYTES));
+        let frame_bytes = (LIVENESS_FRAME_BYTES as u64 + self.overhead_bytes).max(u64::from(MIN_FRAME_BYTES));
         let floor = rate_bps.map_or(0, |rate| {
             let bit_ns = u128::from(frame_bytes * 8) * 1_000_000_000 * u128::from(RATE_SHARE) * 100;
-            let interval =
-                bit_ns.div_ceil(u128::from(rate.max(1)) * u128::from(JITTER_MIN_PERCENT));
+            let interval = bit_ns.div_ceil(u128::from(rate.max(1)) * u128::from(JITTER_MIN_PERCENT));
             // What the wire can say: 32 bits of microseconds, a good hour.
-            u64::try_from(interval)
-                .unwrap_or(u64::MAX)
-                .min(u64::from(u32::MAX) * 1000)
+            u64::try_from(interval).unwrap_or(u64::MAX).min(u64::from(u32::MAX) * 1000)
         });
         self.configured_ns.max(floor)
     }

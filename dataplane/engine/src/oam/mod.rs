@@ -17,13 +17,10 @@ mod liveness;
 mod trace;
 
 pub use alarm::{
-    ALARM_EDGE_REPEATS, ALARM_EDGE_SPACING, ALARM_FRAME_BYTES, ALARM_HOLD, ALARM_INTERVAL, Alarms,
-    PathAlarm, PathState, alarm_node_id,
+    ALARM_EDGE_REPEATS, ALARM_EDGE_SPACING, ALARM_FRAME_BYTES, ALARM_HOLD, ALARM_INTERVAL, Alarms, PathAlarm,
+    PathState, alarm_node_id,
 };
 pub use liveness::{
-    DownReason, LIVENESS_FRAME_BYTES, LinkChange, Liveness, LivenessError, LivenessEvent,
-    LivenessState,
+    DownReason, LIVENESS_FRAME_BYTES, LinkChange, Liveness, LivenessError, LivenessEvent, LivenessState,
 };
-pub use trace::{
-    MAX_HOPS, MAX_SILENT_HOPS, TRACE_REPLY_BYTES, TRACE_REQUEST_BYTES, Trace, TraceHop, trace_reply,
-};
+pub use trace::{MAX_HOPS, MAX_SILENT_HOPS, TRACE_REPLY_BYTES, TRACE_REQUEST_BYTES, Trace, TraceHop, trace_reply};

@@ -82,26 +82,10 @@ impl Trace {
             return None;
         }
         self.sent = Some(now);
-        let lse = |label, ttl| Lse {
-            label,
-            tc: Tc::OAM,
-            bottom: false,
-            ttl,
-        };
-        let ach = AchHeader {
-            channel: ChannelType::TraceRequest,
-        };
-        let header = write_path_channel(
-            buf,
-            lse(self.forward, self.hop),
-            lse(self.backward, PATH_TTL),
-            ach,
-        )?;
-        let request = TraceRequest {
-            token: self.token,
-            sent_ns: now.0,
-            hop: self.hop,
-        };
+        let lse = |label, ttl| Lse { label, tc: Tc::OAM, bottom: false, ttl };
+        let ach = AchHeader { channel: ChannelType::TraceRequest };
+        let header = write_path_channel(buf, lse(self.forward, self.hop), lse(self.backward, PATH_TTL), ach)?;
+        let request = TraceRequest { token: self.token, sent_ns: now.0, hop: self.hop };
         Some(header + request.write(buf.get_mut(header..)?)?)
     }
 
@@ -118,9 +102,7 @@ impl Trace {
 
     /// The hop under way did not answer in time.
     pub fn check(&mut self, now: Nanos) -> Option<TraceHop> {
-        let sent = self
-            .sent
-            .filter(|sent| !self.done && now >= *sent + self.timeout)?;
+        let sent = self.sent.filter(|sent| !self.done && now >= *sent + self.timeout)?;
         self.silent += 1;
         let last = self.silent >= MAX_SILENT_HOPS || self.hop >= MAX_HOPS;
         Some(self.advance(None, now.since(sent), last))
@@ -149,12 +131,7 @@ impl Trace {
     }
 
     fn advance(&mut self, node: Option<String>, rtt: Duration, last: bool) -> TraceHop {
-        let hop = TraceHop {
-            hop: self.hop,
-            node,
-            rtt,
-            last,
-        };
+        let hop = TraceHop { hop: self.hop, node, rtt, last };
         self.hop += 1;
         self.sent = None;
         self.done = last;
@@ -172,12 +149,7 @@ impl Trace {
 /// # Errors
 /// What is wrong with the frame; `UnknownChannel` if it is not a trace request; `FieldRange` if `name` is not a node
 /// name or `buf` too short.
-pub fn trace_reply(
-    frame: &[u8],
-    name: &str,
-    role: Role,
-    buf: &mut [u8],
-) -> Result<usize, ParseError> {
+pub fn trace_reply(frame: &[u8], name: &str, role: Role, buf: &mut [u8]) -> Result<usize, ParseError> {
     let received = link::parse(frame)?;
     let backward = received.backward.ok_or(ParseError::StackDepth)?;
     let Body::Channel { ach, message } = received.body else {
@@ -187,24 +159,11 @@ pub fn trace_reply(
         return Err(ParseError::UnknownChannel);
     }
     let request = TraceRequest::parse(message)?;
-    let lse = |label| Lse {
-        label,
-        tc: Tc::OAM,
-        bottom: false,
-        ttl: PATH_TTL,
-    };
-    let ach = AchHeader {
-        channel: ChannelType::TraceReply,
-    };
-    let reply = TraceReply {
-        token: request.token,
-        sent_ns: request.sent_ns,
-        hop: request.hop,
-        role,
-        name,
-    };
-    let header = write_path_channel(buf, lse(backward.label), lse(received.forward.label), ach)
-        .ok_or(ParseError::FieldRange)?;
+    let lse = |label| Lse { label, tc: Tc::OAM, bottom: false, ttl: PATH_TTL };
+    let ach = AchHeader { channel: ChannelType::TraceReply };
+    let reply = TraceReply { token: request.token, sent_ns: request.sent_ns, hop: request.hop, role, name };
+    let header =
+        write_path_channel(buf, lse(backward.label), lse(received.forward.label), ach).ok_or(ParseError::FieldRange)?;
     let body = buf.get_mut(header..).and_then(|rest| reply.write(rest));
     body.map(|len| header + len).ok_or(ParseError::FieldRange)
 }

@@ -75,6 +75,15 @@ impl Relay {
         }
     }
 
+    pub(crate) fn debug(&self) -> String {
+        format!(
+            "turns {:?} out {:?} in {:?}",
+            self.turns,
+            self.outgoing.iter().map(|(id, t)| (id, t.debug())).collect::<Vec<_>>(),
+            self.incoming
+        )
+    }
+
     /// The session is established: offer every own transfer that still runs.
     pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
         for turns in &mut self.turns {
@@ -111,7 +120,13 @@ impl Relay {
     }
 
     /// A message of an established session.
-    pub(crate) fn message(&mut self, conn: &mut BulkConn, quic: &mut Connection, message: Message, events: &mut VecDeque<Event>) {
+    pub(crate) fn message(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        message: Message,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(id) = message.transfer() else { return };
         match message {
             Message::Hello { .. } => {}

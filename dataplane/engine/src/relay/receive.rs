@@ -1,6 +1,6 @@
 //! The receiver's half of a transfer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
@@ -38,8 +38,9 @@ pub(super) struct Incoming {
     written: u64,
     confirmed: u64,
     confirm_at: Option<Nanos>,
-    /// Stripes of this connection with bytes to read, by their next offset.
-    waiting: BTreeMap<u64, StreamId>,
+    /// Stripes of this connection that may have something to read, by their next offset. Several can be at the same: one
+    /// whose end has not been seen, and the one that goes on from there.
+    waiting: BTreeSet<(u64, StreamId)>,
     end: Option<(u64, [u8; 32])>,
     end_delivered: bool,
 }
@@ -52,7 +53,7 @@ impl Incoming {
             written: 0,
             confirmed: 0,
             confirm_at: None,
-            waiting: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             end: None,
             end_delivered: false,
         }
@@ -86,7 +87,13 @@ impl Incoming {
 }
 
 impl Relay {
-    pub(super) fn offered(&mut self, conn: &mut BulkConn, id: TransferId, meta: TransferMeta, events: &mut VecDeque<Event>) {
+    pub(super) fn offered(
+        &mut self,
+        conn: &mut BulkConn,
+        id: TransferId,
+        meta: TransferMeta,
+        events: &mut VecDeque<Event>,
+    ) {
         if self.done.contains(&id) {
             // Our `Done` was lost with the connection; nothing is sent again.
             conn.session.push(&Message::Done { id: id.0 });
@@ -98,11 +105,8 @@ impl Relay {
             }
             return;
         }
-        let refusal = if self.is_full() {
-            Err("the receiver's limit of transfers is reached")
-        } else {
-            check_meta(&meta)
-        };
+        let refusal =
+            if self.is_full() { Err("the receiver's limit of transfers is reached") } else { check_meta(&meta) };
         if let Err(reason) = refusal {
             conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
             return;
@@ -180,7 +184,13 @@ impl Relay {
     }
 
     /// A stripe has bytes, or its end.
-    pub(crate) fn readable(&mut self, conn: &mut BulkConn, quic: &mut Connection, stream: StreamId, events: &mut VecDeque<Event>) {
+    pub(crate) fn readable(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        stream: StreamId,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(stripe) = conn.stripes.get_mut(&stream) else { return };
         let id = match stripe.transfer {
             Some(id) => id,
@@ -199,15 +209,21 @@ impl Relay {
             conn.stripes.remove(&stream);
             return;
         };
-        transfer.waiting.entry(stripe.next).or_insert(stream);
+        transfer.waiting.insert((stripe.next, stream));
         self.deliver(conn, quic, id, events);
     }
 
     /// Hand on what is in order, as far as the gateway keeps up.
-    pub(super) fn deliver(&mut self, conn: &mut BulkConn, quic: &mut Connection, id: TransferId, events: &mut VecDeque<Event>) {
+    pub(super) fn deliver(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        id: TransferId,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(transfer) = self.incoming.get_mut(&id).filter(|t| t.accepted) else { return };
         let ceiling = transfer.written + u64::from(self.limits.unwritten_bytes);
-        while let Some((&at, &stream)) = transfer.waiting.first_key_value() {
+        while let Some(&(at, stream)) = transfer.waiting.first() {
             if at > transfer.delivered {
                 break;
             }
@@ -222,7 +238,7 @@ impl Relay {
                 Read::Bytes(mut data) => {
                     let skip = (transfer.delivered - at).min(data.len() as u64);
                     stripe.next = at + data.len() as u64;
-                    transfer.waiting.insert(stripe.next, stream);
+                    transfer.waiting.insert((stripe.next, stream));
                     let data = data.split_off(skip as usize);
                     if !data.is_empty() {
                         let offset = transfer.delivered;

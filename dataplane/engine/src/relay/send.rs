@@ -60,6 +60,22 @@ impl Outgoing {
         }
     }
 
+    pub(super) fn debug(&self) -> String {
+        format!(
+            "sent {} supplied {} limit {} confirmed {} end {:?} stripe {:?} flowing {} finish {} queued {} supply {}",
+            self.sent,
+            self.supplied,
+            self.limit,
+            self.confirmed,
+            self.end.map(|e| e.0),
+            self.stripe,
+            self.flowing,
+            self.finish_sent,
+            self.queued,
+            self.supply.len()
+        )
+    }
+
     pub(super) fn disconnected(&mut self) {
         self.supply.clear();
         self.stripe = None;
@@ -93,7 +109,13 @@ impl Outgoing {
 
 impl Relay {
     /// Begin a transfer, and offer it if there is a connection.
-    pub(crate) fn send(&mut self, conn: Option<&mut BulkConn>, id: TransferId, meta: TransferMeta, events: &mut VecDeque<Event>) {
+    pub(crate) fn send(
+        &mut self,
+        conn: Option<&mut BulkConn>,
+        id: TransferId,
+        meta: TransferMeta,
+        events: &mut VecDeque<Event>,
+    ) {
         let refusal = if self.outgoing.contains_key(&id) {
             Err("a transfer with this id is running".to_owned())
         } else if self.is_full() {
@@ -161,7 +183,13 @@ impl Relay {
 
     /// Write one packet's worth, at most `limit` bytes: session messages first, then the transfer whose turn it is.
     /// `false` = there is nothing to write, or QUIC takes nothing now.
-    pub(crate) fn feed(&mut self, conn: &mut BulkConn, quic: &mut Connection, limit: usize, events: &mut VecDeque<Event>) -> bool {
+    pub(crate) fn feed(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        limit: usize,
+        events: &mut VecDeque<Event>,
+    ) -> bool {
         if conn.session.feed(quic, limit) > 0 {
             return true;
         }
@@ -245,7 +273,13 @@ enum Wrote {
     Refused,
 }
 
-fn write_packet(id: TransferId, transfer: &mut Outgoing, conn: &mut BulkConn, quic: &mut Connection, limit: usize) -> Wrote {
+fn write_packet(
+    id: TransferId,
+    transfer: &mut Outgoing,
+    conn: &mut BulkConn,
+    quic: &mut Connection,
+    limit: usize,
+) -> Wrote {
     let mut room = limit;
     if let Some(front) = transfer.supply.front_mut() {
         let (stream, left) = match transfer.stripe {

@@ -22,8 +22,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, ConnectionId, DatagramEvent, EcnCodepoint, Endpoint,
-    EndpointConfig, Incoming, ServerConfig, ValidationTokenConfig, VarInt,
+    ClientConfig, Connection, ConnectionHandle, ConnectionId, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig,
+    Incoming, ServerConfig, ValidationTokenConfig, VarInt,
 };
 
 use self::clock::PathClock;
@@ -139,7 +139,13 @@ impl Transport {
     }
 
     /// Peers are added in the order of their ids.
-    pub(crate) fn add_peer(&mut self, config: PeerConfig, crypto: &PeerCrypto, congestion: Congestion, seed: &[u8; 32]) {
+    pub(crate) fn add_peer(
+        &mut self,
+        config: PeerConfig,
+        crypto: &PeerCrypto,
+        congestion: Congestion,
+        seed: &[u8; 32],
+    ) {
         let rate_bps = Arc::new(AtomicU64::new(config.path_rate_bps.unwrap_or(0)));
         let transport = Arc::new(params::transport_config(&config, congestion, &rate_bps));
         let mut server = ServerConfig::with_crypto(crypto.server.clone());
@@ -158,10 +164,7 @@ impl Transport {
         self.endpoint.set_server_config(Some(server.clone()));
         self.peers.push(PeerTransport {
             // A stable synthetic address (RFC 4193 prefix): a fail-over between links is not a migration.
-            address: SocketAddr::new(
-                IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)),
-                6635,
-            ),
+            address: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)), 6635),
             clock: PathClock::new(Instant::now()),
             dark: true,
             rate_bps,
@@ -213,14 +216,13 @@ impl Transport {
     pub(crate) fn connect(&mut self, now: Nanos, peer: PeerId, lane: Lane) -> Option<Handle> {
         let target = self.peers.get_mut(usize::from(peer.0))?;
         let at = target.clock.instant(now);
-        let (handle, quic) =
-            match self.endpoint.connect(at, target.client.clone(), target.address, SERVER_NAME) {
-                Ok(opened) => opened,
-                Err(error) => {
-                    tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
-                    return None;
-                }
-            };
+        let (handle, quic) = match self.endpoint.connect(at, target.client.clone(), target.address, SERVER_NAME) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
+                return None;
+            }
+        };
         self.adopt(handle, peer, lane, quic);
         Some(handle)
     }
@@ -289,15 +291,8 @@ impl Transport {
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
         }
-        self.conns[handle.0] = Some(Box::new(Conn {
-            peer,
-            lane,
-            quic,
-            fed: false,
-            frames_sent: 0,
-            timeout: None,
-            dirty: false,
-        }));
+        self.conns[handle.0] =
+            Some(Box::new(Conn { peer, lane, quic, fed: false, frames_sent: 0, timeout: None, dirty: false }));
         let owner = &mut self.peers[usize::from(peer.0)];
         owner.all[lane as usize].push(handle);
         owner.current[lane as usize].get_or_insert(handle);
@@ -435,9 +430,10 @@ impl Transport {
     }
 }
 
+/// Frames that carry what was fed, or give it up.
 fn data_frames(quic: &Connection) -> u64 {
-    let stats = quic.stats();
-    stats.frame_tx.stream + stats.frame_tx.datagram
+    let sent = quic.stats().frame_tx;
+    sent.stream + sent.datagram + sent.reset_stream
 }
 
 fn derive(seed: &[u8; 32], context: &str) -> [u8; 32] {
