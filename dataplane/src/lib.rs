@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod broker;
 pub mod ipc;
 pub mod ipc_codec;
 pub mod netlink;
 pub mod plan;
+pub mod supervisor;

@@ -29,6 +29,9 @@ pub const DEFAULT_FRAMES: usize = 4096;
 /// Slots of a transmit ring unless told otherwise.
 pub const DEFAULT_RING_FRAMES: usize = 256;
 
+/// Smallest Ethernet frame without FCS in bytes (IEEE 802.3 clause 3.2.7).
+const MIN_FRAME_BYTES: u32 = 60;
+
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// A heap frame of one pool.
@@ -317,7 +320,7 @@ impl Port for SimPort {
         let now = self.now;
         let interface = self.interface_mut(link);
         let len = frame.bytes().len();
-        let l2_bytes = len as u32 + interface.overhead_bytes;
+        let l2_bytes = (len as u32 + interface.overhead_bytes).max(MIN_FRAME_BYTES);
         let broken = if len > interface.mtu_payload {
             Some(Broken::Mtu(link, len))
         } else {
