@@ -53,7 +53,7 @@ const EMPTY: List = List {
 /// All flows of a link and their turns.
 pub(super) struct Flows {
     flows: Vec<Flow>,
-    max_frame: u32,
+    max_frame: u64,
     min_weight: u16,
     new: List,
     old: List,
@@ -62,7 +62,7 @@ pub(super) struct Flows {
 
 impl Flows {
     /// `max_frame` = the largest frame in bytes at layer 2.
-    pub(super) fn new(max_frame: u32) -> Self {
+    pub(super) fn new(max_frame: u64) -> Self {
         Self {
             flows: Vec::new(),
             max_frame,
@@ -103,7 +103,7 @@ impl Flows {
         };
         self.min_weight = min;
         for flow in changed {
-            flow.quantum = i64::from(self.max_frame) * i64::from(flow.weight) / i64::from(min);
+            flow.quantum = self.max_frame as i64 * i64::from(flow.weight) / i64::from(min);
         }
     }
 
