@@ -303,7 +303,7 @@ proptest! {
         flows in prop::collection::vec((1u16..20, prop::collection::vec(60u64..=MAX_FRAME, 1..20), any::<bool>()), 2..7),
         rate in 2_000_000u64..1_000_000_000, burst in 3_000u32..20_000,
     ) {
-        let limits = EgressLimits { transit_flow_bytes: 20_000, transit_frames: 2_000 };
+        let limits = EgressLimits { transit_flow_bytes: 60_000, transit_frames: 8_000 };
         let mut egress = Egress::new(Nanos(0), &link_config(plan(Some(rate), burst, 10)), limits);
         let mut wire = Wire::new(None);
         let mut source = Source::default();
@@ -317,7 +317,8 @@ proptest! {
         let end = Nanos(600 * MAX_FRAME * 8_000_000_000 / rate);
         run_until(end, &mut egress, &mut wire, &mut source, |_, egress, wire| {
             for (i, (_, sizes, transit)) in flows.iter().enumerate() {
-                while *transit && egress.queued_of(i as u32) < 10_000 {
+                // More than one pull can send, or it would not be backlogged.
+                while *transit && egress.queued_of(i as u32) < 40_000 {
                     let frame = wire.make(path_frame(100 + i as u32, 0, sizes[turn[i] % sizes.len()]));
                     turn[i] += 1;
                     egress.enqueue_transit(i as u32, Class::Bulk, frame, Ecn::NotEct).unwrap();

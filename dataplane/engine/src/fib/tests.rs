@@ -331,7 +331,7 @@ fn no_mutation_of_one_byte_panics_or_gets_through_unnoticed() {
                     // have other backward labels.
                     Verdict::Local { peer, .. } => assert_eq!(peer, PeerId(0)),
                     Verdict::Transit { flow, .. } | Verdict::TtlExpired { flow, .. } => {
-                        assert_eq!(flow, 0)
+                        assert_eq!(flow, 0);
                     }
                     Verdict::LinkOam { offset, .. } => assert_eq!(offset, 8),
                 }
