@@ -35,7 +35,12 @@ pub struct Target {
     #[arg(long, value_name = "PATH", env = "FLORELAY_SOCKET")]
     pub socket: Option<PathBuf>,
     /// The node's configuration: its state-dir has the control socket
-    #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG", default_value = "/etc/florelay/florelay.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FLORELAY_CONFIG",
+        default_value = "/etc/florelay/florelay.toml"
+    )]
     pub config: PathBuf,
 }
 
@@ -116,7 +121,9 @@ Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the 
         target: Target,
     },
     /// Show links with their rungs, peers, workers and transfers
-    #[command(after_help = "Examples:\n  florelay status --config station-a.toml\n  florelay status --json | jq .links")]
+    #[command(
+        after_help = "Examples:\n  florelay status --config station-a.toml\n  florelay status --json | jq .links"
+    )]
     Status {
         /// Everything, with all counters, as JSON
         #[arg(long)]
@@ -176,7 +183,12 @@ pub struct ControlArgs {
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
     /// Where the dataplane listens
-    #[arg(long, value_name = "PATH", required_unless_present = "dataplane_stdin", conflicts_with = "dataplane_stdin")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "dataplane_stdin",
+        conflicts_with = "dataplane_stdin"
+    )]
     pub dataplane: Option<PathBuf>,
     /// Standard input is a socket on which the supervisor passes connections to dataplanes
     #[arg(long)]
@@ -284,7 +296,9 @@ fn rate(text: &str) -> Result<Rate, String> {
     match units::rate(text) {
         Ok(Some(0)) => Err("to stop a link use: florelay link down NAME".to_owned()),
         Ok(rate) => Ok(Rate(rate)),
-        Err(e) => Err(format!("it {e}; write for example \"10 Mbit/s\" or uncapped")),
+        Err(e) => Err(format!(
+            "it {e}; write for example \"10 Mbit/s\" or uncapped"
+        )),
     }
 }
 
@@ -303,7 +317,12 @@ fn node_name(text: &str) -> Result<String, String> {
 
 /// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes.
 pub(super) fn file_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 255 || text.contains(['/', '\0']) || text == "." || text == ".." {
+    if text.is_empty()
+        || text.len() > 255
+        || text.contains(['/', '\0'])
+        || text == "."
+        || text == ".."
+    {
         return Err("a file name without a directory, 1 to 255 bytes".to_owned());
     }
     Ok(text.to_owned())

@@ -33,19 +33,39 @@ impl Client {
             Some(path) => path.clone(),
             None => crate::config::control_socket(&target.config)?,
         };
-        let hint = "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
-        let socket = UnixStream::connect(&path)
-            .map_err(|e| Exit::unavailable(format!("no control process at {}: {e}\n    hint: {hint}", path.display())))?;
+        let hint =
+            "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
+        let socket = UnixStream::connect(&path).map_err(|e| {
+            Exit::unavailable(format!(
+                "no control process at {}: {e}\n    hint: {hint}",
+                path.display()
+            ))
+        })?;
         let stream = IpcStream::new(socket)?;
-        stream.greet().map_err(|e| Exit::unavailable(format!("the control process at {}: {e}", path.display())))?;
-        Ok(Self { stream, next_tag: 1 })
+        stream.greet().map_err(|e| {
+            Exit::unavailable(format!("the control process at {}: {e}", path.display()))
+        })?;
+        Ok(Self {
+            stream,
+            next_tag: 1,
+        })
     }
 
     /// Asks, and leaves the answers to [`Self::answer`] or [`Self::happenings`].
-    pub(super) fn ask(&mut self, body: RequestBody, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+    pub(super) fn ask(
+        &mut self,
+        body: RequestBody,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> anyhow::Result<()> {
         self.next_tag += 1;
         self.stream
-            .send(&Request { tag: self.next_tag, body }, fd)
+            .send(
+                &Request {
+                    tag: self.next_tag,
+                    body,
+                },
+                fd,
+            )
             .map_err(|e| Exit::unavailable(format!("asking the control process: {e}")))
     }
 
@@ -84,7 +104,9 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
             // Late answers to an earlier request are nobody's business.
             Ok(Some((response, _))) if tag.is_some_and(|t| t != response.tag) => {}
             Ok(Some((response, _))) => return Happening::Answer(response.body),
-            Ok(None) => return Happening::Gone("the control process has closed the connection".to_owned()),
+            Ok(None) => {
+                return Happening::Gone("the control process has closed the connection".to_owned());
+            }
             Err(e) => return Happening::Gone(format!("the control process: {e}")),
         }
     }
@@ -92,7 +114,9 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
 
 /// Sends one `Interrupt` per Ctrl-C.
 pub(super) fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     thread::spawn(move || {
         runtime.block_on(async {
             while tokio::signal::ctrl_c().await.is_ok() {

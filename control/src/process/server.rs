@@ -56,12 +56,17 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
         return Err(ListenError::Taken(path.to_owned()));
     }
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(fail)?;
     }
     // Bound beside and renamed, so that it is never there with a wider mode.
     let beside = path.with_extension(format!("{}", std::process::id()));
     let listener = UnixListener::bind(&beside).map_err(fail)?;
-    let moved = fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&beside, path));
+    let moved = fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(&beside, path));
     if moved.is_err() {
         // Ours alone, by its name.
         let _ = fs::remove_file(&beside);
@@ -82,9 +87,12 @@ pub fn serve(listener: UnixListener, dataplane: Dataplane, timing: Timing) {
     run_broker(&inbox, timing);
 }
 
+/// A request for the dataplane, with its descriptor.
+type Order = (Request, Option<OwnedFd>);
+
 enum Event {
     Client(ClientId, Peer<Response>),
-    Dataplane(Generation, Peer<(Request, Option<OwnedFd>)>),
+    Dataplane(Generation, Peer<Order>),
     Input(Input),
     /// No more dataplanes will come.
     End,
@@ -97,7 +105,10 @@ struct Peer<T> {
 }
 
 impl<T: Send + 'static> Peer<T> {
-    fn new(stream: &IpcStream, write: fn(&IpcStream, T) -> Result<(), IpcError>) -> io::Result<Self> {
+    fn new(
+        stream: &IpcStream,
+        write: fn(&IpcStream, T) -> Result<(), IpcError>,
+    ) -> io::Result<Self> {
         let (queue, messages) = sync_channel(QUEUE);
         let writer = stream.try_clone()?;
         thread::spawn(move || {
@@ -110,16 +121,22 @@ impl<T: Send + 'static> Peer<T> {
             // The reader notices, and cleans up.
             writer.shutdown();
         });
-        Ok(Self { queue, stream: stream.try_clone()? })
+        Ok(Self {
+            queue,
+            stream: stream.try_clone()?,
+        })
     }
 }
 
 fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
     let mut broker = Broker::new(Instant::now(), timing);
     let mut clients: HashMap<ClientId, Peer<Response>> = HashMap::new();
-    let mut dataplane: Option<Peer<(Request, Option<OwnedFd>)>> = None;
+    let mut dataplane: Option<Peer<Order>> = None;
+    let mut newest = None;
     loop {
-        let wait = broker.next_deadline().map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
+        let wait = broker.next_deadline().map_or(Duration::MAX, |d| {
+            d.saturating_duration_since(Instant::now())
+        });
         let event = match inbox.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
@@ -132,7 +149,12 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
                 clients.insert(id, peer);
                 Vec::new()
             }
+            // A slow greeting may let an older one arrive after a newer one.
+            Some(Event::Dataplane(generation, _)) if newest.is_some_and(|n| n > generation) => {
+                Vec::new()
+            }
             Some(Event::Dataplane(generation, peer)) => {
+                newest = Some(generation);
                 dataplane = Some(peer);
                 broker.handle(now, Input::DataplaneUp(generation))
             }
@@ -150,10 +172,15 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
                 Output::ToClient(id, response) => to_client(&mut clients, id, response),
                 Output::ToDataplane(request, fd) => {
                     let tag = request.tag;
-                    let sent = dataplane.as_ref().map(|d| d.queue.try_send((request, fd)));
-                    if !matches!(sent, Some(Ok(()))) {
+                    let taken = dataplane
+                        .as_ref()
+                        .is_some_and(|d| d.queue.try_send((request, fd)).is_ok());
+                    if !taken {
                         let why = "the dataplane takes no more requests at the moment".to_owned();
-                        let response = Response { tag, body: Answer::Failed(why) };
+                        let response = Response {
+                            tag,
+                            body: Answer::Failed(why),
+                        };
                         for output in broker.refused(now, response) {
                             if let Output::ToClient(id, response) = output {
                                 to_client(&mut clients, id, response);
@@ -221,7 +248,10 @@ fn client(id: ClientId, stream: UnixStream, events: &SyncSender<Event>) -> Resul
     let result = loop {
         match stream.receive::<Request>() {
             Ok(Some((request, fd))) => {
-                if events.send(Event::Input(Input::Request(id, request, fd))).is_err() {
+                if events
+                    .send(Event::Input(Input::Request(id, request, fd)))
+                    .is_err()
+                {
                     break Ok(());
                 }
             }
@@ -266,7 +296,9 @@ fn follow_passed(stream: UnixStream, events: &SyncSender<Event>) {
                 // In its own thread: the next dataplane may come while this one's socket lingers.
                 thread::spawn(move || talk(number, UnixStream::from(fd), &events));
             }
-            Ok(Some(((), None))) => tracing::warn!("the supervisor sent a message without a socket"),
+            Ok(Some(((), None))) => {
+                tracing::warn!("the supervisor sent a message without a socket");
+            }
             Ok(None) => break,
             Err(e) => {
                 tracing::error!("the supervisor's socket: {e}");
@@ -278,21 +310,29 @@ fn follow_passed(stream: UnixStream, events: &SyncSender<Event>) {
 }
 
 /// One conversation with one dataplane. `Err` = it never began.
-fn talk(generation: Generation, stream: UnixStream, events: &SyncSender<Event>) -> Result<(), IpcError> {
+fn talk(
+    generation: Generation,
+    stream: UnixStream,
+    events: &SyncSender<Event>,
+) -> Result<(), IpcError> {
     let begun = (|| {
         let stream = IpcStream::new(stream)?;
         stream.greet()?;
-        let write: fn(&IpcStream, (Request, Option<OwnedFd>)) -> Result<(), IpcError> =
-            |s, (request, fd)| s.send(&request, fd.as_ref().map(|f| f.as_fd()));
+        let write =
+            |s: &IpcStream, (request, fd): Order| s.send(&request, fd.as_ref().map(OwnedFd::as_fd));
         Ok((Peer::new(&stream, write)?, stream))
     })();
-    let (peer, stream) = begun.inspect_err(|e: &IpcError| tracing::warn!("greeting the dataplane: {e}"))?;
+    let (peer, stream) =
+        begun.inspect_err(|e: &IpcError| tracing::warn!("greeting the dataplane: {e}"))?;
     // A failed `send` here and below means that the process ends.
     let _ = events.send(Event::Dataplane(generation, peer));
     let reason = loop {
         match stream.receive::<Response>() {
             Ok(Some((response, _))) => {
-                if events.send(Event::Input(Input::Answer(generation, response))).is_err() {
+                if events
+                    .send(Event::Input(Input::Answer(generation, response)))
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
