@@ -7,6 +7,7 @@ use std::thread;
 
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
 use florelay_dataplane::ipc_codec::IpcStream;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
 use super::args::Target;
@@ -112,14 +113,18 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
     }
 }
 
-/// Sends one `Interrupt` per Ctrl-C.
-pub(super) fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
+/// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
+fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
+    let mut interrupts = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt())?
+    };
     thread::spawn(move || {
         runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
+            while interrupts.recv().await.is_some() {
                 if sender.send(Happening::Interrupt).is_err() {
                     break;
                 }

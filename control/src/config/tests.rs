@@ -412,3 +412,25 @@ proptest! {
         let _ = text_only(&lines.join("\n"));
     }
 }
+
+/// The documentation's example is one that works.
+#[test]
+fn the_documented_example_is_accepted() {
+    let page = include_str!("../../../docs/src/configuration.md");
+    let mut blocks = page.split("```toml\n").skip(1);
+    let example = blocks.next().and_then(|b| b.split("```").next()).unwrap();
+    let plan = text_only(example).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((plan.links.len(), plan.peers.len()), (1, 1));
+    let transit = blocks.next().and_then(|b| b.split("```").next()).unwrap();
+    let relay = example
+        .replace("to-relay", "to-a")
+        .split("[[peer]]")
+        .next()
+        .unwrap()
+        .to_owned();
+    let link_b = relay[relay.find("[[link]]").unwrap()..]
+        .replace("to-a", "to-b")
+        .replace("10.0.0.1:", "10.0.1.1:");
+    let plan = text_only(&format!("{relay}{link_b}{transit}")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((plan.links.len(), plan.transits.len()), (2, 1));
+}
