@@ -359,3 +359,59 @@ fn without_control_the_reason_is_said() {
         "{code} {said}"
     );
 }
+
+#[test]
+fn short_commands_ask_and_print() {
+    let node = Node::start();
+    let child = node.spawn(&["c2", "--to", "station-b", "--count", "3", "--json", "ping"]);
+    for _ in 0..3 {
+        let (tag, body, _) = node.request();
+        let wanted = RequestBody::Message {
+            to: "station-b".into(),
+            payload: b"ping".to_vec(),
+        };
+        assert_eq!(body, wanted);
+        let body = Answer::Message {
+            rtt_ns: 650_000_000,
+        };
+        node.dataplane.send(&Response { tag, body }, None).unwrap();
+    }
+    let (code, said, error) = finish(child);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(
+        code == 0 && value["count"] == 3 && value["p50_ns"].as_u64() > Some(649_000_000),
+        "{said} {error}"
+    );
+
+    let child = node.spawn(&["link", "set", "to-b", "--rate", "2 Mbit/s"]);
+    let (tag, body, _) = node.request();
+    let wanted = RequestBody::SetRate {
+        link: "to-b".into(),
+        rate_bps: Some(2_000_000),
+        burst_bytes: None,
+    };
+    assert_eq!(body, wanted);
+    let body = Answer::Failed("there is no link \"to-b\"".into());
+    node.dataplane.send(&Response { tag, body }, None).unwrap();
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("no link"), "{code} {said}");
+
+    for (reached, expected) in [(true, 0), (false, 1)] {
+        let child = node.spawn(&["trace", "station-b"]);
+        let (tag, ..) = node.request();
+        for (hop, name) in [(1, Some("relay")), (2, reached.then_some("station-b"))] {
+            let body = Answer::Hop {
+                hop,
+                node: name.map(str::to_owned),
+                rtt_ns: 5_000_000,
+                last: hop == 2,
+            };
+            node.dataplane.send(&Response { tag, body }, None).unwrap();
+        }
+        let (code, said, _) = finish(child);
+        assert!(
+            code == expected && said.contains("1  relay  5 ms"),
+            "{code} {said}"
+        );
+    }
+}

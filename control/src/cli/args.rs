@@ -21,7 +21,7 @@ pub const EXIT_CODES: &str = "Exit codes:
 
 /// One program for the machine that stands between a network and a scarce, long, lossy link.
 #[derive(Debug, Parser)]
-#[command(name = "florelay", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "florelay", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
