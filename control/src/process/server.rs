@@ -317,7 +317,8 @@ fn talk(
 ) -> Result<(), IpcError> {
     let begun = (|| {
         let stream = IpcStream::new(stream)?;
-        stream.greet()?;
+        // A dataplane that starts slowly is introduced only once; its thread can wait.
+        stream.greet_patiently()?;
         let write =
             |s: &IpcStream, (request, fd): Order| s.send(&request, fd.as_ref().map(OwnedFd::as_fd));
         Ok((Peer::new(&stream, write)?, stream))
