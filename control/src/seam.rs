@@ -46,10 +46,5 @@ pub fn dataplane() -> anyhow::Result<()> {
 #[must_use]
 pub fn control_arguments(plan: &NodePlan) -> Vec<OsString> {
     let socket = plan.state_dir.join(crate::config::CONTROL_SOCKET);
-    vec![
-        "control".into(),
-        "--socket".into(),
-        socket.into(),
-        "--dataplane-stdin".into(),
-    ]
+    vec!["control".into(), "--socket".into(), socket.into(), "--dataplane-stdin".into()]
 }

@@ -14,19 +14,12 @@ const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11";
 
 fn florelay(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_florelay"));
-    command
-        .args(args)
-        .env_remove("FLORELAY_SOCKET")
-        .env_remove("FLORELAY_CONFIG");
+    command.args(args).env_remove("FLORELAY_SOCKET").env_remove("FLORELAY_CONFIG");
     command
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = florelay(args).output().unwrap();
+    let Output { status, stdout, stderr } = florelay(args).output().unwrap();
     let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
@@ -54,21 +47,12 @@ impl Node {
         let path = dir.path().join("dataplane.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let socket = dir.path().join("control.sock");
-        let control = florelay(&["control", "--socket"])
-            .arg(&socket)
-            .arg("--dataplane")
-            .arg(&path)
-            .spawn()
-            .unwrap();
+        let control = florelay(&["control", "--socket"]).arg(&socket).arg("--dataplane").arg(&path).spawn().unwrap();
         let control = Running(control);
         // Control listens for clients before it looks for the dataplane.
         let dataplane = IpcStream::new(listener.accept().unwrap().0).unwrap();
         dataplane.greet().unwrap();
-        let node = Self {
-            dir,
-            dataplane,
-            _control: control,
-        };
+        let node = Self { dir, dataplane, _control: control };
         assert_eq!(node.request().1, RequestBody::Status);
         node
     }
@@ -78,13 +62,7 @@ impl Node {
         (request.tag, request.body, fd)
     }
 
-    fn answer(
-        &self,
-        tag: u64,
-        confirmed: u64,
-        stalled: bool,
-        ended: Option<Result<[u8; 32], String>>,
-    ) {
+    fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], String>>) {
         let body = Answer::Transfer(TransferStatus {
             id: uuid::Uuid::parse_str(ID).unwrap().as_u128(),
             peer: "station-b".into(),
@@ -102,16 +80,8 @@ impl Node {
 
     fn spawn(&self, args: &[&str]) -> Running {
         let mut command = florelay(args);
-        command
-            .arg("--socket")
-            .arg(self.dir.path().join("control.sock"));
-        Running(
-            command
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
+        command.arg("--socket").arg(self.dir.path().join("control.sock"));
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
     fn file(&self) -> String {
@@ -123,20 +93,8 @@ impl Node {
 
 fn finish(mut child: Running) -> (i32, String, String) {
     let mut text = (String::new(), String::new());
-    child
-        .0
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut text.0)
-        .unwrap();
-    child
-        .0
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut text.1)
-        .unwrap();
+    child.0.stdout.take().unwrap().read_to_string(&mut text.0).unwrap();
+    child.0.stderr.take().unwrap().read_to_string(&mut text.1).unwrap();
     (child.0.wait().unwrap().code().unwrap(), text.0, text.1)
 }
 
@@ -169,14 +127,8 @@ fn pki_check_and_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (pki, config) = (path("pki"), path("a.toml"));
-    assert_eq!(
-        run(&["pki", "init", "--realm", "demo.rete", "--dir", &pki]).0,
-        0
-    );
-    assert_eq!(
-        run(&["pki", "issue", "--node", "station-a", "--dir", &pki]).0,
-        0
-    );
+    assert_eq!(run(&["pki", "init", "--realm", "demo.rete", "--dir", &pki]).0, 0);
+    assert_eq!(run(&["pki", "issue", "--node", "station-a", "--dir", &pki]).0, 0);
     assert_eq!(run(&["pki", "link-key", &path("link.key")]).0, 0);
     let (code, _, said) = run(&["pki", "init", "--realm", "demo.rete", "--dir", &pki]);
     assert!(code == 1 && said.contains("--force"), "{code} {said}");
@@ -184,101 +136,46 @@ fn pki_check_and_refusal() {
     fs::write(&config, CONFIG).unwrap();
     let (code, said, error) = run(&["check", "--config", &config]);
     assert_eq!(code, 0, "{error}");
-    assert!(
-        said.contains("accepted") && said.contains("1460 B") && said.contains("10 Mbit/s"),
-        "{said}"
-    );
+    assert!(said.contains("accepted") && said.contains("1460 B") && said.contains("10 Mbit/s"), "{said}");
 
-    fs::write(
-        &config,
-        CONFIG.replace("mtu = 1500", "mtu = 1000\nspeed = 3"),
-    )
-    .unwrap();
+    fs::write(&config, CONFIG.replace("mtu = 1500", "mtu = 1000\nspeed = 3")).unwrap();
     for verb in ["check", "up"] {
         let (code, _, said) = run(&[verb, "--config", &config]);
         assert_eq!(code, 78);
-        assert!(
-            said.contains("a.toml:15:7: link[to-b].mtu: MTU 1000 leaves 960"),
-            "{said}"
-        );
-        assert!(
-            said.contains("a.toml:16:1: link[to-b].speed: unknown key")
-                && said.contains("2 errors"),
-            "{said}"
-        );
+        assert!(said.contains("a.toml:15:7: link[to-b].mtu: MTU 1000 leaves 960"), "{said}");
+        assert!(said.contains("a.toml:16:1: link[to-b].speed: unknown key") && said.contains("2 errors"), "{said}");
     }
     let (code, said, _) = run(&["check", "--json", "--config", &config]);
     assert!(code == 78 && said.contains(r#""line":15"#), "{said}");
-    assert!(
-        !Path::new(&path("state")).exists(),
-        "a refused configuration leaves nothing behind"
-    );
+    assert!(!Path::new(&path("state")).exists(), "a refused configuration leaves nothing behind");
 }
 
 #[test]
 fn send_reports_until_the_end() {
     let node = Node::start();
     let file = node.file();
-    let child = node.spawn(&[
-        "send",
-        &file,
-        "--to",
-        "station-b",
-        "--priority",
-        "7",
-        "--id",
-        ID,
-        "--json",
-    ]);
+    let child = node.spawn(&["send", &file, "--to", "station-b", "--priority", "7", "--id", ID, "--json"]);
     let (tag, body, fd) = node.request();
-    let RequestBody::SendFile {
-        to,
-        id,
-        name,
-        priority,
-        ..
-    } = body
-    else {
-        panic!("{body:?}")
-    };
-    assert_eq!(
-        (to.as_str(), name.as_str(), priority),
-        ("station-b", "f.raw", 7)
-    );
+    let RequestBody::SendFile { to, id, name, priority, .. } = body else { panic!("{body:?}") };
+    assert_eq!((to.as_str(), name.as_str(), priority), ("station-b", "f.raw", 7));
     assert_eq!(uuid::Uuid::from_u128(id).to_string(), ID);
     let mut contents = String::new();
-    File::from(fd.unwrap())
-        .read_to_string(&mut contents)
-        .unwrap();
+    File::from(fd.unwrap()).read_to_string(&mut contents).unwrap();
     assert_eq!(contents, "hello");
     node.answer(tag, 2, true, None);
     node.answer(tag, 5, false, Some(Ok([0xcd; 32])));
     let (code, said, _) = finish(child);
-    let lines: Vec<serde_json::Value> = said
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((code, lines.len()), (0, 2));
-    assert_eq!(
-        (&lines[0]["confirmed"], &lines[0]["stalled"]),
-        (&2.into(), &true.into())
-    );
-    assert_eq!(
-        (&lines[1]["id"], &lines[1]["blake3"]),
-        (&ID.into(), &"cd".repeat(32).into())
-    );
+    assert_eq!((&lines[0]["confirmed"], &lines[0]["stalled"]), (&2.into(), &true.into()));
+    assert_eq!((&lines[1]["id"], &lines[1]["blake3"]), (&ID.into(), &"cd".repeat(32).into()));
 
     // For people, and a failure.
     let child = node.spawn(&["watch", ID]);
     let (tag, ..) = node.request();
     node.answer(tag, 5, false, Some(Ok([0xcd; 32])));
     let (code, said, _) = finish(child);
-    assert!(
-        code == 0
-            && said.contains("f.raw to station-b: 5 B in 1 ms")
-            && said.contains("BLAKE3 cdcd"),
-        "{said}"
-    );
+    assert!(code == 0 && said.contains("f.raw to station-b: 5 B in 1 ms") && said.contains("BLAKE3 cdcd"), "{said}");
     let child = node.spawn(&["watch", ID]);
     let (tag, ..) = node.request();
     node.answer(tag, 5, false, Some(Err("disk full".into())));
@@ -295,30 +192,17 @@ fn interrupt_leaves_the_transfer_running() {
     node.answer(tag, 1, false, None);
     // A line of output: the handler is in place since before the request.
     let mut first = String::new();
-    BufReader::new(child.0.stdout.as_mut().unwrap())
-        .read_line(&mut first)
-        .unwrap();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
     let pid = rustix::process::Pid::from_child(&child.0);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let (code, _, said) = finish(child);
     assert_eq!(code, 130, "{said}");
-    assert!(
-        said.contains(&format!("florelay watch {ID}")) && said.contains(&format!("--id {ID}")),
-        "{said}"
-    );
+    assert!(said.contains(&format!("florelay watch {ID}")) && said.contains(&format!("--id {ID}")), "{said}");
     // The next request that arrives is the next command's: nothing was cancelled.
     let child = node.spawn(&["cancel", ID]);
     let (tag, body, _) = node.request();
     assert!(matches!(body, RequestBody::Cancel { .. }), "{body:?}");
-    node.dataplane
-        .send(
-            &Response {
-                tag,
-                body: Answer::Done,
-            },
-            None,
-        )
-        .unwrap();
+    node.dataplane.send(&Response { tag, body: Answer::Done }, None).unwrap();
     assert_eq!(finish(child).0, 0);
 }
 
@@ -348,16 +232,8 @@ fn control_ends_with_its_supervisor() {
 fn without_control_the_reason_is_said() {
     let (code, _, said) = run(&["status", "--socket", "/nonexistent/control.sock"]);
     assert!(code == 69 && said.contains("florelay up"), "{code} {said}");
-    let (code, _, said) = run(&[
-        "control",
-        "--socket",
-        "/nonexistent/c.sock",
-        "--dataplane-stdin",
-    ]);
-    assert!(
-        code != 0 && said.contains("not a unix socket"),
-        "{code} {said}"
-    );
+    let (code, _, said) = run(&["control", "--socket", "/nonexistent/c.sock", "--dataplane-stdin"]);
+    assert!(code != 0 && said.contains("not a unix socket"), "{code} {said}");
 }
 
 #[test]
@@ -366,30 +242,18 @@ fn short_commands_ask_and_print() {
     let child = node.spawn(&["c2", "--to", "station-b", "--count", "3", "--json", "ping"]);
     for _ in 0..3 {
         let (tag, body, _) = node.request();
-        let wanted = RequestBody::Message {
-            to: "station-b".into(),
-            payload: b"ping".to_vec(),
-        };
+        let wanted = RequestBody::Message { to: "station-b".into(), payload: b"ping".to_vec() };
         assert_eq!(body, wanted);
-        let body = Answer::Message {
-            rtt_ns: 650_000_000,
-        };
+        let body = Answer::Message { rtt_ns: 650_000_000 };
         node.dataplane.send(&Response { tag, body }, None).unwrap();
     }
     let (code, said, error) = finish(child);
     let value: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert!(
-        code == 0 && value["count"] == 3 && value["p50_ns"].as_u64() > Some(649_000_000),
-        "{said} {error}"
-    );
+    assert!(code == 0 && value["count"] == 3 && value["p50_ns"].as_u64() > Some(649_000_000), "{said} {error}");
 
     let child = node.spawn(&["link", "set", "to-b", "--rate", "2 Mbit/s"]);
     let (tag, body, _) = node.request();
-    let wanted = RequestBody::SetRate {
-        link: "to-b".into(),
-        rate_bps: Some(2_000_000),
-        burst_bytes: None,
-    };
+    let wanted = RequestBody::SetRate { link: "to-b".into(), rate_bps: Some(2_000_000), burst_bytes: None };
     assert_eq!(body, wanted);
     let body = Answer::Failed("there is no link \"to-b\"".into());
     node.dataplane.send(&Response { tag, body }, None).unwrap();
@@ -400,18 +264,10 @@ fn short_commands_ask_and_print() {
         let child = node.spawn(&["trace", "station-b"]);
         let (tag, ..) = node.request();
         for (hop, name) in [(1, Some("relay")), (2, reached.then_some("station-b"))] {
-            let body = Answer::Hop {
-                hop,
-                node: name.map(str::to_owned),
-                rtt_ns: 5_000_000,
-                last: hop == 2,
-            };
+            let body = Answer::Hop { hop, node: name.map(str::to_owned), rtt_ns: 5_000_000, last: hop == 2 };
             node.dataplane.send(&Response { tag, body }, None).unwrap();
         }
         let (code, said, _) = finish(child);
-        assert!(
-            code == expected && said.contains("1  relay  5 ms"),
-            "{code} {said}"
-        );
+        assert!(code == expected && said.contains("1  relay  5 ms"), "{code} {said}");
     }
 }

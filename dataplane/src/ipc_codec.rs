@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,9 +81,7 @@ impl IpcError {
             Self::Io(e) => {
                 matches!(
                     e.kind(),
-                    io::ErrorKind::BrokenPipe
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::NotConnected
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
                 )
             }
             _ => false,
@@ -127,23 +125,14 @@ impl IpcStream {
     }
 
     fn greet_within(&self, patience: Patience) -> Result<Hello, IpcError> {
-        self.send(
-            &Hello {
-                version: IPC_VERSION,
-                build: env!("CARGO_PKG_VERSION").to_owned(),
-            },
-            None,
-        )?;
+        self.send(&Hello { version: IPC_VERSION, build: env!("CARGO_PKG_VERSION").to_owned() }, None)?;
         let Some((hello, _)) = self.receive_within::<Hello>(patience)? else {
             return Err(IpcError::Truncated);
         };
         if hello.version == IPC_VERSION {
             Ok(hello)
         } else {
-            Err(IpcError::Version {
-                theirs: hello.version,
-                build: hello.build,
-            })
+            Err(IpcError::Version { theirs: hello.version, build: hello.build })
         }
     }
 
@@ -151,11 +140,7 @@ impl IpcStream {
     ///
     /// # Errors
     /// [`IpcError::TooLarge`] (nothing was sent), or the socket's.
-    pub fn send<T: Serialize>(
-        &self,
-        message: &T,
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(), IpcError> {
+    pub fn send<T: Serialize>(&self, message: &T, descriptor: Option<BorrowedFd<'_>>) -> Result<(), IpcError> {
         let frame = encode(message)?;
         let mut sent = 0;
         if let Some(fd) = descriptor {
@@ -166,12 +151,7 @@ impl IpcStream {
             let fits = control.push(SendAncillaryMessage::ScmRights(&fds));
             debug_assert!(fits);
             sent = loop {
-                match rustix::net::sendmsg(
-                    &self.socket,
-                    &[IoSlice::new(&frame)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                ) {
+                match rustix::net::sendmsg(&self.socket, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL) {
                     Ok(n) => break n,
                     Err(Errno::INTR) => {}
                     Err(e) => return Err(stalled_or(e.into())),
@@ -194,9 +174,7 @@ impl IpcStream {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            socket: self.socket.try_clone()?,
-        })
+        Ok(Self { socket: self.socket.try_clone()? })
     }
 
     /// Ends both directions; a thread that waits in [`Self::receive`] returns.
@@ -223,9 +201,7 @@ impl IpcStream {
         }
         let length = u32::from_le_bytes(length);
         if length > MAX_IPC_BYTES {
-            return Err(IpcError::TooLarge {
-                bytes: u64::from(length),
-            });
+            return Err(IpcError::TooLarge { bytes: u64::from(length) });
         }
         let length = length as usize;
         let mut body = Vec::new();
@@ -266,11 +242,7 @@ impl IpcStream {
                 }
             }
         }
-        if excess {
-            Err(IpcError::TooManyDescriptors)
-        } else {
-            Ok(got.bytes)
-        }
+        if excess { Err(IpcError::TooManyDescriptors) } else { Ok(got.bytes) }
     }
 }
 
@@ -285,13 +257,9 @@ enum Patience {
 /// # Errors
 /// [`IpcError::TooLarge`].
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, IpcError> {
-    let frame = postcard::to_extend(message, vec![0_u8; 4])
-        .map_err(|_| IpcError::Malformed("cannot be encoded"))?;
+    let frame = postcard::to_extend(message, vec![0_u8; 4]).map_err(|_| IpcError::Malformed("cannot be encoded"))?;
     let bytes = (frame.len() - 4) as u64;
-    let length = u32::try_from(bytes)
-        .ok()
-        .filter(|&l| l <= MAX_IPC_BYTES)
-        .ok_or(IpcError::TooLarge { bytes })?;
+    let length = u32::try_from(bytes).ok().filter(|&l| l <= MAX_IPC_BYTES).ok_or(IpcError::TooLarge { bytes })?;
     let mut frame = frame;
     frame[..4].copy_from_slice(&length.to_le_bytes());
     Ok(frame)
@@ -311,10 +279,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, IpcError> {
 
 /// A socket timeout shows as `WouldBlock`.
 fn stalled_or(error: io::Error) -> IpcError {
-    if matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    ) {
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
         IpcError::Stalled
     } else {
         IpcError::Io(error)
@@ -338,17 +303,11 @@ mod tests {
     }
 
     fn watch(tag: u64) -> Request {
-        Request {
-            tag,
-            body: RequestBody::Watch {
-                id: u128::from(tag),
-            },
-        }
+        Request { tag, body: RequestBody::Watch { id: u128::from(tag) } }
     }
 
     fn file_with(text: &str) -> File {
-        let fd =
-            rustix::fs::memfd_create("ipc-codec-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let fd = rustix::fs::memfd_create("ipc-codec-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let mut file = File::from(fd);
         file.write_all(text.as_bytes()).unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
@@ -384,16 +343,9 @@ mod tests {
         let (a, b) = pair();
         let b = IpcStream::new(b).unwrap();
         let payload: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
-        let request = Request {
-            tag: 9,
-            body: RequestBody::Message {
-                to: "b".into(),
-                payload,
-            },
-        };
+        let request = Request { tag: 9, body: RequestBody::Message { to: "b".into(), payload } };
         let sent = request.clone();
-        let writer =
-            std::thread::spawn(move || a.send(&sent, Some(file_with("x").as_fd())).unwrap());
+        let writer = std::thread::spawn(move || a.send(&sent, Some(file_with("x").as_fd())).unwrap());
         let (got, fd) = b.receive::<Request>().unwrap().unwrap();
         writer.join().unwrap();
         assert!(got == request && fd.is_some());
@@ -408,27 +360,15 @@ mod tests {
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         let frame = encode(&watch(1)).unwrap();
-        rustix::net::sendmsg(
-            &raw,
-            &[IoSlice::new(&frame)],
-            &mut control,
-            SendFlags::empty(),
-        )
-        .unwrap();
-        assert!(matches!(
-            a.receive::<Request>(),
-            Err(IpcError::TooManyDescriptors)
-        ));
+        rustix::net::sendmsg(&raw, &[IoSlice::new(&frame)], &mut control, SendFlags::empty()).unwrap();
+        assert!(matches!(a.receive::<Request>(), Err(IpcError::TooManyDescriptors)));
     }
 
     #[test]
     fn false_length_and_truncation_are_errors() {
         let (a, mut raw) = pair();
         raw.write_all(&(MAX_IPC_BYTES + 1).to_le_bytes()).unwrap();
-        assert!(matches!(
-            a.receive::<Request>(),
-            Err(IpcError::TooLarge { .. })
-        ));
+        assert!(matches!(a.receive::<Request>(), Err(IpcError::TooLarge { .. })));
         let (a, mut raw) = pair();
         raw.write_all(&[9, 0, 0, 0, 1]).unwrap();
         drop(raw);
@@ -441,17 +381,8 @@ mod tests {
     fn other_version_is_refused() {
         let (a, raw) = pair();
         let raw = IpcStream::new(raw).unwrap();
-        raw.send(
-            &Hello {
-                version: IPC_VERSION + 1,
-                build: "9.9".into(),
-            },
-            None,
-        )
-        .unwrap();
-        assert!(
-            matches!(a.greet(), Err(IpcError::Version { theirs, .. }) if theirs == IPC_VERSION + 1)
-        );
+        raw.send(&Hello { version: IPC_VERSION + 1, build: "9.9".into() }, None).unwrap();
+        assert!(matches!(a.greet(), Err(IpcError::Version { theirs, .. }) if theirs == IPC_VERSION + 1));
     }
 
     proptest! {

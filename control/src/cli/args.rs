@@ -35,12 +35,7 @@ pub struct Target {
     #[arg(long, value_name = "PATH", env = "FLORELAY_SOCKET")]
     pub socket: Option<PathBuf>,
     /// The node's configuration: its state-dir has the control socket
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "FLORELAY_CONFIG",
-        default_value = "/etc/florelay/florelay.toml"
-    )]
+    #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG", default_value = "/etc/florelay/florelay.toml")]
     pub config: PathBuf,
 }
 
@@ -183,12 +178,7 @@ pub struct ControlArgs {
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
     /// Where the dataplane listens
-    #[arg(
-        long,
-        value_name = "PATH",
-        required_unless_present = "dataplane_stdin",
-        conflicts_with = "dataplane_stdin"
-    )]
+    #[arg(long, value_name = "PATH", required_unless_present = "dataplane_stdin", conflicts_with = "dataplane_stdin")]
     pub dataplane: Option<PathBuf>,
     /// Standard input is a socket on which the supervisor passes connections to dataplanes
     #[arg(long)]
@@ -296,9 +286,7 @@ fn rate(text: &str) -> Result<Rate, String> {
     match units::rate(text) {
         Ok(Some(0)) => Err("to stop a link use: florelay link down NAME".to_owned()),
         Ok(rate) => Ok(Rate(rate)),
-        Err(e) => Err(format!(
-            "it {e}; write for example \"10 Mbit/s\" or uncapped"
-        )),
+        Err(e) => Err(format!("it {e}; write for example \"10 Mbit/s\" or uncapped")),
     }
 }
 
@@ -317,12 +305,7 @@ fn node_name(text: &str) -> Result<String, String> {
 
 /// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes.
 pub(super) fn file_name(text: &str) -> Result<String, String> {
-    if text.is_empty()
-        || text.len() > 255
-        || text.contains(['/', '\0'])
-        || text == "."
-        || text == ".."
-    {
+    if text.is_empty() || text.len() > 255 || text.contains(['/', '\0']) || text == "." || text == ".." {
         return Err("a file name without a directory, 1 to 255 bytes".to_owned());
     }
     Ok(text.to_owned())

@@ -34,39 +34,20 @@ impl Client {
             Some(path) => path.clone(),
             None => crate::config::control_socket(&target.config)?,
         };
-        let hint =
-            "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
+        let hint = "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
         let socket = UnixStream::connect(&path).map_err(|e| {
-            Exit::unavailable(format!(
-                "no control process at {}: {e}\n    hint: {hint}",
-                path.display()
-            ))
+            Exit::unavailable(format!("no control process at {}: {e}\n    hint: {hint}", path.display()))
         })?;
         let stream = IpcStream::new(socket)?;
-        stream.greet().map_err(|e| {
-            Exit::unavailable(format!("the control process at {}: {e}", path.display()))
-        })?;
-        Ok(Self {
-            stream,
-            next_tag: 1,
-        })
+        stream.greet().map_err(|e| Exit::unavailable(format!("the control process at {}: {e}", path.display())))?;
+        Ok(Self { stream, next_tag: 1 })
     }
 
     /// Asks, and leaves the answers to [`Self::answer`] or [`Self::happenings`].
-    pub(super) fn ask(
-        &mut self,
-        body: RequestBody,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> anyhow::Result<()> {
+    pub(super) fn ask(&mut self, body: RequestBody, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
         self.next_tag += 1;
         self.stream
-            .send(
-                &Request {
-                    tag: self.next_tag,
-                    body,
-                },
-                fd,
-            )
+            .send(&Request { tag: self.next_tag, body }, fd)
             .map_err(|e| Exit::unavailable(format!("asking the control process: {e}")))
     }
 
@@ -115,9 +96,7 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
 
 /// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
 fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let mut interrupts = {
         let _inside = runtime.enter();
         signal(SignalKind::interrupt())?

@@ -34,9 +34,7 @@ pub(super) fn done(target: &Target, body: RequestBody) -> anyhow::Result<ExitCod
 pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(target)?;
     client.ask(RequestBody::Status, None)?;
-    let Answer::Status(status) = client.answer()? else {
-        bail!("not a status")
-    };
+    let Answer::Status(status) = client.answer()? else { bail!("not a status") };
     // A pipe that is closed early, as by `head`, is not an error of ours.
     let _ = if as_json {
         writeln!(std::io::stdout(), "{:#}", report::status_json(&status))
@@ -49,22 +47,9 @@ pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode>
 /// `florelay trace`.
 pub(super) fn trace(target: &Target, node: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(target)?;
-    client.ask(
-        RequestBody::Trace {
-            to: node.to_owned(),
-        },
-        None,
-    )?;
+    client.ask(RequestBody::Trace { to: node.to_owned() }, None)?;
     loop {
-        let Answer::Hop {
-            hop,
-            node: answered,
-            rtt_ns,
-            last,
-        } = client.answer()?
-        else {
-            bail!("not a hop")
-        };
+        let Answer::Hop { hop, node: answered, rtt_ns, last } = client.answer()? else { bail!("not a hop") };
         if as_json {
             println!(
                 "{}",
@@ -79,9 +64,7 @@ pub(super) fn trace(target: &Target, node: &str, as_json: bool) -> anyhow::Resul
             return if answered.as_deref() == Some(node) {
                 Ok(ExitCode::SUCCESS)
             } else {
-                Err(Exit::failed(format!(
-                    "the path to {node} does not reach it"
-                )))
+                Err(Exit::failed(format!("the path to {node} does not reach it")))
             };
         }
     }
@@ -109,20 +92,12 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
     let mut latencies: Histogram<u64> = Histogram::new(3)?;
     let mut interrupted = false;
     for number in 1..=series.count {
-        client.ask(
-            RequestBody::Message {
-                to: series.to.clone(),
-                payload: series.message.clone().into_bytes(),
-            },
-            None,
-        )?;
+        client
+            .ask(RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() }, None)?;
         match happenings.recv() {
             Ok(Happening::Answer(Answer::Message { rtt_ns })) => latencies.record(rtt_ns.max(1))?,
             Ok(Happening::Answer(Answer::Failed(reason))) => {
-                return Err(Exit::failed(format!(
-                    "message {number} of {}: {reason}",
-                    series.count
-                )));
+                return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
             }
             Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
             Ok(Happening::Gone(reason)) => return Err(Exit::unavailable(reason)),
@@ -136,11 +111,7 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
     if !latencies.is_empty() {
         println!("{}", report::latencies(&latencies, as_json));
     }
-    Ok(if interrupted {
-        ExitCode::from(EXIT_INTERRUPTED)
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
 /// Waits; `true` if Ctrl-C came.

@@ -50,11 +50,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("making the state directory {}", plan.state_dir.display()))?;
     let executable = std::env::current_exe().context("finding this executable")?;
     let control_arguments = seam::control_arguments(&plan);
-    seam::start(SupervisorOptions {
-        plan,
-        executable,
-        control_arguments,
-    })?;
+    seam::start(SupervisorOptions { plan, executable, control_arguments })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,10 +59,7 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
     let dataplane = match args.dataplane {
         Some(path) => Dataplane::Path(path),
         None => {
-            let stdin = std::io::stdin()
-                .as_fd()
-                .try_clone_to_owned()
-                .context("standard input")?;
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
             let kind = rustix::net::sockopt::socket_domain(&stdin);
             anyhow::ensure!(
                 kind == Ok(rustix::net::AddressFamily::UNIX),
@@ -84,41 +77,16 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
 /// `florelay pki`.
 pub(super) fn pki(verb: PkiVerb) -> anyhow::Result<ExitCode> {
     let pair = match verb {
-        PkiVerb::Init {
-            realm,
-            dir,
-            days,
-            force,
-        } => pki::init(&realm, &dir, days, force)?,
-        PkiVerb::Issue {
-            node,
-            realm,
-            dir,
-            out,
-            days,
-            force,
-        } => pki::issue(
-            &node,
-            realm.as_deref(),
-            &dir,
-            out.as_deref().unwrap_or(&dir),
-            days,
-            force,
-        )?,
+        PkiVerb::Init { realm, dir, days, force } => pki::init(&realm, &dir, days, force)?,
+        PkiVerb::Issue { node, realm, dir, out, days, force } => {
+            pki::issue(&node, realm.as_deref(), &dir, out.as_deref().unwrap_or(&dir), days, force)?
+        }
         PkiVerb::LinkKey { file, force } => {
             pki::link_key(&file, force)?;
-            println!(
-                "{} (keep it secret; the same file at both ends)",
-                file.display()
-            );
+            println!("{} (keep it secret; the same file at both ends)", file.display());
             return Ok(ExitCode::SUCCESS);
         }
     };
-    println!(
-        "{} for {}\n{} (keep it secret)",
-        pair.certificate.display(),
-        pair.spiffe_id,
-        pair.key.display()
-    );
+    println!("{} for {}\n{} (keep it secret)", pair.certificate.display(), pair.spiffe_id, pair.key.display());
     Ok(ExitCode::SUCCESS)
 }

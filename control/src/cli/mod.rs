@@ -38,19 +38,11 @@ pub(crate) struct Exit {
 
 impl Exit {
     fn failed(message: impl Into<String>) -> anyhow::Error {
-        Self {
-            code: EXIT_FAILED,
-            message: message.into(),
-        }
-        .into()
+        Self { code: EXIT_FAILED, message: message.into() }.into()
     }
 
     fn unavailable(message: impl Into<String>) -> anyhow::Error {
-        Self {
-            code: EXIT_UNAVAILABLE,
-            message: message.into(),
-        }
-        .into()
+        Self { code: EXIT_UNAVAILABLE, message: message.into() }.into()
     }
 }
 
@@ -73,9 +65,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         EXIT_CONFIG
     } else if error.is::<crate::seam::Missing>() {
         EXIT_UNAVAILABLE
-    } else if error.is::<crate::pki::PkiError>()
-        || error.is::<crate::process::server::ListenError>()
-    {
+    } else if error.is::<crate::pki::PkiError>() || error.is::<crate::process::server::ListenError>() {
         EXIT_FAILED
     } else {
         EXIT_INTERNAL
@@ -89,73 +79,25 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Dataplane => crate::seam::dataplane().map(|()| ExitCode::SUCCESS),
         Verb::Control(args) => local::control(args),
         Verb::Pki(verb) => local::pki(verb),
-        Verb::Send {
-            file,
-            to,
-            priority,
-            id,
-            name,
-            json,
-            target,
-        } => {
-            let order = transfer::Order {
-                file,
-                to,
-                priority,
-                id,
-                name,
-            };
+        Verb::Send { file, to, priority, id, name, json, target } => {
+            let order = transfer::Order { file, to, priority, id, name };
             transfer::send(&target, order, json)
         }
         Verb::Watch { id, json, target } => transfer::watch(&target, id, json),
-        Verb::Cancel { id, target } => {
-            command::done(&target, RequestBody::Cancel { id: id.as_u128() })
-        }
+        Verb::Cancel { id, target } => command::done(&target, RequestBody::Cancel { id: id.as_u128() }),
         Verb::Status { json, target } => command::status(&target, json),
-        Verb::Link(LinkVerb::Set {
-            name,
-            rate,
-            burst,
-            target,
-        }) => command::done(
-            &target,
-            RequestBody::SetRate {
-                link: name,
-                rate_bps: rate.0,
-                burst_bytes: burst,
-            },
-        ),
-        Verb::Link(LinkVerb::Up { name, target }) => command::done(
-            &target,
-            RequestBody::SetAdmin {
-                link: name,
-                up: true,
-            },
-        ),
-        Verb::Link(LinkVerb::Down { name, target }) => command::done(
-            &target,
-            RequestBody::SetAdmin {
-                link: name,
-                up: false,
-            },
-        ),
-        Verb::C2 {
-            to,
-            count,
-            interval,
-            message,
-            json,
-            target,
-        } => command::c2(
-            &target,
-            &command::Series {
-                to,
-                count,
-                interval,
-                message,
-            },
-            json,
-        ),
+        Verb::Link(LinkVerb::Set { name, rate, burst, target }) => {
+            command::done(&target, RequestBody::SetRate { link: name, rate_bps: rate.0, burst_bytes: burst })
+        }
+        Verb::Link(LinkVerb::Up { name, target }) => {
+            command::done(&target, RequestBody::SetAdmin { link: name, up: true })
+        }
+        Verb::Link(LinkVerb::Down { name, target }) => {
+            command::done(&target, RequestBody::SetAdmin { link: name, up: false })
+        }
+        Verb::C2 { to, count, interval, message, json, target } => {
+            command::c2(&target, &command::Series { to, count, interval, message }, json)
+        }
         Verb::Trace { node, json, target } => command::trace(&target, &node, json),
     }
 }

@@ -28,45 +28,25 @@ pub(super) struct Order {
 
 /// `florelay send`.
 pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Result<ExitCode> {
-    let Order {
-        file: path,
-        to,
-        priority,
-        id,
-        name,
-    } = order;
+    let Order { file: path, to, priority, id, name } = order;
     let shown = path.display().to_string();
     let file = File::open(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
-    let metadata = file
-        .metadata()
-        .map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
+    let metadata = file.metadata().map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
     if !metadata.is_file() {
         return Err(Exit::failed(format!("{shown} is not a regular file")));
     }
     let name = match name {
         Some(name) => name,
         None => {
-            let own = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .unwrap_or_default();
-            file_name(own).map_err(|e| {
-                Exit::failed(format!(
-                    "{shown}: its name cannot be sent ({e}); use --name NAME"
-                ))
-            })?
+            let own = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            file_name(own)
+                .map_err(|e| Exit::failed(format!("{shown}: its name cannot be sent ({e}); use --name NAME")))?
         }
     };
     let id = id.unwrap_or_else(Uuid::new_v4);
     let mut client = Client::connect(target)?;
     let happenings = client.happenings()?;
-    let body = RequestBody::SendFile {
-        to: to.clone(),
-        id: id.as_u128(),
-        name,
-        priority,
-        attributes: Vec::new(),
-    };
+    let body = RequestBody::SendFile { to: to.clone(), id: id.as_u128(), name, priority, attributes: Vec::new() };
     client.ask(body, Some(file.as_fd()))?;
     drop(file);
     let again = format!("florelay send {} --to {to} --id {id}", quoted(&shown));
@@ -100,17 +80,11 @@ fn follow(
                     if let Some(bar) = &bar {
                         bar.finish_and_clear();
                     }
-                    return Ok(ended(
-                        &status,
-                        result.as_ref().map_err(String::as_str),
-                        as_json,
-                    ));
+                    return Ok(ended(&status, result.as_ref().map_err(String::as_str), as_json));
                 }
             }
             Ok(Happening::Answer(Answer::Failed(reason))) => {
-                let hint = again.map_or(String::new(), |a| {
-                    format!("\n    hint: to go on with this transfer: {a}")
-                });
+                let hint = again.map_or(String::new(), |a| format!("\n    hint: to go on with this transfer: {a}"));
                 return Err(Exit::failed(format!("{reason}{hint}")));
             }
             Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
@@ -159,8 +133,7 @@ fn new_bar(status: &TransferStatus) -> ProgressBar {
         "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec} {msg}"
     };
     // The templates are fixed; the default style is the answer to a mistake in them.
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar.set_prefix(status.name.clone());
     // What an earlier run has sent is neither rate nor ETA of this one.
@@ -176,11 +149,7 @@ fn show(bar: &ProgressBar, status: &TransferStatus) {
         bar.set_length(size);
     }
     bar.set_position(status.confirmed);
-    bar.set_message(if status.stalled {
-        "STALLED: waiting for the link"
-    } else {
-        ""
-    });
+    bar.set_message(if status.stalled { "STALLED: waiting for the link" } else { "" });
 }
 
 /// For a shell.

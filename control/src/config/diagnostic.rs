@@ -47,11 +47,7 @@ impl fmt::Display for Refusal {
             writeln!(f, "{diagnostic}")?;
         }
         let n = self.0.len();
-        write!(
-            f,
-            "configuration refused: {n} {}",
-            if n == 1 { "error" } else { "errors" }
-        )
+        write!(f, "configuration refused: {n} {}", if n == 1 { "error" } else { "errors" })
     }
 }
 
@@ -67,11 +63,7 @@ pub(super) struct Source<'t> {
 
 impl<'t> Source<'t> {
     pub(super) fn new(path: &'t Path, text: &'t str) -> Self {
-        Self {
-            path,
-            text,
-            found: Vec::new(),
-        }
+        Self { path, text, found: Vec::new() }
     }
 
     /// The configuration file.
@@ -118,26 +110,15 @@ impl<'t> Source<'t> {
         }
         let before = &self.text[..offset];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 }
 
 /// The candidate that a person probably meant, if one is near.
-pub(super) fn nearest<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
+pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     candidates
         .into_iter()
-        .map(|c| {
-            (
-                strsim::damerau_levenshtein(&word.to_lowercase(), &c.to_lowercase()),
-                c,
-            )
-        })
+        .map(|c| (strsim::damerau_levenshtein(&word.to_lowercase(), &c.to_lowercase()), c))
         // A third of the letters may differ: "lokal" is local, "rate" is not name.
         .filter(|(distance, c)| *distance <= (c.chars().count().max(3) / 3).min(3))
         .min_by_key(|(distance, _)| *distance)
@@ -170,10 +151,7 @@ mod tests {
     fn near_words_are_found() {
         assert_eq!(nearest("adaptor", ["adapter", "local"]), Some("adapter"));
         assert_eq!(nearest("Inbox", ["inbox", "key"]), Some("inbox"));
-        assert_eq!(
-            nearest("highest_rung", ["highest-rung"]),
-            Some("highest-rung")
-        );
+        assert_eq!(nearest("highest_rung", ["highest-rung"]), Some("highest-rung"));
         assert_eq!(nearest("zzz", ["rate", "mtu"]), None);
     }
 }

@@ -46,51 +46,32 @@ pub(super) fn identity(source: &mut Source<'_>, id: &Identity<'_>, now: SystemTi
     let chain = pem_file(source, id.certificate, certificate::chain);
     let trust = pem_file(source, id.trust, certificate::chain);
     let key = secret_file(source, id.key).and_then(|pem| {
-        certificate::private_key(&pem)
-            .map_err(|e| id.key.error(source, e.to_string(), issue_hint(id)))
-            .ok()
+        certificate::private_key(&pem).map_err(|e| id.key.error(source, e.to_string(), issue_hint(id))).ok()
     });
     if let (Some(chain), Some(trust)) = (&chain, &trust) {
         let expected = names::spiffe_id(id.realm, id.node);
         if let Err(e) = certificate::check(chain, trust, &expected, now) {
-            let at = if matches!(e, CertificateError::Trust(_)) {
-                id.trust
-            } else {
-                id.certificate
-            };
+            let at = if matches!(e, CertificateError::Trust(_)) { id.trust } else { id.certificate };
             at.error(source, e.to_string(), issue_hint(id));
         }
     }
     if let (Some(chain), Some(key)) = (&chain, &key)
         && let Err(e) = certificate::check_key(chain, key)
     {
-        id.key.error(
-            source,
-            e.to_string(),
-            "certificate and key are made together; name the pair",
-        );
+        id.key.error(source, e.to_string(), "certificate and key are made together; name the pair");
     }
 }
 
 /// Reads a liveness key: 64 hexadecimal digits.
-pub(super) fn liveness_key(
-    source: &mut Source<'_>,
-    field: &Field<PathBuf>,
-    checks: Checks,
-) -> Option<[u8; 32]> {
+pub(super) fn liveness_key(source: &mut Source<'_>, field: &Field<PathBuf>, checks: Checks) -> Option<[u8; 32]> {
     if checks == Checks::TextOnly {
         return Some([0; 32]);
     }
     let text = secret_file(source, field)?;
-    let key = std::str::from_utf8(&text)
-        .ok()
-        .and_then(|t| crate::hex::decode32(t.trim()));
+    let key = std::str::from_utf8(&text).ok().and_then(|t| crate::hex::decode32(t.trim()));
     if key.is_none() {
         let path = resolve(source, &field.value);
-        let message = format!(
-            "{} is not a link key: 64 hexadecimal digits are expected",
-            path.display()
-        );
+        let message = format!("{} is not a link key: 64 hexadecimal digits are expected", path.display());
         field.error(source, message, key_hint(&path));
     }
     key
@@ -105,17 +86,9 @@ fn pem_file<T>(
     match read_bounded(&path) {
         Ok(pem) => match parse(&pem) {
             Ok(parsed) => return Some(parsed),
-            Err(e) => field.error(
-                source,
-                format!("{}: {e}", path.display()),
-                "a PEM file of certificates is expected",
-            ),
+            Err(e) => field.error(source, format!("{}: {e}", path.display()), "a PEM file of certificates is expected"),
         },
-        Err(e) => field.error(
-            source,
-            format!("cannot read {}: {e}", path.display()),
-            path_hint(&e),
-        ),
+        Err(e) => field.error(source, format!("cannot read {}: {e}", path.display()), path_hint(&e)),
     }
     None
 }
@@ -125,31 +98,20 @@ fn secret_file(source: &mut Source<'_>, field: &Field<PathBuf>) -> Option<Vec<u8
     let path = resolve(source, &field.value);
     match fs::metadata(&path).map(|m| m.permissions().mode() & 0o777) {
         Ok(mode) if mode & 0o077 != 0 => {
-            let message = format!(
-                "{} is open to group or others (mode {mode:04o})",
-                path.display()
-            );
+            let message = format!("{} is open to group or others (mode {mode:04o})", path.display());
             field.error(source, message, format!("chmod 600 {}", path.display()));
             return None;
         }
         Ok(_) => {}
         Err(e) => {
-            field.error(
-                source,
-                format!("cannot read {}: {e}", path.display()),
-                path_hint(&e),
-            );
+            field.error(source, format!("cannot read {}: {e}", path.display()), path_hint(&e));
             return None;
         }
     }
     match read_bounded(&path) {
         Ok(bytes) => Some(bytes),
         Err(e) => {
-            field.error(
-                source,
-                format!("cannot read {}: {e}", path.display()),
-                path_hint(&e),
-            );
+            field.error(source, format!("cannot read {}: {e}", path.display()), path_hint(&e));
             None
         }
     }
@@ -170,10 +132,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn issue_hint(id: &Identity<'_>) -> String {
-    format!(
-        "issue one with: florelay pki issue --realm {} --node {} …",
-        id.realm, id.node
-    )
+    format!("issue one with: florelay pki issue --realm {} --node {} …", id.realm, id.node)
 }
 
 fn key_hint(path: &Path) -> String {

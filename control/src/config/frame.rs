@@ -21,8 +21,7 @@ pub fn quic_overhead(local: &SocketAddr) -> u16 {
 /// Size of a QUIC packet on a path whose smallest MTU is `mtu`; `None` if QUIC does not work on it.
 #[must_use]
 pub fn quic_mtu(mtu: u16, local: &SocketAddr) -> Option<u16> {
-    mtu.checked_sub(quic_overhead(local))
-        .filter(|q| *q >= QUIC_MIN_BYTES)
+    mtu.checked_sub(quic_overhead(local)).filter(|q| *q >= QUIC_MIN_BYTES)
 }
 
 /// Largest frame at layer 2, a VLAN tag included, as the token bucket counts it.

@@ -42,11 +42,7 @@ pub(super) struct LinkDraft {
 }
 
 /// Reads one `[[link]]`.
-pub(super) fn read(
-    source: &mut Source<'_>,
-    mut table: Table<'_>,
-    checks: files::Checks,
-) -> LinkDraft {
+pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files::Checks) -> LinkDraft {
     let t = &mut table;
     let name = t.required(source, "name", "\"to-relay\"", |v| {
         let text = string(v)?;
@@ -64,52 +60,28 @@ pub(super) fn read(
         check_mtu(source, mtu, &local.value, "");
     }
     let overhead = small(source, t, "overhead", 0..=1024, 0);
-    let rate = t.required(
-        source,
-        "rate",
-        "\"10 Mbit/s\"",
-        unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""),
-    );
+    let rate = t.required(source, "rate", "\"10 Mbit/s\"", unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""));
     if let Some(rate) = &rate
         && rate.value == Some(0)
     {
-        rate.error(
-            source,
-            "a rate of 0 sends nothing",
-            "to start with the link down, write: up = false",
-        );
+        rate.error(source, "a rate of 0 sends nothing", "to start with the link down, write: up = false");
     }
     let frame = mtu.as_ref().map(|m| frame::frame_bytes(m.value, overhead));
     let burst = burst(source, t, frame, rate.as_ref().and_then(|r| r.value));
 
-    let share = t
-        .optional(source, "control-share", integer(1..=100))
-        .map_or(CONTROL_SHARE_DEFAULT, |f| f.value);
+    let share = t.optional(source, "control-share", integer(1..=100)).map_or(CONTROL_SHARE_DEFAULT, |f| f.value);
     let delay_ns = duration(source, t, "delay", "\"325 ms\"", 0..=MAX_DELAY_NS).unwrap_or(0);
-    let contracted = t.optional(
-        source,
-        "congestion",
-        word(&[("contracted", true), ("shared", false)]),
-    );
+    let contracted = t.optional(source, "congestion", word(&[("contracted", true), ("shared", false)]));
     if let (Some(given), Some(rate)) = (&contracted, &rate)
         && given.value
         && rate.value.is_none()
     {
         let hint = "give the link a rate, or write: congestion = \"shared\"";
-        given.error(
-            source,
-            "\"contracted\" needs a rate to hold to, and this link is uncapped",
-            hint,
-        );
+        given.error(source, "\"contracted\" needs a rate to hold to, and this link is uncapped", hint);
     }
-    let contracted = contracted.map_or_else(
-        || rate.as_ref().is_some_and(|r| r.value.is_some()),
-        |f| f.value,
-    );
+    let contracted = contracted.map_or_else(|| rate.as_ref().is_some_and(|r| r.value.is_some()), |f| f.value);
     let liveness = liveness(source, t, checks);
-    let worker = t
-        .optional(source, "worker", integer(0..=255))
-        .map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
+    let worker = t.optional(source, "worker", integer(0..=255)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
     table.close(source);
 
@@ -134,13 +106,7 @@ pub(super) fn read(
             admin_up,
         })
     })();
-    LinkDraft {
-        name,
-        local,
-        mtu,
-        worker,
-        plan,
-    }
+    LinkDraft { name, local, mtu, worker, plan }
 }
 
 /// Refuses an MTU too small for QUIC, with the numbers.
@@ -149,11 +115,7 @@ pub(super) fn check_mtu(source: &mut Source<'_>, mtu: &Field<u16>, local: &Socke
         return;
     }
     let overhead = frame::quic_overhead(local);
-    let (version, ip) = if local.is_ipv4() {
-        ("IPv4", 20)
-    } else {
-        ("IPv6", 40)
-    };
+    let (version, ip) = if local.is_ipv4() { ("IPv4", 20) } else { ("IPv6", 40) };
     mtu.error(
         source,
         format!(
@@ -167,12 +129,7 @@ pub(super) fn check_mtu(source: &mut Source<'_>, mtu: &Field<u16>, local: &Socke
 
 /// `adapter` and the keys that only an AF_XDP link has.
 fn adapter(source: &mut Source<'_>, t: &mut Table<'_>) -> Option<AdapterPlan> {
-    let adapter = t.required(
-        source,
-        "adapter",
-        "\"xdp\"",
-        word(&[("xdp", true), ("udp", false)]),
-    );
+    let adapter = t.required(source, "adapter", "\"xdp\"", word(&[("xdp", true), ("udp", false)]));
     let xdp = adapter.as_ref().map(|a| a.value);
     let interface = if xdp == Some(true) {
         t.required(source, "interface", "\"eth1\"", names::interface)
@@ -198,17 +155,9 @@ fn adapter(source: &mut Source<'_>, t: &mut Table<'_>) -> Option<AdapterPlan> {
             fallback: fallback.is_none_or(|f| f.value),
         });
     }
-    let spots = [
-        interface.map(|f| f.map(|_| ())),
-        rung.map(|f| f.map(|_| ())),
-        fallback.map(|f| f.map(|_| ())),
-    ];
+    let spots = [interface.map(|f| f.map(|_| ())), rung.map(|f| f.map(|_| ())), fallback.map(|f| f.map(|_| ()))];
     for spot in spots.into_iter().flatten() {
-        spot.error(
-            source,
-            "only a link with adapter = \"xdp\" has this",
-            "remove it, or write: adapter = \"xdp\"",
-        );
+        spot.error(source, "only a link with adapter = \"xdp\" has this", "remove it, or write: adapter = \"xdp\"");
     }
     Some(AdapterPlan::Udp)
 }
@@ -219,11 +168,7 @@ fn address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
     let hint = "write for example \"10.0.0.1:6635\" or \"[fd00::1]:6635\"".to_owned();
     let address: SocketAddr = text.parse().map_err(|_| {
         let no_port = text.parse::<std::net::IpAddr>().is_ok();
-        let what = if no_port {
-            "has no port"
-        } else {
-            "is not an address with a port"
-        };
+        let what = if no_port { "has no port" } else { "is not an address with a port" };
         (format!("\"{text}\" {what}"), hint.clone())
     })?;
     let ip = address.ip();
@@ -239,22 +184,14 @@ fn address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
     Err((format!("\"{text}\": {wrong}"), hint))
 }
 
-fn addresses(
-    source: &mut Source<'_>,
-    local: Option<&Field<SocketAddr>>,
-    remote: Option<&Field<SocketAddr>>,
-) {
+fn addresses(source: &mut Source<'_>, local: Option<&Field<SocketAddr>>, remote: Option<&Field<SocketAddr>>) {
     let (Some(local), Some(remote)) = (local, remote) else {
         return;
     };
     let family = |a: &SocketAddr| if a.is_ipv4() { "IPv4" } else { "IPv6" };
     if local.value.is_ipv4() != remote.value.is_ipv4() {
         let (l, r) = (family(&local.value), family(&remote.value));
-        remote.error(
-            source,
-            format!("remote is {r}, local is {l}"),
-            "both ends of a link have the same family",
-        );
+        remote.error(source, format!("remote is {r}, local is {l}"), "both ends of a link have the same family");
     } else if local.value == remote.value {
         let message = format!("remote and local are the same, {}", local.value);
         remote.error(source, message, "remote is the neighbour's address");
@@ -262,21 +199,11 @@ fn addresses(
 }
 
 /// `burst`: at least one frame.
-fn burst(
-    source: &mut Source<'_>,
-    t: &mut Table<'_>,
-    frame: Option<u32>,
-    rate_bps: Option<u64>,
-) -> Option<u32> {
+fn burst(source: &mut Source<'_>, t: &mut Table<'_>, frame: Option<u32>, rate_bps: Option<u64>) -> Option<u32> {
     let key_present = t.get("burst").is_some();
     let given = t.optional(source, "burst", |v| {
         let wide = unit(units::bytes, "\"15 kB\"")(v)?;
-        u32::try_from(wide).map_err(|_| {
-            (
-                format!("{wide} bytes are too many"),
-                "at most 4 GB".to_owned(),
-            )
-        })
+        u32::try_from(wide).map_err(|_| (format!("{wide} bytes are too many"), "at most 4 GB".to_owned()))
     });
     let frame = frame?;
     let Some(given) = given else {
@@ -296,37 +223,19 @@ fn burst(
 }
 
 /// Interval, multiplier and key; `None` if something is wrong.
-fn liveness(
-    source: &mut Source<'_>,
-    t: &mut Table<'_>,
-    checks: files::Checks,
-) -> Option<(u64, u8, [u8; 32])> {
+fn liveness(source: &mut Source<'_>, t: &mut Table<'_>, checks: files::Checks) -> Option<(u64, u8, [u8; 32])> {
     let example = "{ interval = \"100 ms\", detect = 3, key-file = \"link.key\" }";
     if t.get("liveness").is_none() {
         t.missing(source, "liveness", example);
         return None;
     }
     let mut t = t.table(source, "liveness")?;
-    let interval = duration(
-        source,
-        &mut t,
-        "interval",
-        "\"100 ms\"",
-        LIVENESS_INTERVAL_BOUNDS_NS,
-    );
-    let detect = t
-        .optional(source, "detect", integer(2..=255))
-        .map_or(DETECT_DEFAULT, |f| f.value);
-    let key_file = t
-        .required(source, "key-file", "\"link.key\"", string)
-        .map(|f| f.map(PathBuf::from));
+    let interval = duration(source, &mut t, "interval", "\"100 ms\"", LIVENESS_INTERVAL_BOUNDS_NS);
+    let detect = t.optional(source, "detect", integer(2..=255)).map_or(DETECT_DEFAULT, |f| f.value);
+    let key_file = t.required(source, "key-file", "\"link.key\"", string).map(|f| f.map(PathBuf::from));
     t.close(source);
     let key = files::liveness_key(source, &key_file?, checks)?;
-    Some((
-        interval.unwrap_or(LIVENESS_INTERVAL_NS),
-        u8::try_from(detect).ok()?,
-        key,
-    ))
+    Some((interval.unwrap_or(LIVENESS_INTERVAL_NS), u8::try_from(detect).ok()?, key))
 }
 
 /// An optional duration within bounds, in nanoseconds.
@@ -339,19 +248,10 @@ pub(super) fn duration(
 ) -> Option<u64> {
     let field = t.optional(source, name, |v| {
         let duration = unit(units::duration, example)(v)?;
-        u64::try_from(duration.as_nanos())
-            .ok()
-            .filter(|n| bounds.contains(n))
-            .ok_or_else(|| {
-                let (low, high) = (
-                    units::show_duration(*bounds.start()),
-                    units::show_duration(*bounds.end()),
-                );
-                (
-                    format!("{duration:?} is out of range"),
-                    format!("{low} to {high}"),
-                )
-            })
+        u64::try_from(duration.as_nanos()).ok().filter(|n| bounds.contains(n)).ok_or_else(|| {
+            let (low, high) = (units::show_duration(*bounds.start()), units::show_duration(*bounds.end()));
+            (format!("{duration:?} is out of range"), format!("{low} to {high}"))
+        })
     });
     field.map(|f| f.value)
 }
@@ -364,8 +264,7 @@ pub(super) fn small(
     bounds: std::ops::RangeInclusive<u64>,
     default: u16,
 ) -> u16 {
-    t.optional(source, name, integer(bounds))
-        .map_or(default, |f| u16::try_from(f.value).unwrap_or(default))
+    t.optional(source, name, integer(bounds)).map_or(default, |f| u16::try_from(f.value).unwrap_or(default))
 }
 
 /// Says where two links collide: the same name, or the same local address and port.
@@ -373,10 +272,7 @@ pub(super) fn check_together(source: &mut Source<'_>, links: &[LinkDraft], worke
     for (index, link) in links.iter().enumerate() {
         let earlier = &links[..index];
         if let Some(name) = &link.name
-            && let Some(first) = earlier
-                .iter()
-                .filter_map(|l| l.name.as_ref())
-                .find(|n| n.value == name.value)
+            && let Some(first) = earlier.iter().filter_map(|l| l.name.as_ref()).find(|n| n.value == name.value)
         {
             let (line, _) = source.position(first.span.start);
             name.error(
@@ -386,27 +282,17 @@ pub(super) fn check_together(source: &mut Source<'_>, links: &[LinkDraft], worke
             );
         }
         if let Some(local) = &link.local
-            && let Some(first) = earlier
-                .iter()
-                .filter_map(|l| l.local.as_ref())
-                .find(|l| l.value == local.value)
+            && let Some(first) = earlier.iter().filter_map(|l| l.local.as_ref()).find(|l| l.value == local.value)
         {
             let (line, _) = source.position(first.span.start);
-            let message = format!(
-                "{} is another link's local address and port already, in line {line}",
-                local.value
-            );
+            let message = format!("{} is another link's local address and port already, in line {line}", local.value);
             local.error(source, message, "give each link its own port");
         }
         if let Some(worker) = &link.worker
             && worker.value >= workers
         {
             let message = format!("worker {} does not exist", worker.value);
-            worker.error(
-                source,
-                message,
-                format!("node.workers has {workers}, numbered from 0"),
-            );
+            worker.error(source, message, format!("node.workers has {workers}, numbered from 0"));
         }
     }
 }
@@ -424,11 +310,7 @@ pub(super) fn find<'l>(
     if let Some(index) = links.iter().position(named) {
         return Some((u16::try_from(index).ok()?, &links[index]));
     }
-    let names: Vec<_> = links
-        .iter()
-        .filter_map(|l| l.name.as_ref())
-        .map(|n| n.value.as_str())
-        .collect();
+    let names: Vec<_> = links.iter().filter_map(|l| l.name.as_ref()).map(|n| n.value.as_str()).collect();
     let hint = super::diagnostic::did_you_mean(&name.value, "link", &names);
     name.error(source, format!("there is no link \"{}\"", name.value), hint);
     None

@@ -58,12 +58,7 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
         for error in syntax {
             let span = error.span().unwrap_or(0..0);
             let key = key_in_line(text, span.start);
-            source.error(
-                &span,
-                key,
-                format!("not TOML: {}", error.message().trim()),
-                "TOML's syntax: https://toml.io",
-            );
+            source.error(&span, key, format!("not TOML: {}", error.message().trim()), "TOML's syntax: https://toml.io");
         }
         return source.refuse();
     }
@@ -78,20 +73,11 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
             "begin with [node] and its name, realm, certificate, …",
         );
     }
-    let node = root
-        .table(&mut source, "node")
-        .map(|t| node::read(&mut source, t, checks));
+    let node = root.table(&mut source, "node").map(|t| node::read(&mut source, t, checks));
 
     let tables = root.tables(&mut source, "link", Some("name"));
-    let links: Vec<_> = tables
-        .into_iter()
-        .map(|t| link::read(&mut source, t, checks))
-        .collect();
-    link::check_together(
-        &mut source,
-        &links,
-        node.as_ref().map_or(1, |n| n.workers.len()),
-    );
+    let links: Vec<_> = tables.into_iter().map(|t| link::read(&mut source, t, checks)).collect();
+    link::check_together(&mut source, &links, node.as_ref().map_or(1, |n| n.workers.len()));
 
     let home = path::Home {
         node: node.as_ref().and_then(|n| n.name.as_deref()),
@@ -101,27 +87,14 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
     let mut labels = path::Labels::default();
     let mut seen = HashMap::new();
     let tables = root.tables(&mut source, "peer", Some("name"));
-    let peers: Vec<_> = tables
-        .into_iter()
-        .map(|t| path::read_peer(&mut source, t, &home, &mut labels, &mut seen))
-        .collect();
+    let peers: Vec<_> =
+        tables.into_iter().map(|t| path::read_peer(&mut source, t, &home, &mut labels, &mut seen)).collect();
     let tables = root.tables(&mut source, "transit", None);
-    let transits: Vec<_> = tables
-        .into_iter()
-        .map(|t| path::read_transit(&mut source, t, &links, &mut labels))
-        .collect();
-    for (key, rows) in [
-        ("link", links.len()),
-        ("peer", peers.len()),
-        ("transit", transits.len()),
-    ] {
+    let transits: Vec<_> =
+        tables.into_iter().map(|t| path::read_transit(&mut source, t, &links, &mut labels)).collect();
+    for (key, rows) in [("link", links.len()), ("peer", peers.len()), ("transit", transits.len())] {
         if rows > MAX_ROWS {
-            source.error(
-                &(0..0),
-                key,
-                format!("{rows} of them are too many"),
-                format!("at most {MAX_ROWS}"),
-            );
+            source.error(&(0..0), key, format!("{rows} of them are too many"), format!("at most {MAX_ROWS}"));
         }
     }
     root.close(&mut source);
@@ -195,32 +168,18 @@ fn version(source: &mut Source<'_>, root: &mut Table<'_>) {
         return;
     };
     let parsed = version.value.split_once('.').and_then(|(major, minor)| {
-        let number = |s: &str| {
-            s.bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| s.parse::<u32>().ok())
-                .flatten()
-        };
+        let number = |s: &str| s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse::<u32>().ok()).flatten();
         Some((number(major)?, number(minor)?))
     });
-    let own =
-        format!("this florelay reads \"{FORMAT_MAJOR}.0\" to \"{FORMAT_MAJOR}.{FORMAT_MINOR}\"");
+    let own = format!("this florelay reads \"{FORMAT_MAJOR}.0\" to \"{FORMAT_MAJOR}.{FORMAT_MINOR}\"");
     match parsed {
         Some((FORMAT_MAJOR, 0..=FORMAT_MINOR)) => {}
         Some((FORMAT_MAJOR, minor)) => {
             let message = format!("minor version {minor} is newer than this florelay knows");
             version.error(source, message, own);
         }
-        Some((major, _)) => version.error(
-            source,
-            format!("major version {major} is another format"),
-            own,
-        ),
-        None => version.error(
-            source,
-            format!("\"{}\" is not a version", version.value),
-            own,
-        ),
+        Some((major, _)) => version.error(source, format!("major version {major} is another format"), own),
+        None => version.error(source, format!("\"{}\" is not a version", version.value), own),
     }
 }
 
@@ -245,12 +204,6 @@ fn key_in_line(text: &str, offset: usize) -> String {
     let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
     let line = text[start..].lines().next().unwrap_or_default();
     let key = line.split('=').next().unwrap_or_default().trim();
-    let plain = key
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if line.contains('=') && plain {
-        key.to_owned()
-    } else {
-        String::new()
-    }
+    let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if line.contains('=') && plain { key.to_owned() } else { String::new() }
 }

@@ -17,18 +17,10 @@ const MAX_INTERFACE_BYTES: usize = 15;
 /// The reason, for people.
 pub fn check_node(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return Err(format!(
-            "a name has 1 to {MAX_NAME_BYTES} characters, this has {}",
-            name.len()
-        ));
+        return Err(format!("a name has 1 to {MAX_NAME_BYTES} characters, this has {}", name.len()));
     }
-    if let Some(c) = name
-        .chars()
-        .find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-'))
-    {
-        return Err(format!(
-            "{c:?} is not allowed in a name: lower-case letters, digits and hyphens are"
-        ));
+    if let Some(c) = name.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
+        return Err(format!("{c:?} is not allowed in a name: lower-case letters, digits and hyphens are"));
     }
     if name.starts_with('-') || name.ends_with('-') {
         return Err("a name neither begins nor ends with a hyphen".to_owned());
@@ -42,15 +34,9 @@ pub fn check_node(name: &str) -> Result<(), String> {
 /// The reason, for people.
 pub fn check_realm(realm: &str) -> Result<(), String> {
     if realm.len() > MAX_REALM_BYTES {
-        return Err(format!(
-            "a realm has at most {MAX_REALM_BYTES} characters, this has {}",
-            realm.len()
-        ));
+        return Err(format!("a realm has at most {MAX_REALM_BYTES} characters, this has {}", realm.len()));
     }
-    realm
-        .split('.')
-        .try_for_each(check_node)
-        .map_err(|e| format!("in each part of a realm: {e}"))
+    realm.split('.').try_for_each(check_node).map_err(|e| format!("in each part of a realm: {e}"))
 }
 
 /// The SPIFFE URI of a node.
@@ -68,20 +54,13 @@ pub(super) fn realm(value: &DeValue<'_>) -> Result<String, Wrong> {
 }
 
 pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
-    checked(
-        value,
-        check_interface,
-        "a name that `ip link` shows, for example \"eth1\"",
-    )
+    checked(value, check_interface, "a name that `ip link` shows, for example \"eth1\"")
 }
 
 fn check_interface(name: &str) -> Result<(), String> {
     // dev_valid_name() in net/core/dev.c
     if name.is_empty() || name.len() > MAX_INTERFACE_BYTES {
-        return Err(format!(
-            "an interface name has 1 to {MAX_INTERFACE_BYTES} characters, this has {}",
-            name.len()
-        ));
+        return Err(format!("an interface name has 1 to {MAX_INTERFACE_BYTES} characters, this has {}", name.len()));
     }
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if name == "." || name == ".." || name.contains(bad) {
@@ -90,11 +69,7 @@ fn check_interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn checked(
-    value: &DeValue<'_>,
-    check: fn(&str) -> Result<(), String>,
-    hint: &str,
-) -> Result<String, Wrong> {
+fn checked(value: &DeValue<'_>, check: fn(&str) -> Result<(), String>, hint: &str) -> Result<String, Wrong> {
     let text = string(value)?;
     check(&text).map_err(|e| (e, hint.to_owned()))?;
     Ok(text)

@@ -43,13 +43,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: Checks
     if let (Checks::Full, Some(certificate), Some(key), Some(trust), Some(realm), Some(node)) =
         (checks, &certificate, &key, &trust, &realm, &name)
     {
-        let id = Identity {
-            certificate,
-            key,
-            trust,
-            realm: &realm.value,
-            node: &node.value,
-        };
+        let id = Identity { certificate, key, trust, realm: &realm.value, node: &node.value };
         files::identity(source, &id, SystemTime::now());
     }
     let resolved = |f: Option<Field<PathBuf>>| f.map(|f| resolve(source, &f.value));
@@ -65,19 +59,11 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: Checks
     }
 }
 
-fn path(
-    source: &mut Source<'_>,
-    t: &mut Table<'_>,
-    name: &'static str,
-    example: &str,
-) -> Option<Field<PathBuf>> {
+fn path(source: &mut Source<'_>, t: &mut Table<'_>, name: &'static str, example: &str) -> Option<Field<PathBuf>> {
     t.required(source, name, example, |v| {
         let text = string(v)?;
         if text.is_empty() || text.contains('\0') {
-            return Err((
-                "this is not a path".to_owned(),
-                "a path, relative to the configuration file".to_owned(),
-            ));
+            return Err(("this is not a path".to_owned(), "a path, relative to the configuration file".to_owned()));
         }
         Ok(PathBuf::from(text))
     })
@@ -89,64 +75,36 @@ fn workers(source: &mut Source<'_>, t: &mut Table<'_>) -> Vec<WorkerPlan> {
     let tables = t.tables(source, "workers", None);
     let mut plans: Vec<WorkerPlan> = Vec::new();
     for mut t in tables {
-        let core = t
-            .optional(source, "core", integer(0..=MAX_CORE))
-            .map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
-        let modes = &[
-            ("adaptive", PollMode::Adaptive),
-            ("busy", PollMode::Busy),
-            ("threaded-napi", PollMode::ThreadedNapi),
-        ];
+        let core =
+            t.optional(source, "core", integer(0..=MAX_CORE)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
+        let modes =
+            &[("adaptive", PollMode::Adaptive), ("busy", PollMode::Busy), ("threaded-napi", PollMode::ThreadedNapi)];
         let poll = t.optional(source, "poll", word(modes));
         if let Some(core) = &core
             && plans.iter().any(|p| p.core == Some(core.value))
         {
-            core.error(
-                source,
-                format!("core {} has a worker already", core.value),
-                "one worker per core",
-            );
+            core.error(source, format!("core {} has a worker already", core.value), "one worker per core");
         }
         if let Some(poll) = &poll
             && poll.value == PollMode::Busy
             && core.is_none()
         {
-            poll.error(
-                source,
-                "a busy worker keeps its core to itself, and this has none",
-                "add core = …",
-            );
+            poll.error(source, "a busy worker keeps its core to itself, and this has none", "add core = …");
         }
         t.close(source);
-        plans.push(WorkerPlan {
-            core: core.map(|c| c.value),
-            poll: poll.map_or(PollMode::Adaptive, |p| p.value),
-        });
+        plans.push(WorkerPlan { core: core.map(|c| c.value), poll: poll.map_or(PollMode::Adaptive, |p| p.value) });
     }
     if let Some(span) = &given
         && plans.len() > MAX_WORKERS
     {
         let message = format!("{} workers are too many", plans.len());
-        source.error(
-            span,
-            "node.workers",
-            message,
-            format!("at most {MAX_WORKERS}"),
-        );
+        source.error(span, "node.workers", message, format!("at most {MAX_WORKERS}"));
     }
     if plans.is_empty() {
         if let Some(span) = given {
-            source.error(
-                &span,
-                "node.workers",
-                "no worker",
-                "remove the key for one adaptive worker on any core",
-            );
+            source.error(&span, "node.workers", "no worker", "remove the key for one adaptive worker on any core");
         }
-        plans.push(WorkerPlan {
-            core: None,
-            poll: PollMode::Adaptive,
-        });
+        plans.push(WorkerPlan { core: None, poll: PollMode::Adaptive });
     }
     plans
 }

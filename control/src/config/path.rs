@@ -32,17 +32,11 @@ impl Labels {
         label: &Field<u32>,
         link_name: &str,
     ) {
-        if let Some(first) = self
-            .taken
-            .insert((link, direction, label.value), label.span.start)
-        {
+        if let Some(first) = self.taken.insert((link, direction, label.value), label.span.start) {
             let (line, _) = source.position(first);
             label.error(
                 source,
-                format!(
-                    "{direction} {} is used on link \"{link_name}\" already, in line {line}",
-                    label.value
-                ),
+                format!("{direction} {} is used on link \"{link_name}\" already, in line {line}", label.value),
                 "on one link, each path has its own labels in each direction",
             );
         }
@@ -70,11 +64,7 @@ pub(super) fn read_peer(
     if let Some(name) = &name {
         if home.node == Some(name.value.as_str()) {
             let message = format!("\"{}\" is this node itself", name.value);
-            name.error(
-                source,
-                message,
-                "a peer is the node at the far end of a path",
-            );
+            name.error(source, message, "a peer is the node at the far end of a path");
         } else if let Some(first) = seen.insert(name.value.clone(), name.span.start) {
             let (line, _) = source.position(first);
             let message = format!("peer \"{}\" is defined already, in line {line}", name.value);
@@ -84,45 +74,20 @@ pub(super) fn read_peer(
     let link_name = t.required(source, "link", "\"to-relay\"", string);
     let link = link_name.as_ref().and_then(|l| find(source, home.links, l));
     let pair = label_pair(source, t, link, labels);
-    let role = t.optional(
-        source,
-        "role",
-        word(&[("originator", true), ("acceptor", false)]),
-    );
+    let role = t.optional(source, "role", word(&[("originator", true), ("acceptor", false)]));
     let rtt = duration(source, t, "rtt", "\"650 ms\"", 1_000..=MAX_RTT_NS);
-    let path_rate = t.optional(
-        source,
-        "path-rate",
-        unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""),
-    );
+    let path_rate = t.optional(source, "path-rate", unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""));
     if let Some(rate) = &path_rate
         && rate.value == Some(0)
     {
-        rate.error(
-            source,
-            "a path of rate 0 carries nothing",
-            "the rate of the slowest link of the path",
-        );
+        rate.error(source, "a path of rate 0 carries nothing", "the rate of the slowest link of the path");
     }
     let path_mtu = t.optional(source, "path-mtu", integer(1..=u64::from(u16::MAX)));
     let path_mtu = path_mtu.map(|f| f.map(|n| u16::try_from(n).unwrap_or(u16::MAX)));
-    if let (
-        Some(mtu),
-        Some((
-            _,
-            LinkDraft {
-                mtu: Some(of_link),
-                local: Some(local),
-                ..
-            },
-        )),
-    ) = (&path_mtu, link)
-    {
+    if let (Some(mtu), Some((_, LinkDraft { mtu: Some(of_link), local: Some(local), .. }))) = (&path_mtu, link) {
         if mtu.value > of_link.value {
-            let message = format!(
-                "the path's MTU, {}, is larger than that of its first link, {}",
-                mtu.value, of_link.value
-            );
+            let message =
+                format!("the path's MTU, {}, is larger than that of its first link, {}", mtu.value, of_link.value);
             mtu.error(source, message, "the smallest MTU of all links of the path");
         } else {
             check_mtu(source, mtu, &local.value, "the path's ");
@@ -140,16 +105,9 @@ pub(super) fn read_peer(
         link: index,
         out_label,
         in_label,
-        originator: role.map_or_else(
-            || home.node.is_some_and(|own| own < name.as_str()),
-            |r| r.value,
-        ),
+        originator: role.map_or_else(|| home.node.is_some_and(|own| own < name.as_str()), |r| r.value),
         quic_mtu: frame::quic_mtu(path_mtu.map_or(plan.mtu, |m| m.value), &plan.local)?,
-        initial_rtt_ns: rtt.unwrap_or(if plan.delay_ns == 0 {
-            INITIAL_RTT_NS
-        } else {
-            2 * plan.delay_ns
-        }),
+        initial_rtt_ns: rtt.unwrap_or(if plan.delay_ns == 0 { INITIAL_RTT_NS } else { 2 * plan.delay_ns }),
         path_rate_bps: path_rate.map_or(plan.rate_bps, |r| r.value),
         weight,
         name,
@@ -167,11 +125,7 @@ pub(super) fn read_transit(
     let b = transit_end(source, &mut table, "b", links, labels);
     let weight = small(source, &mut table, "weight", 1..=1000, 1);
     table.close(source);
-    Some(TransitPlan {
-        a: a?,
-        b: b?,
-        weight,
-    })
+    Some(TransitPlan { a: a?, b: b?, weight })
 }
 
 fn transit_end(
@@ -182,11 +136,7 @@ fn transit_end(
     labels: &mut Labels,
 ) -> Option<TransitEndPlan> {
     if table.get(side).is_none() {
-        table.missing(
-            source,
-            side,
-            "{ link = \"to-a\", in-label = 100, out-label = 200 }",
-        );
+        table.missing(source, side, "{ link = \"to-a\", in-label = 100, out-label = 200 }");
         return None;
     }
     let mut t = table.table(source, side)?;
@@ -195,11 +145,7 @@ fn transit_end(
     let pair = label_pair(source, &mut t, link, labels);
     t.close(source);
     let (out_label, in_label) = pair?;
-    Some(TransitEndPlan {
-        link: link?.0,
-        in_label,
-        out_label,
-    })
+    Some(TransitEndPlan { link: link?.0, in_label, out_label })
 }
 
 /// `out-label` and `in-label`, each unique on its link.
@@ -212,14 +158,7 @@ fn label_pair(
     let mut one = |source: &mut Source<'_>, name: &'static str, example: &str| {
         let label = t.required(source, name, example, integer(LABEL_BOUNDS))?;
         let label = label.map(|n| u32::try_from(n).unwrap_or_default());
-        if let Some((
-            index,
-            LinkDraft {
-                name: Some(link_name),
-                ..
-            },
-        )) = link
-        {
+        if let Some((index, LinkDraft { name: Some(link_name), .. })) = link {
             labels.take(source, index, name, &label, &link_name.value);
         }
         Some(label.value)

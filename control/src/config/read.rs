@@ -22,21 +22,12 @@ pub(super) struct Field<T> {
 
 impl<T> Field<T> {
     /// Records an error at this value.
-    pub(super) fn error(
-        &self,
-        source: &mut Source<'_>,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
+    pub(super) fn error(&self, source: &mut Source<'_>, message: impl Into<String>, hint: impl Into<String>) {
         source.error(&self.span, self.key.clone(), message, hint);
     }
 
     pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> Field<U> {
-        Field {
-            value: f(self.value),
-            span: self.span,
-            key: self.key,
-        }
+        Field { value: f(self.value), span: self.span, key: self.key }
     }
 }
 
@@ -55,26 +46,13 @@ pub(super) struct Table<'d> {
 }
 
 impl<'d> Table<'d> {
-    pub(super) fn new(
-        entries: &'d DeTable<'d>,
-        span: Range<usize>,
-        path: impl Into<String>,
-    ) -> Self {
-        Self {
-            entries,
-            span,
-            path: path.into(),
-            known: Vec::new(),
-        }
+    pub(super) fn new(entries: &'d DeTable<'d>, span: Range<usize>, path: impl Into<String>) -> Self {
+        Self { entries, span, path: path.into(), known: Vec::new() }
     }
 
     /// The full key of an entry.
     pub(super) fn key(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     /// An entry's value, unread.
@@ -93,11 +71,7 @@ impl<'d> Table<'d> {
         let value = self.get(name)?;
         let key = self.key(name);
         match read(value.get_ref()) {
-            Ok(read) => Some(Field {
-                value: read,
-                span: value.span(),
-                key,
-            }),
+            Ok(read) => Some(Field { value: read, span: value.span(), key }),
             Err((message, hint)) => {
                 source.error(&value.span(), key, message, hint);
                 None
@@ -128,32 +102,18 @@ impl<'d> Table<'d> {
             // `close` reports the near miss at its own line.
             return;
         }
-        source.error(
-            &self.span,
-            self.key(name),
-            format!("\"{name}\" is missing"),
-            format!("add: {name} = {example}"),
-        );
+        source.error(&self.span, self.key(name), format!("\"{name}\" is missing"), format!("add: {name} = {example}"));
     }
 
     /// A subtable, or `None` if absent or not a table.
-    pub(super) fn table(
-        &mut self,
-        source: &mut Source<'_>,
-        name: &'static str,
-    ) -> Option<Table<'d>> {
+    pub(super) fn table(&mut self, source: &mut Source<'_>, name: &'static str) -> Option<Table<'d>> {
         let value = self.get(name)?;
         let path = self.key(name);
         if let DeValue::Table(entries) = value.get_ref() {
             return Some(Table::new(entries, value.span(), path));
         }
         let hint = format!("write {name} = {{ … }} or a section [{path}]");
-        source.error(
-            &value.span(),
-            path,
-            format!("{} where a table is expected", kind(value.get_ref())),
-            hint,
-        );
+        source.error(&value.span(), path, format!("{} where a table is expected", kind(value.get_ref())), hint);
         None
     }
 
@@ -173,10 +133,7 @@ impl<'d> Table<'d> {
             source.error(
                 &value.span(),
                 key,
-                format!(
-                    "{} where a list of tables is expected",
-                    kind(value.get_ref())
-                ),
+                format!("{} where a list of tables is expected", kind(value.get_ref())),
                 hint,
             );
             return Vec::new();
@@ -193,10 +150,7 @@ impl<'d> Table<'d> {
                 );
                 continue;
             };
-            let named = label
-                .and_then(|l| entries.get(l))
-                .and_then(|v| v.get_ref().as_str())
-                .filter(|n| !n.is_empty());
+            let named = label.and_then(|l| entries.get(l)).and_then(|v| v.get_ref().as_str()).filter(|n| !n.is_empty());
             let path = named.map_or_else(|| format!("{key}[{index}]"), |n| format!("{key}[{n}]"));
             tables.push(Table::new(entries, item.span(), path));
         }
@@ -210,17 +164,8 @@ impl<'d> Table<'d> {
             if self.known.contains(&text) {
                 continue;
             }
-            let absent: Vec<_> = self
-                .known
-                .iter()
-                .copied()
-                .filter(|k| !self.entries.contains_key(*k))
-                .collect();
-            let candidates = if nearest(text, absent.iter().copied()).is_some() {
-                &absent
-            } else {
-                &self.known
-            };
+            let absent: Vec<_> = self.known.iter().copied().filter(|k| !self.entries.contains_key(*k)).collect();
+            let candidates = if nearest(text, absent.iter().copied()).is_some() { &absent } else { &self.known };
             source.error(
                 &name.span(),
                 self.key(text),
@@ -246,67 +191,42 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 /// Any string.
 pub(super) fn string(value: &DeValue<'_>) -> Result<String, Wrong> {
-    value.as_str().map(str::to_owned).ok_or_else(|| {
-        (
-            format!("{} where a string is expected", kind(value)),
-            "put it in quotes".to_owned(),
-        )
-    })
+    value
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| (format!("{} where a string is expected", kind(value)), "put it in quotes".to_owned()))
 }
 
 /// `true` or `false`.
 pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
-    value.as_bool().ok_or_else(|| {
-        (
-            format!("{} where true or false is expected", kind(value)),
-            "write true or false".to_owned(),
-        )
-    })
+    value
+        .as_bool()
+        .ok_or_else(|| (format!("{} where true or false is expected", kind(value)), "write true or false".to_owned()))
 }
 
 /// An integer in a range, both ends included.
-pub(super) fn integer(
-    range: RangeInclusive<u64>,
-) -> impl FnOnce(&DeValue<'_>) -> Result<u64, Wrong> {
+pub(super) fn integer(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> Result<u64, Wrong> {
     move |value| {
         let DeValue::Integer(i) = value else {
             let hint = format!("an integer, {} to {}", range.start(), range.end());
-            return Err((
-                format!("{} where an integer is expected", kind(value)),
-                hint,
-            ));
+            return Err((format!("{} where an integer is expected", kind(value)), hint));
         };
         u64::from_str_radix(i.as_str(), i.radix())
             .ok()
             .filter(|n| range.contains(n))
-            .ok_or_else(|| {
-                (
-                    format!("{i} is out of range"),
-                    format!("{} to {}", range.start(), range.end()),
-                )
-            })
+            .ok_or_else(|| (format!("{i} is out of range"), format!("{} to {}", range.start(), range.end())))
     }
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(
-    words: &'static [(&'static str, T)],
-) -> impl FnOnce(&DeValue<'_>) -> Result<T, Wrong> {
+pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| {
         let text = string(value)?;
-        words
-            .iter()
-            .find(|(w, _)| *w == text)
-            .map(|(_, t)| *t)
-            .ok_or_else(|| {
-                let all: Vec<_> = words.iter().map(|(w, _)| *w).collect();
-                let near = nearest(&text, all.iter().copied())
-                    .map_or(String::new(), |n| format!("did you mean \"{n}\"? "));
-                (
-                    format!("\"{text}\" is not known here"),
-                    format!("{near}one of: {}", all.join(", ")),
-                )
-            })
+        words.iter().find(|(w, _)| *w == text).map(|(_, t)| *t).ok_or_else(|| {
+            let all: Vec<_> = words.iter().map(|(w, _)| *w).collect();
+            let near = nearest(&text, all.iter().copied()).map_or(String::new(), |n| format!("did you mean \"{n}\"? "));
+            (format!("\"{text}\" is not known here"), format!("{near}one of: {}", all.join(", ")))
+        })
     }
 }
 
@@ -317,12 +237,9 @@ pub(super) fn unit<T>(
 ) -> impl FnOnce(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| {
         let hint = || format!("write a string such as {example}");
-        let text = value.as_str().ok_or_else(|| {
-            (
-                format!("{} where a quantity with a unit is expected", kind(value)),
-                hint(),
-            )
-        })?;
+        let text = value
+            .as_str()
+            .ok_or_else(|| (format!("{} where a quantity with a unit is expected", kind(value)), hint()))?;
         parse(text).map_err(|e| (format!("\"{text}\" {e}"), hint()))
     }
 }

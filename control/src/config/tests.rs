@@ -83,103 +83,47 @@ fn text_only(text: &str) -> Result<NodePlan, Refusal> {
 #[test]
 fn a_good_configuration_becomes_its_plan() {
     let plan = text_only(GOOD).unwrap();
-    assert_eq!(
-        (plan.snapshot, plan.node.as_str(), plan.realm.as_str()),
-        (1, "station-b", "demo.rete")
-    );
+    assert_eq!((plan.snapshot, plan.node.as_str(), plan.realm.as_str()), (1, "station-b", "demo.rete"));
     assert_eq!(plan.key, PathBuf::from("/etc/florelay/pki/station-b.key"));
     assert_eq!(plan.workers[1].poll, PollMode::Busy);
     let a = &plan.links[0];
-    let xdp = AdapterPlan::Xdp {
-        interface: "eth1".into(),
-        highest_rung: Rung::DriverCopy,
-        fallback: true,
-    };
-    assert_eq!(
-        (&a.adapter, a.worker, a.mtu, a.extra_overhead),
-        (&xdp, 1, 1500, 4)
-    );
-    assert_eq!(
-        (a.rate_bps, a.burst_bytes, a.control_percent),
-        (Some(10_000_000), 15_000, 40)
-    );
-    assert_eq!(
-        (a.delay_ns, a.contracted, a.admin_up),
-        (325_000_000, true, false)
-    );
-    assert_eq!(
-        (a.liveness_interval_ns, a.detect_multiplier),
-        (200_000_000, 5)
-    );
+    let xdp = AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::DriverCopy, fallback: true };
+    assert_eq!((&a.adapter, a.worker, a.mtu, a.extra_overhead), (&xdp, 1, 1500, 4));
+    assert_eq!((a.rate_bps, a.burst_bytes, a.control_percent), (Some(10_000_000), 15_000, 40));
+    assert_eq!((a.delay_ns, a.contracted, a.admin_up), (325_000_000, true, false));
+    assert_eq!((a.liveness_interval_ns, a.detect_multiplier), (200_000_000, 5));
     let c = &plan.links[1];
-    assert_eq!(
-        (&c.adapter, c.worker, c.rate_bps, c.contracted, c.admin_up),
-        (&AdapterPlan::Udp, 0, None, false, true)
-    );
-    assert_eq!(
-        (c.burst_bytes, c.control_percent, c.delay_ns),
-        (14_180, 50, 0)
-    );
-    assert_eq!(
-        (c.liveness_interval_ns, c.detect_multiplier),
-        (100_000_000, 3)
-    );
+    assert_eq!((&c.adapter, c.worker, c.rate_bps, c.contracted, c.admin_up), (&AdapterPlan::Udp, 0, None, false, true));
+    assert_eq!((c.burst_bytes, c.control_percent, c.delay_ns), (14_180, 50, 0));
+    assert_eq!((c.liveness_interval_ns, c.detect_multiplier), (100_000_000, 3));
     let [pa, pc] = &plan.peers[..] else { panic!() };
     assert_eq!(
         (pa.spiffe_id.as_str(), pa.link, pa.out_label, pa.in_label),
         ("spiffe://demo.rete/node/station-a", 0, 100, 200)
     );
     assert_eq!(
-        (
-            pa.originator,
-            pa.quic_mtu,
-            pa.initial_rtt_ns,
-            pa.path_rate_bps,
-            pa.weight
-        ),
+        (pa.originator, pa.quic_mtu, pa.initial_rtt_ns, pa.path_rate_bps, pa.weight),
         (true, 1440, 700_000_000, Some(5_000_000), 3)
     );
     // By default the lower name dials, the link's values hold, and the first RTT is that of RFC 9002.
     assert_eq!(
-        (
-            pc.originator,
-            pc.quic_mtu,
-            pc.initial_rtt_ns,
-            pc.path_rate_bps,
-            pc.weight
-        ),
+        (pc.originator, pc.quic_mtu, pc.initial_rtt_ns, pc.path_rate_bps, pc.weight),
         (true, 1340, 333_000_000, None, 1)
     );
     let t = &plan.transits[0];
-    assert_eq!(
-        (t.a.link, t.a.in_label, t.b.link, t.b.out_label, t.weight),
-        (0, 101, 1, 102, 7)
-    );
+    assert_eq!((t.a.link, t.a.in_label, t.b.link, t.b.out_label, t.weight), (0, 101, 1, 102, 7));
 }
 
 #[test]
 fn defaults_follow_from_the_rest() {
     let acceptor = text_only(&GOOD.replace("role = \"originator\"\n", "")).unwrap();
-    assert!(
-        !acceptor.peers[0].originator,
-        "station-a sorts before station-b and dials"
-    );
-    let plan = text_only(&GOOD.replace(
-        "rtt = \"700 ms\"\npath-rate = \"5 Mbit/s\"\npath-mtu = 1480\n",
-        "",
-    ))
-    .unwrap();
+    assert!(!acceptor.peers[0].originator, "station-a sorts before station-b and dials");
+    let plan = text_only(&GOOD.replace("rtt = \"700 ms\"\npath-rate = \"5 Mbit/s\"\npath-mtu = 1480\n", "")).unwrap();
     let peer = &plan.peers[0];
-    assert_eq!(
-        (peer.quic_mtu, peer.initial_rtt_ns, peer.path_rate_bps),
-        (1460, 650_000_000, Some(10_000_000))
-    );
+    assert_eq!((peer.quic_mtu, peer.initial_rtt_ns, peer.path_rate_bps), (1460, 650_000_000, Some(10_000_000)));
     let plan = text_only(
         &GOOD
-            .replace(
-                "workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]\n",
-                "",
-            )
+            .replace("workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]\n", "")
             .replace("worker = 1\n", ""),
     )
     .unwrap();
@@ -192,25 +136,16 @@ fn defaults_follow_from_the_rest() {
 #[test]
 fn every_error_names_line_key_and_hint() {
     for (from, to, key, part) in SPOILT {
-        let at = GOOD
-            .find(from)
-            .unwrap_or_else(|| panic!("{from} is not in the good text"));
+        let at = GOOD.find(from).unwrap_or_else(|| panic!("{from} is not in the good text"));
         let text = format!("{}{to}{}", &GOOD[..at], &GOOD[at + from.len()..]);
         let refusal = text_only(&text).expect_err(to);
         // An added line comes last in the replacement.
         let added = to.matches('\n').count() - from.matches('\n').count();
         let added = if key.ends_with("color") { 0 } else { added };
         let line = GOOD[..at].matches('\n').count() + 1 + added;
-        let found = refusal
-            .0
-            .iter()
-            .find(|d| d.key == *key)
-            .unwrap_or_else(|| panic!("{to}: {refusal}"));
+        let found = refusal.0.iter().find(|d| d.key == *key).unwrap_or_else(|| panic!("{to}: {refusal}"));
         assert_eq!(found.line, line, "{to}: {refusal}");
-        assert!(
-            found.column > 0 && !found.hint.is_empty(),
-            "{to}: {refusal}"
-        );
+        assert!(found.column > 0 && !found.hint.is_empty(), "{to}: {refusal}");
         let said = format!("{} {}", found.message, found.hint);
         assert!(said.contains(part), "{to}: {refusal}");
         if !part.contains("not TOML") && !key.starts_with("tranzit") {
@@ -227,30 +162,15 @@ fn missing_keys_are_reported_at_their_table() {
         ("adapter = \"xdp\"\n", "link[to-a].adapter", 13),
         ("interface = \"eth1\"\n", "link[to-a].interface", 13),
         ("mtu = 1400\n", "link[to-c].mtu", 32),
-        (
-            "liveness = { key-file = \"link.key\" }\n",
-            "link[to-c].liveness",
-            32,
-        ),
+        ("liveness = { key-file = \"link.key\" }\n", "link[to-c].liveness", 32),
         ("rate = \"uncapped\"\n", "link[to-c].rate", 32),
-        (
-            "b = { link = \"to-c\", in-label = 202, out-label = 102 }\n",
-            "transit[0].b",
-            58,
-        ),
+        ("b = { link = \"to-c\", in-label = 202, out-label = 102 }\n", "transit[0].b", 58),
     ] {
         let before = GOOD.replacen(line_text, "", 1);
         let refusal = text_only(&before).expect_err(key);
-        let found = refusal
-            .0
-            .iter()
-            .find(|d| d.key == key)
-            .unwrap_or_else(|| panic!("{key}: {refusal}"));
+        let found = refusal.0.iter().find(|d| d.key == key).unwrap_or_else(|| panic!("{key}: {refusal}"));
         assert_eq!(found.line, line, "{refusal}");
-        assert!(
-            found.message.contains("is missing") && found.hint.starts_with("add: "),
-            "{refusal}"
-        );
+        assert!(found.message.contains("is missing") && found.hint.starts_with("add: "), "{refusal}");
     }
     let refusal = text_only("version = \"1.0\"\n").unwrap_err();
     assert_eq!(refusal.0[0].key, "node");
@@ -265,26 +185,9 @@ fn several_errors_come_at_once_in_file_order() {
         .replace("rate = \"10 Mbit/s\"", "rate = \"1\"");
     let refusal = text_only(&text).unwrap_err();
     let keys: Vec<_> = refusal.0.iter().map(|d| d.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        [
-            "node.realm",
-            "link[to-a].rate",
-            "link[to-c].mtu",
-            "peer[station-a].wieght"
-        ]
-    );
-    assert!(
-        refusal
-            .to_string()
-            .ends_with("configuration refused: 4 errors")
-    );
-    assert!(
-        refusal
-            .to_string()
-            .starts_with("/etc/florelay/b.toml:5:9: node.realm: "),
-        "{refusal}"
-    );
+    assert_eq!(keys, ["node.realm", "link[to-a].rate", "link[to-c].mtu", "peer[station-a].wieght"]);
+    assert!(refusal.to_string().ends_with("configuration refused: 4 errors"));
+    assert!(refusal.to_string().starts_with("/etc/florelay/b.toml:5:9: node.realm: "), "{refusal}");
 }
 
 /// A realm with node station-b and its configuration in a directory.
@@ -311,37 +214,26 @@ fn files_are_checked() {
     let plan = load(&path).unwrap();
     assert_ne!(plan.links[0].liveness_key, [0; 32]);
     assert_eq!(plan.links[0].liveness_key, plan.links[1].liveness_key);
-    assert_eq!(
-        control_socket(&path).unwrap(),
-        dir.path().join("state/control.sock")
-    );
+    assert_eq!(control_socket(&path).unwrap(), dir.path().join("state/control.sock"));
 
     let pki = dir.path().join("pki");
     let key = pki.join("station-b.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     let d = sole(&path);
     assert_eq!((d.line, d.key.as_str()), (7, "node.key"));
-    assert!(
-        d.message.contains("mode 0640") && d.hint.starts_with("chmod 600 "),
-        "{d}"
-    );
+    assert!(d.message.contains("mode 0640") && d.hint.starts_with("chmod 600 "), "{d}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
 
     fs::copy(pki.join("ca.key"), &key).unwrap();
     let d = sole(&path);
-    assert!(
-        d.key == "node.key" && d.message.contains("does not belong"),
-        "{d}"
-    );
+    assert!(d.key == "node.key" && d.message.contains("does not belong"), "{d}");
 
     pki::issue("station-x", None, &pki, &pki, 1, false).unwrap();
     fs::write(&path, GOOD.replace("pki/station-b.", "pki/station-x.")).unwrap();
     let d = sole(&path);
     assert_eq!((d.line, d.key.as_str()), (6, "node.certificate"));
     assert!(
-        d.message.contains(
-            "for spiffe://demo.rete/node/station-x, not for spiffe://demo.rete/node/station-b"
-        ),
+        d.message.contains("for spiffe://demo.rete/node/station-x, not for spiffe://demo.rete/node/station-b"),
         "{d}"
     );
 
@@ -358,13 +250,7 @@ fn link_keys_are_checked() {
     fs::write(&key, "abc").unwrap();
     let refusal = load(&path).unwrap_err();
     let keys: Vec<_> = refusal.0.iter().map(|d| (d.line, d.key.as_str())).collect();
-    assert_eq!(
-        keys,
-        [
-            (28, "link[to-a].liveness.key-file"),
-            (39, "link[to-c].liveness.key-file")
-        ]
-    );
+    assert_eq!(keys, [(28, "link[to-a].liveness.key-file"), (39, "link[to-c].liveness.key-file")]);
     assert!(refusal.0[0].hint.contains("pki link-key"), "{refusal}");
     let d = load(&dir.path().join("none.toml")).unwrap_err();
     assert!(d.0[0].line == 0 && d.0[0].hint.contains("--config"), "{d}");
@@ -422,15 +308,8 @@ fn the_documented_example_is_accepted() {
     let plan = text_only(example).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((plan.links.len(), plan.peers.len()), (1, 1));
     let transit = blocks.next().and_then(|b| b.split("```").next()).unwrap();
-    let relay = example
-        .replace("to-relay", "to-a")
-        .split("[[peer]]")
-        .next()
-        .unwrap()
-        .to_owned();
-    let link_b = relay[relay.find("[[link]]").unwrap()..]
-        .replace("to-a", "to-b")
-        .replace("10.0.0.1:", "10.0.1.1:");
+    let relay = example.replace("to-relay", "to-a").split("[[peer]]").next().unwrap().to_owned();
+    let link_b = relay[relay.find("[[link]]").unwrap()..].replace("to-a", "to-b").replace("10.0.0.1:", "10.0.1.1:");
     let plan = text_only(&format!("{relay}{link_b}{transit}")).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((plan.links.len(), plan.transits.len()), (2, 1));
 }

@@ -30,12 +30,7 @@ pub enum UnitError {
     TooLarge,
 }
 
-const RATE_UNITS: &[(&str, u64)] = &[
-    ("bit/s", 1),
-    ("kbit/s", 1_000),
-    ("Mbit/s", 1_000_000),
-    ("Gbit/s", 1_000_000_000),
-];
+const RATE_UNITS: &[(&str, u64)] = &[("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)];
 const BYTE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("kB", 1_000),
@@ -60,11 +55,7 @@ const DURATION_UNITS: &[(&str, u64)] = &[
 /// # Errors
 /// When it is not a rate.
 pub fn rate(text: &str) -> Result<Option<u64>, UnitError> {
-    if text == "uncapped" {
-        Ok(None)
-    } else {
-        quantity(text, RATE_UNITS, "bit/s").map(Some)
-    }
+    if text == "uncapped" { Ok(None) } else { quantity(text, RATE_UNITS, "bit/s").map(Some) }
 }
 
 /// A number of bytes.
@@ -130,9 +121,7 @@ fn show(mut value: f64, step: f64, units: &[&str]) -> String {
 }
 
 fn quantity(text: &str, units: &[(&str, u64)], smallest: &'static str) -> Result<u64, UnitError> {
-    let number_end = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-        .unwrap_or(text.len());
+    let number_end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
     let unit = unit.trim_matches(' ');
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -147,16 +136,10 @@ fn quantity(text: &str, units: &[(&str, u64)], smallest: &'static str) -> Result
     };
     let fraction = fraction.trim_end_matches('0');
     // Exact integer arithmetic: digits × factor / 10^places.
-    let digits: u128 = format!("{whole}{fraction}")
-        .parse()
-        .map_err(|_| UnitError::TooLarge)?;
+    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| UnitError::TooLarge)?;
     let places = u32::try_from(fraction.len()).map_err(|_| UnitError::TooLarge)?;
-    let scaled = digits
-        .checked_mul(u128::from(*factor))
-        .ok_or(UnitError::TooLarge)?;
-    let divisor = 10_u128
-        .checked_pow(places)
-        .ok_or(UnitError::Fraction(smallest))?;
+    let scaled = digits.checked_mul(u128::from(*factor)).ok_or(UnitError::TooLarge)?;
+    let divisor = 10_u128.checked_pow(places).ok_or(UnitError::Fraction(smallest))?;
     if scaled % divisor != 0 {
         return Err(UnitError::Fraction(smallest));
     }
@@ -176,10 +159,7 @@ mod tests {
         assert_eq!(rate("2.50 Gbit/s"), Ok(Some(2_500_000_000)));
         assert_eq!(rate("uncapped"), Ok(None));
         assert_eq!(rate("10"), Err(UnitError::NoUnit));
-        assert_eq!(
-            rate("10 mbit/s"),
-            Err(UnitError::UnknownUnit("mbit/s".into()))
-        );
+        assert_eq!(rate("10 mbit/s"), Err(UnitError::UnknownUnit("mbit/s".into())));
         assert_eq!(rate("fast"), Err(UnitError::NoNumber));
         assert_eq!(rate("0.5 bit/s"), Err(UnitError::Fraction("bit/s")));
         assert_eq!(rate("-1 bit/s"), Err(UnitError::NoNumber));

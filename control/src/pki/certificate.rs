@@ -51,9 +51,7 @@ pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateErro
         .collect::<Result<_, _>>()
         .map_err(|e| CertificateError::Unreadable(format!("not a PEM certificate: {e}")))?;
     if certificates.is_empty() {
-        return Err(CertificateError::Unreadable(
-            "no certificate in it".to_owned(),
-        ));
+        return Err(CertificateError::Unreadable("no certificate in it".to_owned()));
     }
     for der in &certificates {
         parse(der)?;
@@ -66,8 +64,7 @@ pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateErro
 /// # Errors
 /// [`CertificateError::Unreadable`].
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|e| CertificateError::Unreadable(format!("not a PEM private key: {e}")))
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| CertificateError::Unreadable(format!("not a PEM private key: {e}")))
 }
 
 /// Checks the first certificate of `chain`: carries exactly `expected` as its only URI, is valid `now`, and is signed,
@@ -81,29 +78,16 @@ pub fn check(
     expected: &str,
     now: SystemTime,
 ) -> Result<(), CertificateError> {
-    let leaf = parse(
-        chain
-            .first()
-            .ok_or_else(|| CertificateError::Unreadable("no certificate in it".to_owned()))?,
-    )?;
+    let leaf = parse(chain.first().ok_or_else(|| CertificateError::Unreadable("no certificate in it".to_owned()))?)?;
     let found = uris(&leaf)?;
     if found != [expected] {
-        let found = if found.is_empty() {
-            "nobody (no URI in it)".to_owned()
-        } else {
-            found.join(", ")
-        };
-        return Err(CertificateError::Identity {
-            found,
-            expected: expected.to_owned(),
-        });
+        let found = if found.is_empty() { "nobody (no URI in it)".to_owned() } else { found.join(", ") };
+        return Err(CertificateError::Identity { found, expected: expected.to_owned() });
     }
     valid(&leaf, now)?;
     let anchors: Vec<_> = trust.iter().map(parse).collect::<Result<_, _>>()?;
     if !anchors.iter().any(|a| a.is_ca()) {
-        return Err(CertificateError::Trust(
-            "none of its certificates is a CA's".to_owned(),
-        ));
+        return Err(CertificateError::Trust("none of its certificates is a CA's".to_owned()));
     }
     let mut signed = leaf;
     for next in chain.iter().skip(1).map(Some).chain([None]) {
@@ -116,24 +100,17 @@ pub fn check(
         valid(&issuer, now)?;
         signed = issuer;
     }
-    Err(CertificateError::Untrusted {
-        issuer: signed.issuer().to_string(),
-    })
+    Err(CertificateError::Untrusted { issuer: signed.issuer().to_string() })
 }
 
 /// Checks that `key` is the private half of the first certificate's key.
 ///
 /// # Errors
 /// [`CertificateError::KeyMismatch`], or the key is of no kind that TLS uses.
-pub fn check_key(
-    chain: &[CertificateDer<'_>],
-    key: &PrivateKeyDer<'_>,
-) -> Result<(), CertificateError> {
+pub fn check_key(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> Result<(), CertificateError> {
     let signing = rustls::crypto::ring::sign::any_supported_type(key)
         .map_err(|e| CertificateError::Unreadable(format!("key not usable: {e}")))?;
-    let leaf = chain
-        .first()
-        .ok_or_else(|| CertificateError::Unreadable("no certificate in it".to_owned()))?;
+    let leaf = chain.first().ok_or_else(|| CertificateError::Unreadable("no certificate in it".to_owned()))?;
     match signing.public_key() {
         Some(public) if public.as_ref() == parse(leaf)?.public_key().raw => Ok(()),
         _ => Err(CertificateError::KeyMismatch),
@@ -151,45 +128,26 @@ pub fn uris_of(der: &CertificateDer<'_>) -> Result<Vec<String>, CertificateError
 fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, CertificateError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err(CertificateError::Unreadable(
-            "bytes after the certificate".to_owned(),
-        )),
-        Err(e) => Err(CertificateError::Unreadable(format!(
-            "not an X.509 certificate: {e}"
-        ))),
+        Ok(_) => Err(CertificateError::Unreadable("bytes after the certificate".to_owned())),
+        Err(e) => Err(CertificateError::Unreadable(format!("not an X.509 certificate: {e}"))),
     }
 }
 
 fn uris<'c>(certificate: &'c X509Certificate<'_>) -> Result<Vec<&'c str>, CertificateError> {
-    let san = certificate.subject_alternative_name().map_err(|e| {
-        CertificateError::Unreadable(format!("its alternative names cannot be read: {e}"))
-    })?;
+    let san = certificate
+        .subject_alternative_name()
+        .map_err(|e| CertificateError::Unreadable(format!("its alternative names cannot be read: {e}")))?;
     let names = san.into_iter().flat_map(|s| s.value.general_names.iter());
-    Ok(names
-        .filter_map(|n| {
-            if let GeneralName::URI(uri) = n {
-                Some(*uri)
-            } else {
-                None
-            }
-        })
-        .collect())
+    Ok(names.filter_map(|n| if let GeneralName::URI(uri) = n { Some(*uri) } else { None }).collect())
 }
 
 fn valid(certificate: &X509Certificate<'_>, now: SystemTime) -> Result<(), CertificateError> {
-    let seconds = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    let now = i64::try_from(seconds)
-        .ok()
-        .and_then(|s| ASN1Time::from_timestamp(s).ok());
-    let now =
-        now.ok_or_else(|| CertificateError::Unreadable("the clock is out of range".to_owned()))?;
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = i64::try_from(seconds).ok().and_then(|s| ASN1Time::from_timestamp(s).ok());
+    let now = now.ok_or_else(|| CertificateError::Unreadable("the clock is out of range".to_owned()))?;
     let validity = certificate.validity();
     if now < validity.not_before {
-        return Err(CertificateError::NotYetValid(
-            validity.not_before.to_string(),
-        ));
+        return Err(CertificateError::NotYetValid(validity.not_before.to_string()));
     }
     if now > validity.not_after {
         return Err(CertificateError::Expired(validity.not_after.to_string()));
@@ -199,7 +157,5 @@ fn valid(certificate: &X509Certificate<'_>, now: SystemTime) -> Result<(), Certi
 
 /// `issuer` is a CA, is who `signed` says signed it, and really did.
 fn signs(issuer: &X509Certificate<'_>, signed: &X509Certificate<'_>) -> bool {
-    issuer.is_ca()
-        && issuer.subject() == signed.issuer()
-        && signed.verify_signature(Some(issuer.public_key())).is_ok()
+    issuer.is_ca() && issuer.subject() == signed.issuer() && signed.verify_signature(Some(issuer.public_key())).is_ok()
 }

@@ -19,8 +19,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -54,9 +54,7 @@ pub enum PkiError {
     #[error("validity of {0} days: 1 to {MAX_DAYS} are possible")]
     Days(u32),
     /// A certificate would outlive its CA.
-    #[error(
-        "the certificate would be valid until {wanted}, its CA only until {ca}; use fewer days or renew the CA"
-    )]
+    #[error("the certificate would be valid until {wanted}, its CA only until {ca}; use fewer days or renew the CA")]
     OutlivesCa {
         /// End of the certificate.
         wanted: OffsetDateTime,
@@ -89,11 +87,7 @@ pub fn init(realm: &str, dir: &Path, days: u32, force: bool) -> Result<Pair, Pki
     let mut params = params(&format!("{realm} CA"), &spiffe_id, days)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let pair = Pair {
-        certificate: dir.join("ca.crt"),
-        key: dir.join("ca.key"),
-        spiffe_id,
-    };
+    let pair = Pair { certificate: dir.join("ca.crt"), key: dir.join("ca.key"), spiffe_id };
     refuse_existing(&pair, force)?;
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
@@ -115,50 +109,33 @@ pub fn issue(
 ) -> Result<Pair, PkiError> {
     names::check_node(node).map_err(PkiError::Name)?;
     let (ca_path, key_path) = (ca_dir.join("ca.crt"), ca_dir.join("ca.key"));
-    let read =
-        |path: &Path| fs::read_to_string(path).map_err(|e| PkiError::File(path.to_owned(), e));
+    let read = |path: &Path| fs::read_to_string(path).map_err(|e| PkiError::File(path.to_owned(), e));
     let (ca_pem, key_pem) = (read(&ca_path)?, read(&key_path)?);
     let bad_ca = |e: String| PkiError::Ca(ca_path.clone(), e);
     let ca = certificate::chain(ca_pem.as_bytes()).map_err(|e| bad_ca(e.to_string()))?;
-    let ca = ca
-        .first()
-        .ok_or_else(|| bad_ca("no certificate in it".to_owned()))?;
+    let ca = ca.first().ok_or_else(|| bad_ca("no certificate in it".to_owned()))?;
     let ca_realm = realm_of(ca).map_err(bad_ca)?;
     if let Some(realm) = realm
         && realm != ca_realm
     {
-        return Err(bad_ca(format!(
-            "this is the CA of realm \"{ca_realm}\", not of \"{realm}\""
-        )));
+        return Err(bad_ca(format!("this is the CA of realm \"{ca_realm}\", not of \"{realm}\"")));
     }
-    let ca_key =
-        KeyPair::from_pem(&key_pem).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
-    let key_der = certificate::private_key(key_pem.as_bytes())
-        .map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
-    certificate::check_key(std::slice::from_ref(ca), &key_der)
-        .map_err(|e| PkiError::Ca(key_path, e.to_string()))?;
+    let ca_key = KeyPair::from_pem(&key_pem).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
+    let key_der =
+        certificate::private_key(key_pem.as_bytes()).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
+    certificate::check_key(std::slice::from_ref(ca), &key_der).map_err(|e| PkiError::Ca(key_path, e.to_string()))?;
 
     let spiffe_id = names::spiffe_id(&ca_realm, node);
     let mut params = params(node, &spiffe_id, days)?;
     let ca_end = end_of(ca).map_err(|e| PkiError::Ca(ca_path.clone(), e))?;
     if params.not_after > ca_end {
-        return Err(PkiError::OutlivesCa {
-            wanted: params.not_after,
-            ca: ca_end,
-        });
+        return Err(PkiError::OutlivesCa { wanted: params.not_after, ca: ca_end });
     }
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    let pair = Pair {
-        certificate: out.join(format!("{node}.crt")),
-        key: out.join(format!("{node}.key")),
-        spiffe_id,
-    };
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let pair = Pair { certificate: out.join(format!("{node}.crt")), key: out.join(format!("{node}.key")), spiffe_id };
     refuse_existing(&pair, force)?;
     let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key)?;
     let key = KeyPair::generate()?;
@@ -184,11 +161,7 @@ pub fn link_key(path: &Path, force: bool) -> Result<(), PkiError> {
             Err(e) => return Err(PkiError::File(path.to_owned(), e.into())),
         }
     }
-    write(
-        path,
-        format!("{}\n", crate::hex::encode(&key)).as_bytes(),
-        0o600,
-    )
+    write(path, format!("{}\n", crate::hex::encode(&key)).as_bytes(), 0o600)
 }
 
 fn params(common_name: &str, spiffe_id: &str, days: u32) -> Result<CertificateParams, PkiError> {
@@ -197,12 +170,8 @@ fn params(common_name: &str, spiffe_id: &str, days: u32) -> Result<CertificatePa
     }
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
-    params.subject_alt_names = vec![SanType::URI(
-        spiffe_id.try_into().map_err(PkiError::Crypto)?,
-    )];
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into().map_err(PkiError::Crypto)?)];
     let now = OffsetDateTime::now_utc();
     params.not_before = now - CLOCK_SKEW;
     params.not_after = now + Duration::days(i64::from(days));
@@ -212,10 +181,7 @@ fn params(common_name: &str, spiffe_id: &str, days: u32) -> Result<CertificatePa
 fn realm_of(ca: &rustls_pki_types::CertificateDer<'_>) -> Result<String, String> {
     let uris = certificate::uris_of(ca).map_err(|e| e.to_string())?;
     match uris.as_slice() {
-        [uri] => uri
-            .strip_prefix("spiffe://")
-            .filter(|r| names::check_realm(r).is_ok())
-            .map(str::to_owned),
+        [uri] => uri.strip_prefix("spiffe://").filter(|r| names::check_realm(r).is_ok()).map(str::to_owned),
         _ => None,
     }
     .ok_or_else(|| "not a CA made by `florelay pki init`: it does not name a realm".to_owned())
@@ -223,17 +189,12 @@ fn realm_of(ca: &rustls_pki_types::CertificateDer<'_>) -> Result<String, String>
 
 fn end_of(ca: &rustls_pki_types::CertificateDer<'_>) -> Result<OffsetDateTime, String> {
     use x509_parser::prelude::FromDer as _;
-    let (_, parsed) =
-        x509_parser::certificate::X509Certificate::from_der(ca).map_err(|e| e.to_string())?;
-    OffsetDateTime::from_unix_timestamp(parsed.validity().not_after.timestamp())
-        .map_err(|e| e.to_string())
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(ca).map_err(|e| e.to_string())?;
+    OffsetDateTime::from_unix_timestamp(parsed.validity().not_after.timestamp()).map_err(|e| e.to_string())
 }
 
 fn refuse_existing(pair: &Pair, force: bool) -> Result<(), PkiError> {
-    match [&pair.key, &pair.certificate]
-        .into_iter()
-        .find(|p| p.exists())
-    {
+    match [&pair.key, &pair.certificate].into_iter().find(|p| p.exists()) {
         Some(path) if !force => Err(PkiError::Exists(path.clone())),
         _ => Ok(()),
     }
@@ -255,11 +216,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
     let result = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&beside)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)

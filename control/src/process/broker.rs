@@ -34,10 +34,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            status_timeout: Duration::from_secs(1),
-            status_interval: Duration::from_secs(2),
-        }
+        Self { status_timeout: Duration::from_secs(1), status_interval: Duration::from_secs(2) }
     }
 }
 
@@ -96,18 +93,8 @@ impl Broker {
     /// A broker without a dataplane.
     #[must_use]
     pub fn new(now: Instant, timing: Timing) -> Self {
-        let dataplane = Err(Absence {
-            since: now,
-            reason: "it has not been started yet".to_owned(),
-        });
-        Self {
-            timing,
-            next_tag: 0,
-            pending: HashMap::new(),
-            dataplane,
-            kept: None,
-            renew_at: now,
-        }
+        let dataplane = Err(Absence { since: now, reason: "it has not been started yet".to_owned() });
+        Self { timing, next_tag: 0, pending: HashMap::new(), dataplane, kept: None, renew_at: now }
     }
 
     /// Takes one input.
@@ -116,8 +103,7 @@ impl Broker {
             Input::Request(client, request, fd) => vec![self.request(now, client, request, fd)],
             Input::ClientGone(client) => {
                 // What it started goes on; only the answers have no reader any more.
-                self.pending
-                    .retain(|_, p| p.client.is_none_or(|(c, _)| c != client));
+                self.pending.retain(|_, p| p.client.is_none_or(|(c, _)| c != client));
                 Vec::new()
             }
             Input::DataplaneUp(generation) => {
@@ -127,12 +113,8 @@ impl Broker {
                 outputs.extend(self.poll(now));
                 outputs
             }
-            Input::Answer(generation, response) if self.is(generation) => {
-                self.answer(now, response)
-            }
-            Input::DataplaneDown(generation, reason) if self.is(generation) => {
-                self.lose(now, &reason)
-            }
+            Input::Answer(generation, response) if self.is(generation) => self.answer(now, response),
+            Input::DataplaneDown(generation, reason) if self.is(generation) => self.lose(now, &reason),
             // From a dataplane that has been replaced.
             Input::Answer(..) | Input::DataplaneDown(..) => Vec::new(),
         }
@@ -140,31 +122,14 @@ impl Broker {
 
     /// Does what is due; call it at [`Self::next_deadline`].
     pub fn poll(&mut self, now: Instant) -> Vec<Output> {
-        let due: Vec<u64> = self
-            .pending
-            .iter()
-            .filter(|(_, p)| p.deadline.is_some_and(|d| d <= now))
-            .map(|(tag, _)| *tag)
-            .collect();
+        let due: Vec<u64> =
+            self.pending.iter().filter(|(_, p)| p.deadline.is_some_and(|d| d <= now)).map(|(tag, _)| *tag).collect();
         let mut outputs = Vec::new();
         for tag in due {
-            if let Some(Pending {
-                client: Some((client, their_tag)),
-                ..
-            }) = self.pending.remove(&tag)
-            {
-                let waited = show_duration(
-                    u64::try_from(self.timing.status_timeout.as_nanos()).unwrap_or(u64::MAX),
-                );
-                let body =
-                    self.kept_status(now, &format!("the dataplane has not answered for {waited}"));
-                outputs.push(Output::ToClient(
-                    client,
-                    Response {
-                        tag: their_tag,
-                        body,
-                    },
-                ));
+            if let Some(Pending { client: Some((client, their_tag)), .. }) = self.pending.remove(&tag) {
+                let waited = show_duration(u64::try_from(self.timing.status_timeout.as_nanos()).unwrap_or(u64::MAX));
+                let body = self.kept_status(now, &format!("the dataplane has not answered for {waited}"));
+                outputs.push(Output::ToClient(client, Response { tag: their_tag, body }));
             }
         }
         if self.dataplane.is_ok() && self.renew_at <= now {
@@ -172,13 +137,7 @@ impl Broker {
             // A dataplane that does not answer is not asked again and again.
             if !self.pending.values().any(|p| p.client.is_none()) {
                 let tag = self.expect(None, None);
-                outputs.push(Output::ToDataplane(
-                    Request {
-                        tag,
-                        body: RequestBody::Status,
-                    },
-                    None,
-                ));
+                outputs.push(Output::ToDataplane(Request { tag, body: RequestBody::Status }, None));
             }
         }
         outputs
@@ -193,44 +152,16 @@ impl Broker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let renew = self.dataplane.is_ok().then_some(self.renew_at);
-        self.pending
-            .values()
-            .filter_map(|p| p.deadline)
-            .chain(renew)
-            .min()
+        self.pending.values().filter_map(|p| p.deadline).chain(renew).min()
     }
 
-    fn request(
-        &mut self,
-        now: Instant,
-        client: ClientId,
-        request: Request,
-        fd: Option<OwnedFd>,
-    ) -> Output {
-        let Request {
-            tag: their_tag,
-            body,
-        } = request;
-        let refuse = |body| {
-            Output::ToClient(
-                client,
-                Response {
-                    tag: their_tag,
-                    body,
-                },
-            )
-        };
+    fn request(&mut self, now: Instant, client: ClientId, request: Request, fd: Option<OwnedFd>) -> Output {
+        let Request { tag: their_tag, body } = request;
+        let refuse = |body| Output::ToClient(client, Response { tag: their_tag, body });
         if let Err(absence) = &self.dataplane {
             let age = show_duration(nanos(now, absence.since));
-            let why = format!(
-                "the dataplane is not connected since {age}: {}",
-                absence.reason
-            );
-            let answer = if body == RequestBody::Status {
-                self.kept_status(now, &why)
-            } else {
-                Answer::Failed(why)
-            };
+            let why = format!("the dataplane is not connected since {age}: {}", absence.reason);
+            let answer = if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Failed(why) };
             return refuse(answer);
         }
         if matches!(body, RequestBody::SendFile { .. }) != fd.is_some() {
@@ -238,16 +169,10 @@ impl Broker {
                 "a file to send comes with its descriptor, and nothing else does".to_owned(),
             ));
         }
-        if self
-            .pending
-            .values()
-            .filter(|p| p.client.is_some_and(|(c, _)| c == client))
-            .count()
+        if self.pending.values().filter(|p| p.client.is_some_and(|(c, _)| c == client)).count()
             >= MAX_PENDING_PER_CLIENT
         {
-            return refuse(Answer::Failed(format!(
-                "more than {MAX_PENDING_PER_CLIENT} requests at once"
-            )));
+            return refuse(Answer::Failed(format!("more than {MAX_PENDING_PER_CLIENT} requests at once")));
         }
         let deadline = (body == RequestBody::Status).then(|| now + self.timing.status_timeout);
         let tag = self.expect(Some((client, their_tag)), deadline);
@@ -264,15 +189,7 @@ impl Broker {
             self.pending.get(&response.tag).and_then(|p| p.client)
         };
         client
-            .map(|(client, tag)| {
-                Output::ToClient(
-                    client,
-                    Response {
-                        tag,
-                        body: response.body,
-                    },
-                )
-            })
+            .map(|(client, tag)| Output::ToClient(client, Response { tag, body: response.body }))
             .into_iter()
             .collect()
     }
@@ -280,26 +197,16 @@ impl Broker {
     /// The dataplane is gone: whoever waits for it hears so.
     fn lose(&mut self, now: Instant, reason: &str) -> Vec<Output> {
         if self.dataplane.is_ok() {
-            self.dataplane = Err(Absence {
-                since: now,
-                reason: reason.to_owned(),
-            });
+            self.dataplane = Err(Absence { since: now, reason: reason.to_owned() });
         }
         let pending = std::mem::take(&mut self.pending);
-        let mut waiting: Vec<_> = pending
-            .into_values()
-            .filter_map(|p| p.client.map(|c| (c, p.deadline)))
-            .collect();
+        let mut waiting: Vec<_> = pending.into_values().filter_map(|p| p.client.map(|c| (c, p.deadline))).collect();
         waiting.sort_unstable_by_key(|(c, _)| *c);
         waiting
             .into_iter()
             .map(|((client, tag), deadline)| {
                 let why = format!("the dataplane has stopped: {reason}");
-                let body = if deadline.is_some() {
-                    self.kept_status(now, &why)
-                } else {
-                    Answer::Failed(why)
-                };
+                let body = if deadline.is_some() { self.kept_status(now, &why) } else { Answer::Failed(why) };
                 Output::ToClient(client, Response { tag, body })
             })
             .collect()
@@ -307,8 +214,7 @@ impl Broker {
 
     fn expect(&mut self, client: Option<(ClientId, u64)>, deadline: Option<Instant>) -> u64 {
         self.next_tag += 1;
-        self.pending
-            .insert(self.next_tag, Pending { client, deadline });
+        self.pending.insert(self.next_tag, Pending { client, deadline });
         self.next_tag
     }
 
@@ -322,10 +228,7 @@ impl Broker {
             return Answer::Failed(format!("{why}; no earlier status is known"));
         };
         let mut status = status.clone();
-        status.note = Some(format!(
-            "as of {} ago; {why}",
-            show_duration(nanos(now, *at))
-        ));
+        status.note = Some(format!("as of {} ago; {why}", show_duration(nanos(now, *at))));
         Answer::Status(status)
     }
 }

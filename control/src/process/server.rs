@@ -56,17 +56,13 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
         return Err(ListenError::Taken(path.to_owned()));
     }
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(fail)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     }
     // Bound beside and renamed, so that it is never there with a wider mode.
     let beside = path.with_extension(format!("{}", std::process::id()));
     let listener = UnixListener::bind(&beside).map_err(fail)?;
-    let moved = fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&beside, path));
+    let moved =
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&beside, path));
     if moved.is_err() {
         // Ours alone, by its name.
         let _ = fs::remove_file(&beside);
@@ -105,10 +101,7 @@ struct Peer<T> {
 }
 
 impl<T: Send + 'static> Peer<T> {
-    fn new(
-        stream: &IpcStream,
-        write: fn(&IpcStream, T) -> Result<(), IpcError>,
-    ) -> io::Result<Self> {
+    fn new(stream: &IpcStream, write: fn(&IpcStream, T) -> Result<(), IpcError>) -> io::Result<Self> {
         let (queue, messages) = sync_channel(QUEUE);
         let writer = stream.try_clone()?;
         thread::spawn(move || {
@@ -121,10 +114,7 @@ impl<T: Send + 'static> Peer<T> {
             // The reader notices, and cleans up.
             writer.shutdown();
         });
-        Ok(Self {
-            queue,
-            stream: stream.try_clone()?,
-        })
+        Ok(Self { queue, stream: stream.try_clone()? })
     }
 }
 
@@ -134,9 +124,7 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
     let mut dataplane: Option<Peer<Order>> = None;
     let mut newest = None;
     loop {
-        let wait = broker.next_deadline().map_or(Duration::MAX, |d| {
-            d.saturating_duration_since(Instant::now())
-        });
+        let wait = broker.next_deadline().map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
         let event = match inbox.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
@@ -150,9 +138,7 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
                 Vec::new()
             }
             // A slow greeting may let an older one arrive after a newer one.
-            Some(Event::Dataplane(generation, _)) if newest.is_some_and(|n| n > generation) => {
-                Vec::new()
-            }
+            Some(Event::Dataplane(generation, _)) if newest.is_some_and(|n| n > generation) => Vec::new(),
             Some(Event::Dataplane(generation, peer)) => {
                 newest = Some(generation);
                 dataplane = Some(peer);
@@ -172,15 +158,10 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
                 Output::ToClient(id, response) => to_client(&mut clients, id, response),
                 Output::ToDataplane(request, fd) => {
                     let tag = request.tag;
-                    let taken = dataplane
-                        .as_ref()
-                        .is_some_and(|d| d.queue.try_send((request, fd)).is_ok());
+                    let taken = dataplane.as_ref().is_some_and(|d| d.queue.try_send((request, fd)).is_ok());
                     if !taken {
                         let why = "the dataplane takes no more requests at the moment".to_owned();
-                        let response = Response {
-                            tag,
-                            body: Answer::Failed(why),
-                        };
+                        let response = Response { tag, body: Answer::Failed(why) };
                         for output in broker.refused(now, response) {
                             if let Output::ToClient(id, response) = output {
                                 to_client(&mut clients, id, response);
@@ -248,10 +229,7 @@ fn client(id: ClientId, stream: UnixStream, events: &SyncSender<Event>) -> Resul
     let result = loop {
         match stream.receive::<Request>() {
             Ok(Some((request, fd))) => {
-                if events
-                    .send(Event::Input(Input::Request(id, request, fd)))
-                    .is_err()
-                {
+                if events.send(Event::Input(Input::Request(id, request, fd))).is_err() {
                     break Ok(());
                 }
             }
@@ -310,30 +288,21 @@ fn follow_passed(stream: UnixStream, events: &SyncSender<Event>) {
 }
 
 /// One conversation with one dataplane. `Err` = it never began.
-fn talk(
-    generation: Generation,
-    stream: UnixStream,
-    events: &SyncSender<Event>,
-) -> Result<(), IpcError> {
+fn talk(generation: Generation, stream: UnixStream, events: &SyncSender<Event>) -> Result<(), IpcError> {
     let begun = (|| {
         let stream = IpcStream::new(stream)?;
         // A dataplane that starts slowly is introduced only once; its thread can wait.
         stream.greet_patiently()?;
-        let write =
-            |s: &IpcStream, (request, fd): Order| s.send(&request, fd.as_ref().map(OwnedFd::as_fd));
+        let write = |s: &IpcStream, (request, fd): Order| s.send(&request, fd.as_ref().map(OwnedFd::as_fd));
         Ok((Peer::new(&stream, write)?, stream))
     })();
-    let (peer, stream) =
-        begun.inspect_err(|e: &IpcError| tracing::warn!("greeting the dataplane: {e}"))?;
+    let (peer, stream) = begun.inspect_err(|e: &IpcError| tracing::warn!("greeting the dataplane: {e}"))?;
     // A failed `send` here and below means that the process ends.
     let _ = events.send(Event::Dataplane(generation, peer));
     let reason = loop {
         match stream.receive::<Response>() {
             Ok(Some((response, _))) => {
-                if events
-                    .send(Event::Input(Input::Answer(generation, response)))
-                    .is_err()
-                {
+                if events.send(Event::Input(Input::Answer(generation, response))).is_err() {
                     return Ok(());
                 }
             }

@@ -18,10 +18,7 @@ use super::broker::{Broker, ClientId, Generation, Input, Output, Timing};
 use super::server::{Dataplane, ListenError, listen, serve};
 
 /// Nothing happens by time, however slow the machine: the copy is renewed at connection only.
-const TIMING: Timing = Timing {
-    status_timeout: Duration::from_secs(3600),
-    status_interval: Duration::from_secs(3600),
-};
+const TIMING: Timing = Timing { status_timeout: Duration::from_secs(3600), status_interval: Duration::from_secs(3600) };
 
 fn status(snapshot: u64) -> Box<Status> {
     Box::new(Status {
@@ -52,13 +49,7 @@ fn transfer(id: u128, confirmed: u64, ended: Option<Result<[u8; 32], String>>) -
 }
 
 fn send_file(id: u128) -> RequestBody {
-    RequestBody::SendFile {
-        to: "station-b".into(),
-        id,
-        name: "f".into(),
-        priority: 0,
-        attributes: vec![],
-    }
+    RequestBody::SendFile { to: "station-b".into(), id, name: "f".into(), priority: 0, attributes: vec![] }
 }
 
 /// Plays the dataplane.
@@ -77,11 +68,7 @@ impl StandIn {
     }
 
     fn next(&self) -> (u64, RequestBody, Option<OwnedFd>) {
-        let (request, fd) = self
-            .0
-            .receive::<Request>()
-            .unwrap()
-            .expect("control closed the connection");
+        let (request, fd) = self.0.receive::<Request>().unwrap().expect("control closed the connection");
         (request.tag, request.body, fd)
     }
 
@@ -98,11 +85,7 @@ impl Client {
     }
 
     fn answer(&self) -> (u64, Answer) {
-        let (response, _) = self
-            .0
-            .receive::<Response>()
-            .unwrap()
-            .expect("control closed the connection");
+        let (response, _) = self.0.receive::<Response>().unwrap().expect("control closed the connection");
         (response.tag, response.body)
     }
 }
@@ -120,19 +103,12 @@ impl Control {
 
     fn with(timing: Timing) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (socket, path) = (
-            dir.path().join("state/control.sock"),
-            dir.path().join("dataplane.sock"),
-        );
+        let (socket, path) = (dir.path().join("state/control.sock"), dir.path().join("dataplane.sock"));
         let dataplane = UnixListener::bind(&path).unwrap();
         let listener = listen(&socket).unwrap();
         // Ends with the test process, as the control process ends with its own.
         thread::spawn(move || serve(listener, Dataplane::Path(path), timing));
-        Self {
-            _dir: dir,
-            socket,
-            dataplane,
-        }
+        Self { _dir: dir, socket, dataplane }
     }
 
     fn stand_in(&self, snapshot: u64) -> StandIn {
@@ -158,22 +134,11 @@ fn a_file_descriptor_reaches_the_dataplane_and_progress_comes_back() {
     let control = Control::start();
     let (dataplane, client) = (control.stand_in(1), control.client());
     let file = file_with("hello");
-    client
-        .0
-        .send(
-            &Request {
-                tag: 77,
-                body: send_file(5),
-            },
-            Some(file.as_fd()),
-        )
-        .unwrap();
+    client.0.send(&Request { tag: 77, body: send_file(5) }, Some(file.as_fd())).unwrap();
     let (tag, body, fd) = dataplane.next();
     assert_eq!(body, send_file(5));
     let mut text = String::new();
-    File::from(fd.expect("a descriptor"))
-        .read_to_string(&mut text)
-        .unwrap();
+    File::from(fd.expect("a descriptor")).read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello");
     for (confirmed, ended) in [(0, None), (3, None), (5, Some(Ok([7; 32])))] {
         dataplane.answer(tag, transfer(5, confirmed, ended.clone()));
@@ -214,9 +179,7 @@ fn status_comes_from_the_copy_when_the_dataplane_is_gone_and_anew_when_it_return
     let control = Control::start();
     let client = control.client();
     client.ask(1, RequestBody::Status);
-    assert!(
-        matches!(client.answer(), (1, Answer::Failed(why)) if why.contains("no earlier status"))
-    );
+    assert!(matches!(client.answer(), (1, Answer::Failed(why)) if why.contains("no earlier status")));
 
     let dataplane = control.stand_in(1);
     client.ask(2, RequestBody::Status);
@@ -232,9 +195,7 @@ fn status_comes_from_the_copy_when_the_dataplane_is_gone_and_anew_when_it_return
     client.ask(5, RequestBody::Cancel { id: 9 });
     assert!(matches!(client.answer(), (5, Answer::Failed(why)) if why.contains("not connected")));
     client.ask(6, RequestBody::Status);
-    let (6, Answer::Status(kept)) = client.answer() else {
-        panic!()
-    };
+    let (6, Answer::Status(kept)) = client.answer() else { panic!() };
     assert!(kept.snapshot == 2 && kept.note.unwrap().contains("not connected"));
 
     // Back: as if nothing had been, for the same client.
@@ -247,10 +208,7 @@ fn status_comes_from_the_copy_when_the_dataplane_is_gone_and_anew_when_it_return
 
 #[test]
 fn status_comes_from_the_copy_when_the_dataplane_is_silent() {
-    let control = Control::with(Timing {
-        status_timeout: Duration::ZERO,
-        ..TIMING
-    });
+    let control = Control::with(Timing { status_timeout: Duration::ZERO, ..TIMING });
     let (dataplane, client) = (control.stand_in(1), control.client());
     // The first status was sent before this answer on the same stream, so control has it.
     client.ask(1, RequestBody::Cancel { id: 1 });
@@ -258,45 +216,25 @@ fn status_comes_from_the_copy_when_the_dataplane_is_silent() {
     dataplane.answer(tag, Answer::Done);
     assert_eq!(client.answer(), (1, Answer::Done));
     client.ask(2, RequestBody::Status);
-    let (2, Answer::Status(kept)) = client.answer() else {
-        panic!()
-    };
+    let (2, Answer::Status(kept)) = client.answer() else { panic!() };
     assert!(kept.snapshot == 1 && kept.note.unwrap().contains("has not answered"));
 }
 
 #[test]
 fn a_silent_dataplane_is_not_asked_again_and_again() {
     let start = Instant::now();
-    let timing = Timing {
-        status_timeout: Duration::from_secs(1),
-        status_interval: Duration::from_secs(2),
-    };
+    let timing = Timing { status_timeout: Duration::from_secs(1), status_interval: Duration::from_secs(2) };
     let mut broker = Broker::new(start, timing);
-    assert_eq!(
-        broker
-            .handle(start, Input::DataplaneUp(Generation(1)))
-            .len(),
-        1
-    );
+    assert_eq!(broker.handle(start, Input::DataplaneUp(Generation(1))).len(), 1);
     for seconds in 1..60 {
         assert!(broker.poll(start + Duration::from_secs(seconds)).is_empty());
     }
     // Once it has answered, it is asked at the next turn.
     let later = start + Duration::from_secs(60);
-    let first = Response {
-        tag: 1,
-        body: Answer::Status(status(1)),
-    };
-    assert!(
-        broker
-            .handle(later, Input::Answer(Generation(1), first))
-            .is_empty()
-    );
+    let first = Response { tag: 1, body: Answer::Status(status(1)) };
+    assert!(broker.handle(later, Input::Answer(Generation(1), first)).is_empty());
     let outputs = broker.poll(later + timing.status_interval);
-    assert!(
-        matches!(&outputs[..], [Output::ToDataplane(r, None)] if r.body == RequestBody::Status),
-        "{outputs:?}"
-    );
+    assert!(matches!(&outputs[..], [Output::ToDataplane(r, None)] if r.body == RequestBody::Status), "{outputs:?}");
 }
 
 #[test]
@@ -306,8 +244,7 @@ fn the_supervisor_passes_one_dataplane_after_the_other_and_ends_control() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let control = thread::spawn(move || serve(listener, Dataplane::Passed(theirs), TIMING));
     let supervisor = IpcStream::new(ours).unwrap();
-    let client =
-        IpcStream::new(UnixStream::connect(dir.path().join("control.sock")).unwrap()).unwrap();
+    let client = IpcStream::new(UnixStream::connect(dir.path().join("control.sock")).unwrap()).unwrap();
     client.greet().unwrap();
     let client = Client(client);
     let mut earlier = Vec::new();
@@ -332,30 +269,13 @@ fn the_socket_is_private_replaces_a_dead_one_and_never_a_live_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state/control.sock");
     let first = listen(&path).unwrap();
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    assert_eq!(
-        fs::metadata(path.parent().unwrap())
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     assert!(matches!(listen(&path), Err(ListenError::Taken(_))));
     drop(first);
     let _second = listen(&path).unwrap();
-    assert_eq!(
-        fs::read_dir(path.parent().unwrap()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
-    assert!(matches!(
-        listen(&dir.path().join("x".repeat(120))),
-        Err(ListenError::Io(..))
-    ));
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    assert!(matches!(listen(&dir.path().join("x".repeat(120))), Err(ListenError::Io(..))));
 }
 
 #[test]
@@ -369,10 +289,7 @@ fn garbage_from_one_client_does_not_disturb_another() {
             let mut raw = UnixStream::connect(&control.socket).unwrap();
             if greeted {
                 // Garbage after a good beginning.
-                IpcStream::new(raw.try_clone().unwrap())
-                    .unwrap()
-                    .greet()
-                    .unwrap();
+                IpcStream::new(raw.try_clone().unwrap()).unwrap().greet().unwrap();
             }
             // Control may close as soon as it has seen enough.
             let _ = raw.write_all(&bytes);
@@ -381,13 +298,7 @@ fn garbage_from_one_client_does_not_disturb_another() {
             Ok(())
         })
         .unwrap();
-    client.ask(
-        1,
-        RequestBody::SetAdmin {
-            link: "l".into(),
-            up: true,
-        },
-    );
+    client.ask(1, RequestBody::SetAdmin { link: "l".into(), up: true });
     loop {
         let (tag, body, _) = dataplane.next();
         if matches!(body, RequestBody::SetAdmin { .. }) {
