@@ -5,20 +5,10 @@
 //! one connected unix socket (see `florelay_dataplane::ipc_codec`) each time it has started a dataplane.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use florelay_dataplane::plan::NodePlan;
 
-/// What the supervisor is started with.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SupervisorOptions {
-    /// What to run.
-    pub plan: NodePlan,
-    /// The executable of the children: this one.
-    pub executable: PathBuf,
-    /// Arguments of the control process, without the executable.
-    pub control_arguments: Vec<OsString>,
-}
+pub use florelay_dataplane::supervisor::SupervisorOptions;
 
 /// This build has no such part.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +19,8 @@ pub struct Missing(&'static str);
 ///
 /// # Errors
 /// When it cannot start, or a child failed for good.
-pub fn start(options: SupervisorOptions) -> anyhow::Result<()> {
-    drop(options);
-    Err(Missing("supervisor").into())
+pub fn start(options: &SupervisorOptions) -> anyhow::Result<()> {
+    Ok(florelay_dataplane::supervisor::run(options)?)
 }
 
 /// Runs the dataplane, as the supervisor started it.

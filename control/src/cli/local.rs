@@ -50,7 +50,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("making the state directory {}", plan.state_dir.display()))?;
     let executable = std::env::current_exe().context("finding this executable")?;
     let control_arguments = seam::control_arguments(&plan);
-    seam::start(SupervisorOptions { plan, executable, control_arguments })?;
+    seam::start(&SupervisorOptions { plan, executable, control_arguments })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -65,7 +65,10 @@ fn code_of(error: &anyhow::Error) -> u8 {
         EXIT_CONFIG
     } else if error.is::<crate::seam::Missing>() {
         EXIT_UNAVAILABLE
-    } else if error.is::<crate::pki::PkiError>() || error.is::<crate::process::server::ListenError>() {
+    } else if error.is::<crate::pki::PkiError>()
+        || error.is::<crate::process::server::ListenError>()
+        || error.is::<florelay_dataplane::supervisor::SupervisorError>()
+    {
         EXIT_FAILED
     } else {
         EXIT_INTERNAL
