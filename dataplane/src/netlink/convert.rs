@@ -205,3 +205,82 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     };
     Some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: link_address, state })
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
+    use super::*;
+
+    /// What the kernel sends for `ip link add link eth0 name eth0.100 type vlan …`.
+    fn vlan_device(id: u16, protocol: VlanProtocol, more: Option<LinkAttribute>) -> Option<Device> {
+        let mut message = LinkMessage::default();
+        message.header.index = 5;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.100".to_owned()),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::Link(2),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(id)])),
+            ]),
+        ];
+        message.attributes.extend(more);
+        match updates(RouteNetlinkMessage::NewLink(message), 0).pop()? {
+            Update::Device(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_vlan_interface_has_parent_and_tag_as_far_as_both_can_be_used() {
+        let device = vlan_device(100, VlanProtocol::Ieee8021Q, None).expect("a device");
+        let expected = Device {
+            ifindex: 5,
+            name: "eth0.100".into(),
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 9])),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            vlan: Some((2, 100)),
+        };
+        assert_eq!(device, expected);
+        let service = vlan_device(100, VlanProtocol::Ieee8021Ad, None).expect("a device");
+        assert_eq!(service.vlan, Some((2, 0)));
+        let elsewhere = vlan_device(100, VlanProtocol::Ieee8021Q, Some(LinkAttribute::LinkNetNsId(0)));
+        assert_eq!(elsewhere.expect("a device").vlan, Some((0, 100)));
+    }
+
+    #[test]
+    fn routes_of_other_tables_and_kinds_are_left_out_and_a_replacement_says_so() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.kind = RouteType::Unicast;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.attributes =
+            vec![RouteAttribute::Oif(2), RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 2)))];
+        let given = |message: &RouteMessage, flags| updates(RouteNetlinkMessage::NewRoute(message.clone()), flags);
+        let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let route = Route {
+            network: default,
+            prefix: 0,
+            gateway: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))),
+            ifindex: 2,
+            metric: 0,
+            mtu: None,
+        };
+        assert_eq!(given(&message, 0), [Update::Route(route)]);
+        let replaced = Update::RoutesReplaced { network: default, prefix: 0, metric: 0 };
+        assert_eq!(given(&message, NLM_F_REPLACE), [replaced, Update::Route(route)]);
+
+        let mut other = message.clone();
+        other.attributes.push(RouteAttribute::Table(1000));
+        assert_eq!(given(&other, 0), []);
+        let mut local = message;
+        local.header.kind = RouteType::Local;
+        assert_eq!(given(&local, 0), []);
+    }
+}

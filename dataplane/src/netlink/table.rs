@@ -224,7 +224,7 @@ impl Table {
             }
             Update::RouteGone(route) => self.routes.retain(|known| !known.same_key(&route)),
             Update::RoutesReplaced { network, prefix, metric } => {
-                self.routes.retain(|known| (known.network, known.prefix, known.metric) != (network, prefix, metric))
+                self.routes.retain(|known| (known.network, known.prefix, known.metric) != (network, prefix, metric));
             }
             Update::Neighbour(neighbour) => {
                 self.neighbours.insert((neighbour.ifindex, neighbour.address), neighbour);

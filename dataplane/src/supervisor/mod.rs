@@ -17,7 +17,6 @@ mod broker;
 mod children;
 mod privileges;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -127,14 +126,14 @@ async fn supervise(
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut dataplane = Some(start_dataplane(options, listener, attachments)?);
     let mut control = Some(start_control(options, socket)?);
-    let mut pauses = HashMap::new();
+    let (mut dataplane_pause, mut control_pause) = (RESTART_FIRST, RESTART_FIRST);
     tracing::info!(node = options.plan.node, "running");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = housekeeping.tick() => broker::lock(attachments).drain_logs(),
-            pause = gone(&mut dataplane, &mut pauses) => {
+            pause = gone(&mut dataplane, &mut dataplane_pause) => {
                 tokio::time::sleep(pause).await;
                 let started = start_dataplane(options, listener, attachments)?;
                 // Control learns of the new dataplane; without control there is nobody to tell.
@@ -143,7 +142,7 @@ async fn supervise(
                 }
                 dataplane = Some(started);
             }
-            pause = gone(&mut control, &mut pauses) => {
+            pause = gone(&mut control, &mut control_pause) => {
                 tokio::time::sleep(pause).await;
                 control = Some(start_control(options, socket)?);
             }
@@ -157,13 +156,12 @@ async fn supervise(
 }
 
 /// Wait for a child's end; how long to pause before it is started again.
-async fn gone(child: &mut Option<Child>, pauses: &mut HashMap<&'static str, Duration>) -> Duration {
+async fn gone(child: &mut Option<Child>, pause: &mut Duration) -> Duration {
     let Some(running) = child else { return std::future::pending().await };
     let since = running.since;
     let ended = running.wait().await;
     let name = running.name;
     *child = None;
-    let pause = pauses.entry(name).or_insert(RESTART_FIRST);
     if Instant::now() - since > STABLE {
         *pause = RESTART_FIRST;
     }
