@@ -10,11 +10,6 @@ use florelay_dataplane::plan::NodePlan;
 
 pub use florelay_dataplane::supervisor::SupervisorOptions;
 
-/// This build has no such part.
-#[derive(Debug, thiserror::Error)]
-#[error("this build of florelay has no {0}")]
-pub struct Missing(&'static str);
-
 /// Runs the supervisor until it is told to stop.
 ///
 /// # Errors
@@ -28,7 +23,7 @@ pub fn start(options: &SupervisorOptions) -> anyhow::Result<()> {
 /// # Errors
 /// When it cannot start or go on.
 pub fn dataplane() -> anyhow::Result<()> {
-    Err(Missing("dataplane").into())
+    Ok(florelay_dataplane::supervisor::dataplane()?)
 }
 
 /// How the supervisor starts the control process of this plan.

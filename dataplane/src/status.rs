@@ -44,6 +44,7 @@ pub(crate) fn assemble(
             })
             .collect(),
         transfers,
+        note: None,
     }
 }
 

@@ -63,11 +63,10 @@ fn code_of(error: &anyhow::Error) -> u8 {
         exit.code
     } else if error.is::<crate::config::Refusal>() {
         EXIT_CONFIG
-    } else if error.is::<crate::seam::Missing>() {
-        EXIT_UNAVAILABLE
     } else if error.is::<crate::pki::PkiError>()
         || error.is::<crate::process::server::ListenError>()
         || error.is::<florelay_dataplane::supervisor::SupervisorError>()
+        || error.is::<florelay_dataplane::supervisor::DataplaneError>()
     {
         EXIT_FAILED
     } else {

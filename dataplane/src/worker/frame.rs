@@ -95,6 +95,11 @@ impl HeapPool {
         self.free.push(frame);
     }
 
+    /// Frames that can still be had.
+    pub(crate) fn spare(&self) -> usize {
+        self.free.len() + self.limit - self.made
+    }
+
     pub(crate) fn total(&self) -> usize {
         self.made
     }

@@ -163,6 +163,12 @@ impl Umem {
         }))
     }
 
+    /// Frames in the pool.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
     /// Give a frame back to the pool. A frame of another UMEM goes home as dropped, and is counted here.
     pub fn free(&mut self, frame: Frame) {
         if !frame.is_of(self.region) {
