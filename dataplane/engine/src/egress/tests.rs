@@ -402,6 +402,35 @@ fn nothing_overtakes_a_staged_command_but_oam() {
 }
 
 #[test]
+fn control_does_not_overtake_oam_that_waits_for_the_policer() {
+    // Policer: 100 bytes/s, burst 3028.
+    let mut egress = egress(plan(Some(8_000), 15_140, 10));
+    let mut wire = Wire::new(None);
+    let mut source = Source {
+        bulk: vec![endless(&[60])],
+        control: vec![endless(&[1500, 1500, 60])],
+        asked: 0,
+    };
+    source.control[0].left = 2;
+    egress.add_flow(peer(0), 1);
+    egress.mark_ready(peer(0), Class::Control);
+    assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 2);
+    let frame = wire.make(link_oam());
+    egress.enqueue_oam(frame).unwrap();
+    source.control[0].left = 1;
+    source.bulk[0].left = 1;
+    egress.mark_ready(peer(0), Class::Control);
+    egress.mark_ready(peer(0), Class::Bulk);
+    // 28 + 40 tokens: enough for the command of 60, not for the OAM frame of 118. Bulk may go.
+    egress.pull(Nanos(400_000_000), LINK, &mut wire, &mut source);
+    egress.pull(Nanos(2_000_000_000), LINK, &mut wire, &mut source);
+    assert_eq!(
+        wire.sent.iter().map(|s| s.tc).collect::<Vec<_>>(),
+        [6, 6, 0, 7, 6]
+    );
+}
+
+#[test]
 fn bulk_is_not_asked_before_a_whole_frame_may_leave() {
     let mut egress = egress(plan(Some(8_000), 1_514, 10));
     let mut wire = Wire::new(None);

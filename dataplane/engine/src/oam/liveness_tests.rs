@@ -265,6 +265,21 @@ fn frames_of_earlier_boots_fake_no_restart() {
 }
 
 #[test]
+fn a_restarted_neighbour_is_not_sent_its_former_clock() {
+    let mut a = liveness(1, Nanos(1));
+    let old = message(&mut liveness(2, Nanos(1)), Nanos(1)).unwrap();
+    a.handle(Nanos(2), &old).unwrap();
+    let echo = |a: &mut Liveness, now| {
+        let sent = body::Liveness::parse(&message(a, now).unwrap()).unwrap();
+        (sent.your_boot_id, sent.echo_ns)
+    };
+    assert_eq!(echo(&mut a, Nanos(3)), (2, 1));
+    let new = message(&mut liveness(3, Nanos(4)), Nanos(4)).unwrap();
+    a.handle(Nanos(5), &new).unwrap();
+    assert_eq!(echo(&mut a, Nanos(5)), (3, 0));
+}
+
+#[test]
 fn forged_replayed_and_reflected_messages_change_nothing() {
     let mut a = liveness(1, Nanos(0));
     let mut b = liveness(2, Nanos(0));
