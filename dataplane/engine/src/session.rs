@@ -103,10 +103,6 @@ impl Session {
         self.outbox[at..at + LENGTH_BYTES].copy_from_slice(&(body as u32).to_be_bytes());
     }
 
-    pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty() && self.stream.is_some()
-    }
-
     /// Write at most `limit` bytes of what waits; returns how many.
     pub(crate) fn feed(&mut self, quic: &mut Connection, limit: usize) -> usize {
         let Some(stream) = self.stream else { return 0 };
@@ -144,10 +140,7 @@ impl Session {
             return Err(SessionError::TooLong(length));
         }
         let Some(body) = self.inbox.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
-        let message = match postcard::take_from_bytes(body) {
-            Ok((message, [])) => message,
-            _ => return Err(SessionError::Malformed),
-        };
+        let Ok((message, [])) = postcard::take_from_bytes(body) else { return Err(SessionError::Malformed) };
         self.inbox.advance(LENGTH_BYTES + length);
         Ok(Some(message))
     }
@@ -221,10 +214,7 @@ mod tests {
         let hello = |version, min_version, class| Message::Hello { version, min_version, class, node: "b".into() };
         let mut session = Session::default();
         assert!(session.greet(&hello(SESSION_VERSION + 1, SESSION_VERSION, 1), 1).is_ok());
-        assert_eq!(
-            session.greet(&hello(9, 8, 1), 1),
-            Err(SessionError::Version { min: 8, max: 9 })
-        );
+        assert_eq!(session.greet(&hello(9, 8, 1), 1), Err(SessionError::Version { min: 8, max: 9 }));
         assert_eq!(session.greet(&hello(1, 1, 0), 1), Err(SessionError::Hello));
         assert_eq!(session.greet(&Message::Done { id: 1 }, 1), Err(SessionError::Hello));
     }

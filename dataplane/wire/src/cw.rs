@@ -102,3 +102,53 @@ impl ControlWord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::each_mutation;
+
+    const CELL: ControlWord = ControlWord {
+        payload: PayloadType::Cell,
+        flags: 0xA3,
+        sequence: 0x1234,
+    };
+
+    #[test]
+    fn known_word() {
+        assert_eq!(CELL.to_bytes(), [0x01, 0xA3, 0x12, 0x34]);
+        assert_eq!(
+            ControlWord::from_bytes([0x10, 0, 0, 0]),
+            Err(ParseError::BadNibble)
+        );
+        assert_eq!(
+            ControlWord::from_bytes([0x03, 0, 0, 0]),
+            Err(ParseError::UnknownPayload)
+        );
+    }
+
+    #[test]
+    fn mutations_are_refused_or_carried() {
+        let mut carried = 0;
+        each_mutation(&CELL.to_bytes(), |_, bytes| {
+            if let Ok(word) = ControlWord::from_bytes(bytes.try_into().unwrap()) {
+                assert_eq!(word.to_bytes(), bytes);
+                carried += 1;
+            }
+        });
+        // two other types, and all values of the other three bytes
+        assert_eq!(carried, 2 + 3 * 255);
+    }
+
+    #[test]
+    fn ecn_is_the_low_two_flags() {
+        assert_eq!(CELL.ecn(), 3);
+        assert_eq!(
+            CELL.with_ecn(0b110),
+            ControlWord {
+                flags: 0xA2,
+                ..CELL
+            }
+        );
+    }
+}

@@ -45,10 +45,18 @@
 extern crate std;
 
 pub mod ach;
+pub mod checksum;
 pub mod cw;
 mod error;
+pub mod eth;
+pub mod ip;
 pub mod link;
+pub mod maps;
 pub mod mpls;
 pub mod oam;
+pub mod outer;
+#[cfg(test)]
+mod testing;
+pub mod udp;
 
 pub use error::ParseError;

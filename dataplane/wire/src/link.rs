@@ -194,3 +194,226 @@ fn write_path(buf: &mut [u8], forward: Lse, backward: Lse, word: [u8; 4]) -> Opt
     *header = [a, b, c, d, e, f, g, h, i, j, k, l];
     Some(PATH_HEADER_BYTES)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ach::ChannelType;
+    use crate::cw::PayloadType;
+    use crate::testing::{each_mutation, each_truncation};
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn lse(label: u32, ttl: u8) -> Lse {
+        Lse {
+            label: Label::new(label).unwrap(),
+            tc: Tc::CONTROL,
+            bottom: false,
+            ttl,
+        }
+    }
+
+    /// What the writers make of a parsed frame.
+    fn written(frame: &LinkFrame<'_>) -> Vec<u8> {
+        let mut buf = vec![0; PATH_HEADER_BYTES];
+        let (len, rest) = match (frame.backward, frame.body) {
+            (Some(backward), Body::Payload { cw, payload }) => (
+                write_path_header(&mut buf, frame.forward, backward, cw),
+                payload,
+            ),
+            (Some(backward), Body::Channel { ach, message }) => (
+                write_path_channel(&mut buf, frame.forward, backward, ach),
+                message,
+            ),
+            (None, Body::Channel { ach, message }) => {
+                (write_link_channel(&mut buf, frame.forward.tc, ach), message)
+            }
+            (None, Body::Payload { .. }) => panic!("a payload without a path"),
+        };
+        buf.truncate(len.unwrap());
+        buf.extend_from_slice(rest);
+        buf
+    }
+
+    fn samples() -> [Vec<u8>; 3] {
+        let cw = ControlWord {
+            payload: PayloadType::Quic,
+            flags: 2,
+            sequence: 7,
+        };
+        let mut payload = vec![0; PATH_HEADER_BYTES];
+        write_path_header(&mut payload, lse(16, 64), lse(0xF_FFFF, 0), cw).unwrap();
+        payload.extend_from_slice(b"payload");
+        let mut channel = vec![0; PATH_HEADER_BYTES];
+        let ach = AchHeader {
+            channel: ChannelType::TraceRequest,
+        };
+        write_path_channel(&mut channel, lse(17, 2), lse(18, 0), ach).unwrap();
+        channel.extend_from_slice(b"request");
+        let mut oam = vec![0; LINK_OAM_HEADER_BYTES];
+        write_link_channel(
+            &mut oam,
+            Tc::OAM,
+            AchHeader {
+                channel: ChannelType::Liveness,
+            },
+        )
+        .unwrap();
+        oam.extend_from_slice(b"liveness");
+        [payload, channel, oam]
+    }
+
+    #[test]
+    fn known_frames() {
+        let [payload, channel, oam] = samples();
+        assert_eq!(
+            payload[..12],
+            [
+                0x00, 0x01, 0x0C, 0x40, 0xFF, 0xFF, 0xFD, 0x00, 0x00, 0x02, 0x00, 0x07
+            ]
+        );
+        assert_eq!(
+            channel[..12],
+            [
+                0x00, 0x01, 0x1C, 0x02, 0x00, 0x01, 0x2D, 0x00, 0x10, 0x00, 0x7F, 0xFA
+            ]
+        );
+        assert_eq!(oam[..8], [0x00, 0x00, 0xDF, 0x01, 0x10, 0x00, 0x7F, 0xF8]);
+        let parsed = parse(&payload).unwrap();
+        assert_eq!(parsed.forward, lse(16, 64));
+        assert_eq!(
+            parsed.backward,
+            Some(Lse {
+                bottom: true,
+                ..lse(0xF_FFFF, 0)
+            })
+        );
+        assert!(
+            matches!(parsed.body, Body::Payload { payload: b"payload", cw } if cw.sequence == 7)
+        );
+        assert_eq!(parse(&oam).unwrap().backward, None);
+    }
+
+    #[test]
+    fn precise_errors() {
+        let refused = |bytes: &[u8]| parse(bytes).unwrap_err();
+        // reserved forward label, reserved backward label, GAL with a second entry below it
+        assert_eq!(
+            refused(&[0, 0, 0xF0, 9, 0, 1, 1, 0, 0, 0, 0, 0]),
+            ParseError::ReservedLabel
+        );
+        assert_eq!(
+            refused(&[0, 1, 0, 9, 0, 0, 0xF1, 0, 0, 0, 0, 0]),
+            ParseError::ReservedLabel
+        );
+        assert_eq!(
+            refused(&[0, 0, 0xD0, 1, 0, 1, 1, 0, 0x10, 0, 0x7F, 0xF8]),
+            ParseError::ReservedLabel
+        );
+        // one entry that is not GAL: an allocated label, a reserved one; three entries
+        assert_eq!(
+            refused(&[0, 1, 1, 9, 0x10, 0, 0x7F, 0xF8]),
+            ParseError::StackDepth
+        );
+        assert_eq!(
+            refused(&[0, 0, 1, 9, 0x10, 0, 0x7F, 0xF8]),
+            ParseError::ReservedLabel
+        );
+        assert_eq!(
+            refused(&[0, 1, 0, 9, 0, 1, 0x10, 9, 0, 1, 0x21, 9, 0, 0, 0, 0]),
+            ParseError::StackDepth
+        );
+        // link-scope OAM from afar, and with a control word
+        assert_eq!(
+            refused(&[0, 0, 0xD1, 2, 0x10, 0, 0x7F, 0xF8]),
+            ParseError::LinkTtl
+        );
+        assert_eq!(
+            refused(&[0, 0, 0xD1, 1, 0x00, 0, 0, 0]),
+            ParseError::BadNibble
+        );
+        // IPv4 straight after the stack
+        assert_eq!(
+            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x45, 0, 0, 0]),
+            ParseError::BadNibble
+        );
+        assert_eq!(
+            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x0F, 0, 0, 0]),
+            ParseError::UnknownPayload
+        );
+        assert_eq!(
+            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x10, 0, 0, 0x21]),
+            ParseError::UnknownChannel
+        );
+    }
+
+    #[test]
+    fn mutations_are_refused_or_carried() {
+        for sample in samples() {
+            each_mutation(&sample, |_, bytes| {
+                if let Ok(frame) = parse(bytes) {
+                    assert_eq!(written(&frame), bytes);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn truncated_headers_are_too_short() {
+        for (sample, header) in samples().iter().zip([12, 12, 8]) {
+            each_truncation(&sample[..header], |bytes| {
+                assert_eq!(parse(bytes), Err(ParseError::TooShort));
+            });
+            assert!(parse(&sample[..header]).is_ok());
+        }
+    }
+
+    #[test]
+    fn small_buffers_are_left_alone() {
+        let cw = ControlWord {
+            payload: PayloadType::Quic,
+            flags: 0,
+            sequence: 0,
+        };
+        let ach = AchHeader {
+            channel: ChannelType::Alarm,
+        };
+        let mut buf = [0xA5; 11];
+        assert_eq!(
+            write_path_header(&mut buf, lse(16, 1), lse(16, 1), cw),
+            None
+        );
+        assert_eq!(
+            write_path_channel(&mut buf, lse(16, 1), lse(16, 1), ach),
+            None
+        );
+        assert_eq!(write_link_channel(&mut buf[..7], Tc::OAM, ach), None);
+        assert_eq!(buf, [0xA5; 11]);
+    }
+
+    proptest! {
+        #[test]
+        fn path_frames_round_trip(
+            forward in 16..=0xF_FFFFu32, backward in 16..=0xF_FFFFu32, tc in 0..8u8, ttl: u8, flags: u8, sequence: u16,
+            kind in 0..3u8, payload: Vec<u8>,
+        ) {
+            let tc = Tc::new(tc).unwrap();
+            let forward = Lse { tc, ..lse(forward, ttl) };
+            let backward = Lse { tc, bottom: true, ..lse(backward, 0) };
+            let cw = ControlWord { payload: PayloadType::from_bits(kind).unwrap(), flags, sequence };
+            let mut bytes = vec![0; PATH_HEADER_BYTES];
+            prop_assert_eq!(write_path_header(&mut bytes, forward, backward, cw), Some(PATH_HEADER_BYTES));
+            bytes.extend_from_slice(&payload);
+            let body = Body::Payload { cw, payload: &payload };
+            prop_assert_eq!(parse(&bytes), Ok(LinkFrame { forward, backward: Some(backward), body }));
+        }
+
+        #[test]
+        fn anything_is_refused_or_carried(bytes in proptest::collection::vec(any::<u8>(), 0..32)) {
+            if let Ok(frame) = parse(&bytes) {
+                prop_assert_eq!(written(&frame), bytes);
+            }
+        }
+    }
+}

@@ -144,3 +144,69 @@ pub fn swap_at(bytes: &mut [u8], offset: usize, label: Label, ttl: u8) -> Option
     swap(bytes.get_mut(offset..)?.first_chunk_mut()?, label, ttl);
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn known_words() {
+        let gal = Lse {
+            label: Label::GAL,
+            tc: Tc::OAM,
+            bottom: true,
+            ttl: 1,
+        };
+        assert_eq!(gal.to_bytes(), [0x00, 0x00, 0xDF, 0x01]);
+        let largest = Lse {
+            label: Label::MAX,
+            tc: Tc::BULK,
+            bottom: false,
+            ttl: 255,
+        };
+        assert_eq!(largest.to_bytes(), [0xFF, 0xFF, 0xF0, 0xFF]);
+        assert_eq!(
+            Lse::from_bytes([0x00, 0x01, 0x0D, 0x40]),
+            Lse {
+                label: Label::new(16).unwrap(),
+                tc: Tc::CONTROL,
+                bottom: true,
+                ttl: 64
+            }
+        );
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(Label::new(0x10_0000), None);
+        assert_eq!(Tc::new(8), None);
+        assert!(Label::new(15).unwrap().is_reserved());
+        assert!(!Label::new(16).unwrap().is_reserved());
+    }
+
+    #[test]
+    fn swap_at_refuses_what_is_not_there() {
+        let mut bytes = [0xA5; 7];
+        assert_eq!(swap_at(&mut bytes, 4, Label::GAL, 1), None);
+        assert_eq!(swap_at(&mut bytes, usize::MAX, Label::GAL, 1), None);
+        assert_eq!(bytes, [0xA5; 7]);
+        assert_eq!(swap_at(&mut bytes, 3, Label::GAL, 1), Some(()));
+        assert_eq!(bytes, [0xA5, 0xA5, 0xA5, 0x00, 0x00, 0xD5, 0x01]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_word_round_trips(bytes: [u8; 4]) {
+            prop_assert_eq!(Lse::from_bytes(bytes).to_bytes(), bytes);
+        }
+
+        #[test]
+        fn swap_keeps_tc_and_s(bytes: [u8; 4], label in 0..=0xF_FFFFu32, ttl: u8) {
+            let label = Label::new(label).unwrap();
+            let mut swapped = bytes;
+            swap(&mut swapped, label, ttl);
+            prop_assert_eq!(Lse::from_bytes(swapped), Lse { label, ttl, ..Lse::from_bytes(bytes) });
+        }
+    }
+}

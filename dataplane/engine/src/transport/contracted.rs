@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quinn_proto::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
+use quinn_proto::congestion::{Controller, ControllerFactory};
 
 /// Floor of the window: enough for a handshake flight and for loss probes on the slowest links.
 const MIN_WINDOW_PACKETS: u64 = 16;
@@ -16,6 +16,10 @@ const MIN_WINDOW_PACKETS: u64 = 16;
 const WINDOW_BDP: u64 = 2;
 /// Delayed acknowledgements hold the window open this much longer than the path's round trip.
 const ACK_SLACK: Duration = Duration::from_millis(30);
+
+/// A contracted path whose cap the operator lifts is given the window of this rate: nothing but its own rings bounds it
+/// then, and loss does not shrink a contracted window.
+const UNCAPPED_RATE_BPS: u64 = 1_000_000_000;
 
 /// Bytes in flight for `rate_bps` at `rtt`.
 pub(crate) fn window_bytes(rate_bps: u64, rtt: Duration, mtu: u16) -> u64 {
@@ -36,8 +40,7 @@ pub(crate) struct ContractedConfig {
 
 impl ControllerFactory for ContractedConfig {
     fn build(self: Arc<Self>, _now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let mut controller =
-            Contracted { rtt: self.initial_rtt, mtu: current_mtu, window: 0, config: self };
+        let mut controller = Contracted { rtt: self.initial_rtt, mtu: current_mtu, window: 0, config: self };
         controller.update();
         Box::new(controller)
     }
@@ -53,7 +56,11 @@ struct Contracted {
 
 impl Contracted {
     fn update(&mut self) {
-        self.window = window_bytes(self.config.rate_bps.load(Ordering::Relaxed), self.rtt, self.mtu);
+        let rate = match self.config.rate_bps.load(Ordering::Relaxed) {
+            0 => UNCAPPED_RATE_BPS,
+            rate => rate,
+        };
+        self.window = window_bytes(rate, self.rtt, self.mtu);
     }
 }
 

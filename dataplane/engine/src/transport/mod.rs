@@ -22,15 +22,14 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, ConnectionId, DatagramEvent, EcnCodepoint, Endpoint,
-    EndpointConfig, Incoming, ServerConfig, ValidationTokenConfig, VarInt,
+    ClientConfig, Connection, ConnectionHandle, ConnectionId, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig,
+    Incoming, ServerConfig, ValidationTokenConfig, VarInt,
 };
 
 use self::clock::PathClock;
 use self::keys::{CID_BYTES, ResetKey, WorkerCid};
 pub(crate) use self::params::STRIPE_BYTES;
 use crate::config::{Congestion, PeerConfig, PeerCrypto, PeerId};
-use crate::egress::Class;
 use crate::port::Ecn;
 use crate::time::Nanos;
 
@@ -38,7 +37,7 @@ use crate::time::Nanos;
 const RX_BLOCK_BYTES: usize = 256 << 10;
 /// Endpoint answers (version negotiation, refusals, resets) that wait for tokens, per peer; more are dropped.
 const MAX_RESPONSES: usize = 8;
-/// Connections per peer and class, all states together: forged first packets cannot pile up.
+/// Connections per peer and lane, all states together: forged first packets cannot pile up.
 const MAX_CONNECTIONS: usize = 6;
 /// Server name in the handshake: a hint nobody reads; the identity is in the certificate.
 const SERVER_NAME: &str = "florelay.invalid";
@@ -50,10 +49,17 @@ const STREAM_OVERHEAD_BYTES: u16 = 1 + CID_BYTES as u16 + 4 + 16 + 9 + 8;
 /// Index of a connection in its endpoint.
 pub(crate) type Handle = ConnectionHandle;
 
+/// A peer's two connections: commands never share a congestion window with bulk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Control = 0,
+    Bulk = 1,
+}
+
 /// One QUIC connection.
 pub(crate) struct Conn {
     pub(crate) peer: PeerId,
-    pub(crate) class: Class,
+    pub(crate) lane: Lane,
     pub(crate) quic: Connection,
     /// A packet's worth was written that congestion control or pacing has not let out; feed no more until it is.
     fed: bool,
@@ -74,9 +80,9 @@ pub(crate) struct PeerTransport {
     client: ClientConfig,
     server: Arc<ServerConfig>,
     responses: VecDeque<Vec<u8>>,
-    /// Current connections by class.
+    /// Current connections by lane.
     current: [Option<Handle>; 2],
-    /// All connections by class: the current one, those that shake hands, those that close.
+    /// All connections by lane: the current one, those that shake hands, those that close.
     all: [Vec<Handle>; 2],
     pub(crate) stats: PeerCounters,
 }
@@ -96,12 +102,12 @@ pub struct PeerCounters {
 
 /// What came of a packet.
 pub(crate) enum Handled {
-    /// An existing connection took it.
-    Existing(Handle),
-    /// It opened a connection.
-    Opened(Handle),
-    /// The endpoint answered it, or nobody wants it.
-    Other,
+    /// A connection took it, or was opened by it.
+    Taken,
+    /// The endpoint answers it.
+    Answered,
+    /// Nobody wants it.
+    Refused,
 }
 
 pub(crate) struct Transport {
@@ -133,7 +139,13 @@ impl Transport {
     }
 
     /// Peers are added in the order of their ids.
-    pub(crate) fn add_peer(&mut self, config: PeerConfig, crypto: &PeerCrypto, congestion: Congestion, seed: &[u8; 32]) {
+    pub(crate) fn add_peer(
+        &mut self,
+        config: PeerConfig,
+        crypto: &PeerCrypto,
+        congestion: Congestion,
+        seed: &[u8; 32],
+    ) {
         let rate_bps = Arc::new(AtomicU64::new(config.path_rate_bps.unwrap_or(0)));
         let transport = Arc::new(params::transport_config(&config, congestion, &rate_bps));
         let mut server = ServerConfig::with_crypto(crypto.server.clone());
@@ -152,10 +164,7 @@ impl Transport {
         self.endpoint.set_server_config(Some(server.clone()));
         self.peers.push(PeerTransport {
             // A stable synthetic address (RFC 4193 prefix): a fail-over between links is not a migration.
-            address: SocketAddr::new(
-                IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)),
-                6635,
-            ),
+            address: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)), 6635),
             clock: PathClock::new(Instant::now()),
             dark: true,
             rate_bps,
@@ -181,14 +190,14 @@ impl Transport {
         self.conns.get_mut(handle.0)?.as_deref_mut()
     }
 
-    /// The peer's connection of a class, if it has one.
-    pub(crate) fn current(&self, peer: PeerId, class: Class) -> Option<Handle> {
-        self.peer(peer)?.current[class as usize]
+    /// The peer's connection of a lane, if it has one.
+    pub(crate) fn current(&self, peer: PeerId, lane: Lane) -> Option<Handle> {
+        self.peer(peer)?.current[lane as usize]
     }
 
-    /// The `index`-th connection of a peer and class, in order of age.
-    pub(crate) fn nth(&self, peer: PeerId, class: Class, index: usize) -> Option<Handle> {
-        self.peer(peer)?.all[class as usize].get(index).copied()
+    /// The `index`-th connection of a peer and lane, in order of age.
+    pub(crate) fn nth(&self, peer: PeerId, lane: Lane, index: usize) -> Option<Handle> {
+        self.peer(peer)?.all[lane as usize].get(index).copied()
     }
 
     /// Largest piece of stream data that surely fits one packet of this peer, in bytes.
@@ -203,31 +212,30 @@ impl Transport {
         }
     }
 
-    /// Dial a peer; its current connection of the class is replaced.
-    pub(crate) fn connect(&mut self, now: Nanos, peer: PeerId, class: Class) -> Option<Handle> {
+    /// Dial a peer; its current connection of the lane is replaced.
+    pub(crate) fn connect(&mut self, now: Nanos, peer: PeerId, lane: Lane) -> Option<Handle> {
         let target = self.peers.get_mut(usize::from(peer.0))?;
         let at = target.clock.instant(now);
-        let (handle, quic) =
-            match self.endpoint.connect(at, target.client.clone(), target.address, SERVER_NAME) {
-                Ok(opened) => opened,
-                Err(error) => {
-                    tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
-                    return None;
-                }
-            };
-        self.adopt(handle, peer, class, quic);
+        let (handle, quic) = match self.endpoint.connect(at, target.client.clone(), target.address, SERVER_NAME) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
+                return None;
+            }
+        };
+        self.adopt(handle, peer, lane, quic);
         Some(handle)
     }
 
     /// A QUIC packet arrived on a peer's path.
-    pub(crate) fn handle(&mut self, now: Nanos, peer: PeerId, class: Class, ecn: Ecn, packet: &[u8]) -> Handled {
+    pub(crate) fn handle(&mut self, now: Nanos, peer: PeerId, lane: Lane, ecn: Ecn, packet: &[u8]) -> Handled {
         if self.rx.capacity() < packet.len() {
             // Reuses the block when every packet cut from it is gone; otherwise one allocation per block.
             self.rx.reserve(RX_BLOCK_BYTES);
         }
         self.rx.extend_from_slice(packet);
         let data = self.rx.split();
-        let Some(from) = self.peers.get_mut(usize::from(peer.0)) else { return Handled::Other };
+        let Some(from) = self.peers.get_mut(usize::from(peer.0)) else { return Handled::Refused };
         let at = from.clock.instant(now);
         let address = from.address;
         self.scratch.clear();
@@ -235,79 +243,78 @@ impl Transport {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) else {
-                    return Handled::Other;
+                    return Handled::Refused;
                 };
                 // The connection's packets travel on its peer's path and no other.
                 if conn.peer != peer {
-                    return Handled::Other;
+                    return Handled::Refused;
                 }
                 conn.quic.handle_event(event);
                 self.mark_dirty(handle);
-                Handled::Existing(handle)
+                Handled::Taken
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.accept(at, peer, class, incoming),
+            Some(DatagramEvent::NewConnection(incoming)) => self.accept(at, peer, lane, incoming),
             Some(DatagramEvent::Response(transmit)) => {
                 self.respond(peer, transmit.size);
-                Handled::Other
+                Handled::Answered
             }
-            None => Handled::Other,
+            None => Handled::Refused,
         }
     }
 
-    fn accept(&mut self, at: Instant, peer: PeerId, class: Class, incoming: Incoming) -> Handled {
+    fn accept(&mut self, at: Instant, peer: PeerId, lane: Lane, incoming: Incoming) -> Handled {
         let from = &mut self.peers[usize::from(peer.0)];
-        if from.all[class as usize].len() >= MAX_CONNECTIONS {
+        if from.all[lane as usize].len() >= MAX_CONNECTIONS {
             from.stats.handshake_failures += 1;
             self.endpoint.ignore(incoming);
-            return Handled::Other;
+            return Handled::Refused;
         }
         self.scratch.clear();
         match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server.clone())) {
             Ok((handle, quic)) => {
-                self.adopt(handle, peer, class, quic);
-                Handled::Opened(handle)
+                self.adopt(handle, peer, lane, quic);
+                Handled::Taken
             }
             Err(error) => {
                 from.stats.handshake_failures += 1;
                 tracing::debug!(peer = %from.config.name, cause = %error.cause, "connection refused");
-                if let Some(transmit) = error.response {
-                    self.respond(peer, transmit.size);
-                }
-                Handled::Other
+                let Some(transmit) = error.response else { return Handled::Refused };
+                self.respond(peer, transmit.size);
+                Handled::Answered
             }
         }
     }
 
-    /// Keep a connection. An older one of the same class lives on until the new one is established
+    /// Keep a connection. An older one of the same lane lives on until the new one is established
     /// (see `establish`), so that a forged first packet cannot end a good connection.
-    fn adopt(&mut self, handle: Handle, peer: PeerId, class: Class, quic: Connection) {
+    fn adopt(&mut self, handle: Handle, peer: PeerId, lane: Lane, quic: Connection) {
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
         }
-        self.conns[handle.0] = Some(Box::new(Conn {
-            peer,
-            class,
-            quic,
-            fed: false,
-            frames_sent: 0,
-            timeout: None,
-            dirty: false,
-        }));
+        self.conns[handle.0] =
+            Some(Box::new(Conn { peer, lane, quic, fed: false, frames_sent: 0, timeout: None, dirty: false }));
         let owner = &mut self.peers[usize::from(peer.0)];
-        owner.all[class as usize].push(handle);
-        owner.current[class as usize].get_or_insert(handle);
+        owner.all[lane as usize].push(handle);
+        owner.current[lane as usize].get_or_insert(handle);
         self.mark_dirty(handle);
     }
 
     /// `handle` is authenticated: it becomes its peer's current connection; the one it replaces is closed and returned.
     pub(crate) fn establish(&mut self, now: Nanos, handle: Handle) -> Option<Handle> {
         let conn = self.conn(handle)?;
-        let (peer, class) = (conn.peer, conn.class);
+        let (peer, lane) = (conn.peer, conn.lane);
         let state = self.peer_mut(peer)?;
         state.stats.handshakes += 1;
-        let old = state.current[class as usize].replace(handle).filter(|old| *old != handle)?;
+        let old = state.current[lane as usize].replace(handle).filter(|old| *old != handle)?;
         self.close(now, old, "replaced by a newer connection");
         Some(old)
+    }
+
+    /// The peer's connection of a lane is gone, or about to be.
+    pub(crate) fn unset_current(&mut self, peer: PeerId, lane: Lane) {
+        if let Some(state) = self.peer_mut(peer) {
+            state.current[lane as usize] = None;
+        }
     }
 
     pub(crate) fn close(&mut self, now: Nanos, handle: Handle, reason: &'static str) {
@@ -363,8 +370,8 @@ impl Transport {
     fn forget(&mut self, handle: Handle) {
         let Some(conn) = self.conns.get_mut(handle.0).and_then(Option::take) else { return };
         let owner = &mut self.peers[usize::from(conn.peer.0)];
-        owner.all[conn.class as usize].retain(|other| *other != handle);
-        let slot = &mut owner.current[conn.class as usize];
+        owner.all[conn.lane as usize].retain(|other| *other != handle);
+        let slot = &mut owner.current[conn.lane as usize];
         if *slot == Some(handle) {
             *slot = None;
         }
@@ -392,10 +399,6 @@ impl Transport {
     /// The next endpoint answer for a peer.
     pub(crate) fn poll_response(&mut self, peer: PeerId) -> Option<Vec<u8>> {
         self.peer_mut(peer)?.responses.pop_front()
-    }
-
-    pub(crate) fn has_responses(&self, peer: PeerId) -> bool {
-        self.peer(peer).is_some_and(|p| !p.responses.is_empty())
     }
 
     /// One packet of what the connection has to send by itself (retransmissions, acknowledgements, what was fed).
@@ -427,9 +430,10 @@ impl Transport {
     }
 }
 
+/// Frames that carry what was fed, or give it up.
 fn data_frames(quic: &Connection) -> u64 {
-    let stats = quic.stats();
-    stats.frame_tx.stream + stats.frame_tx.datagram
+    let sent = quic.stats().frame_tx;
+    sent.stream + sent.datagram + sent.reset_stream
 }
 
 fn derive(seed: &[u8; 32], context: &str) -> [u8; 32] {

@@ -33,7 +33,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Transport parameters for one connection of `peer`.
-pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, rate_bps: &Arc<AtomicU64>) -> TransportConfig {
+pub(crate) fn transport_config(
+    peer: &PeerConfig,
+    congestion: Congestion,
+    rate_bps: &Arc<AtomicU64>,
+) -> TransportConfig {
     let rate = match rate_bps.load(Ordering::Relaxed) {
         0 => UNCAPPED_RATE_BPS,
         rate => rate,
