@@ -57,12 +57,7 @@ pub struct LinkPlan {
 
 impl Default for LinkPlan {
     fn default() -> Self {
-        Self {
-            rate: Rate::Uncapped,
-            burst_bytes: None,
-            mtu: 1500,
-            liveness_ms: 100,
-        }
+        Self { rate: Rate::Uncapped, burst_bytes: None, mtu: 1500, liveness_ms: 100 }
     }
 }
 
@@ -111,46 +106,20 @@ impl Node<'_> {
     }
 
     fn write(&self, out: &mut String, plan: &LinkPlan) -> fmt::Result {
-        let core = self
-            .core
-            .map(|core| format!("core = {core}, "))
-            .unwrap_or_default();
-        writeln!(
-            out,
-            "version = \"1.0\"\n\n[node]\nname = \"{0}\"\nrealm = \"{1}\"",
-            self.name, self.realm
-        )?;
-        writeln!(
-            out,
-            "certificate = \"../pki/{0}.crt\"\nkey = \"../pki/{0}.key\"",
-            self.name
-        )?;
-        writeln!(
-            out,
-            "trust = \"../pki/ca.crt\"\ninbox = \"inbox\"\nstate-dir = \"state\""
-        )?;
+        let core = self.core.map(|core| format!("core = {core}, ")).unwrap_or_default();
+        writeln!(out, "version = \"1.0\"\n\n[node]\nname = \"{0}\"\nrealm = \"{1}\"", self.name, self.realm)?;
+        writeln!(out, "certificate = \"../pki/{0}.crt\"\nkey = \"../pki/{0}.key\"", self.name)?;
+        writeln!(out, "trust = \"../pki/ca.crt\"\ninbox = \"inbox\"\nstate-dir = \"state\"")?;
         writeln!(out, "workers = [{{ {core}poll = \"adaptive\" }}]")?;
         for link in &self.links {
             write_link(out, link, plan)?;
         }
         for path in &self.paths {
             match *path {
-                Path::Peer {
-                    name,
-                    link,
-                    out_label,
-                    in_label,
-                    originator,
-                } => {
+                Path::Peer { name, link, out_label, in_label, originator } => {
                     let role = if originator { "originator" } else { "acceptor" };
-                    writeln!(
-                        out,
-                        "\n[[peer]]\nname = \"{name}\"\nlink = \"{link}\"\nrole = \"{role}\""
-                    )?;
-                    writeln!(
-                        out,
-                        "out-label = {out_label}\nin-label = {in_label}\nrtt = \"5 ms\""
-                    )?;
+                    writeln!(out, "\n[[peer]]\nname = \"{name}\"\nlink = \"{link}\"\nrole = \"{role}\"")?;
+                    writeln!(out, "out-label = {out_label}\nin-label = {in_label}\nrtt = \"5 ms\"")?;
                 }
                 Path::Transit { a, b } => {
                     writeln!(out, "\n[[transit]]")?;
@@ -170,33 +139,18 @@ impl Node<'_> {
 fn write_link(out: &mut String, link: &Link<'_>, plan: &LinkPlan) -> fmt::Result {
     writeln!(out, "\n[[link]]\nname = \"{}\"", link.name)?;
     match link.adapter {
-        Adapter::Xdp => writeln!(
-            out,
-            "adapter = \"xdp\"\ninterface = \"{}\"\nfallback = false",
-            link.interface
-        )?,
+        Adapter::Xdp => writeln!(out, "adapter = \"xdp\"\ninterface = \"{}\"\nfallback = false", link.interface)?,
         Adapter::Udp => writeln!(out, "adapter = \"udp\"")?,
     }
-    writeln!(
-        out,
-        "local = \"{}\"\nremote = \"{}\"\nmtu = {}",
-        link.local, link.remote, plan.mtu
-    )?;
+    writeln!(out, "local = \"{}\"\nremote = \"{}\"\nmtu = {}", link.local, link.remote, plan.mtu)?;
     writeln!(out, "rate = \"{}\"", plan.rate)?;
     if let Some(burst) = plan.burst_bytes {
         writeln!(out, "burst = \"{burst} B\"")?;
     }
-    let congestion = if plan.rate == Rate::Uncapped {
-        "shared"
-    } else {
-        "contracted"
-    };
+    let congestion = if plan.rate == Rate::Uncapped { "shared" } else { "contracted" };
     writeln!(out, "congestion = \"{congestion}\"")?;
     let (interval, key) = (plan.liveness_ms, link.key_file);
-    writeln!(
-        out,
-        "liveness = {{ interval = \"{interval} ms\", detect = 3, key-file = \"../pki/{key}\" }}"
-    )
+    writeln!(out, "liveness = {{ interval = \"{interval} ms\", detect = 3, key-file = \"../pki/{key}\" }}")
 }
 
 #[cfg(test)]
@@ -218,19 +172,9 @@ mod tests {
                 remote: address("10.0.0.2:6635"),
                 key_file: "ab.key",
             }],
-            paths: vec![Path::Peer {
-                name: "b",
-                link: "to-relay",
-                out_label: 100,
-                in_label: 101,
-                originator: true,
-            }],
+            paths: vec![Path::Peer { name: "b", link: "to-relay", out_label: 100, in_label: 101, originator: true }],
         };
-        let plan = LinkPlan {
-            rate: Rate::Bps(10_000_000),
-            burst_bytes: Some(15_000),
-            ..LinkPlan::default()
-        };
+        let plan = LinkPlan { rate: Rate::Bps(10_000_000), burst_bytes: Some(15_000), ..LinkPlan::default() };
         let text = node.toml(&plan);
         for line in [
             "workers = [{ core = 1, poll = \"adaptive\" }]",
@@ -240,14 +184,8 @@ mod tests {
             "interface = \"w0\"",
             "role = \"originator\"",
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is not in\n{text}"
-            );
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(
-            node.toml(&LinkPlan::default())
-                .contains("rate = \"uncapped\"")
-        );
+        assert!(node.toml(&LinkPlan::default()).contains("rate = \"uncapped\""));
     }
 }

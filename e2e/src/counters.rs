@@ -52,32 +52,11 @@ impl Counters {
             .find(|(name, _)| name.trim() == interface)
             .map(|(_, columns)| columns)
             .with_context(|| format!("no interface {interface}"))?;
-        let numbers: Vec<u64> = columns
-            .split_whitespace()
-            .map_while(|number| number.parse().ok())
-            .collect();
-        let [
-            rx_bytes,
-            rx_packets,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            tx_bytes,
-            tx_packets,
-            ..,
-        ] = numbers[..]
-        else {
+        let numbers: Vec<u64> = columns.split_whitespace().map_while(|number| number.parse().ok()).collect();
+        let [rx_bytes, rx_packets, _, _, _, _, _, _, tx_bytes, tx_packets, ..] = numbers[..] else {
             bail!("/proc/net/dev has fewer columns than expected: {columns}");
         };
-        Ok(Self {
-            rx_bytes,
-            rx_packets,
-            tx_bytes,
-            tx_packets,
-        })
+        Ok(Self { rx_bytes, rx_packets, tx_bytes, tx_packets })
     }
 }
 
@@ -115,32 +94,21 @@ impl Sampler {
             use std::os::fd::AsFd as _;
             let net = rustix::thread::LinkNameSpaceType::Network;
             rustix::thread::move_into_link_name_space(inside.as_fd(), Some(net))?;
-            let read = || {
-                Ok::<_, anyhow::Error>(layer2_tx_bytes(
-                    Counters::read_here(&interface)?,
-                    driver_xdp,
-                ))
-            };
+            let read = || Ok::<_, anyhow::Error>(layer2_tx_bytes(Counters::read_here(&interface)?, driver_xdp));
             let mut samples = Vec::new();
             loop {
                 let last = flag.load(Ordering::Relaxed);
                 // The time is read after the counter: a delay between them makes a rate look lower, never higher,
                 // at the window's end, and the same amount higher at its start; over a window it cancels on average.
                 let bytes = read()?.saturating_sub(first);
-                samples.push(Sample {
-                    at: began.elapsed(),
-                    bytes,
-                });
+                samples.push(Sample { at: began.elapsed(), bytes });
                 if last {
                     return Ok(samples);
                 }
                 thread::sleep(SAMPLE_INTERVAL);
             }
         });
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     /// Ends sampling.
@@ -150,9 +118,7 @@ impl Sampler {
     pub fn finish(mut self) -> Result<Vec<Sample>> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("sampling has ended")?;
-        thread
-            .join()
-            .unwrap_or_else(|_| bail!("the sampling thread panicked"))
+        thread.join().unwrap_or_else(|_| bail!("the sampling thread panicked"))
     }
 }
 
@@ -171,10 +137,7 @@ impl Drop for Sampler {
 pub fn mean_rate_bps(samples: &[Sample]) -> Option<f64> {
     let total = samples.last()?.bytes;
     let from = samples.iter().find(|sample| sample.bytes >= total / 10)?;
-    let to = samples
-        .iter()
-        .rev()
-        .find(|sample| sample.bytes <= total - total / 10)?;
+    let to = samples.iter().rev().find(|sample| sample.bytes <= total - total / 10)?;
     rate_bps(from, to)
 }
 
@@ -198,8 +161,7 @@ pub fn busiest_window_bps(samples: &[Sample], window: Duration) -> Option<f64> {
 fn rate_bps(from: &Sample, to: &Sample) -> Option<f64> {
     let seconds = to.at.checked_sub(from.at)?.as_secs_f64();
     // Exact below 2^53 bits, a petabyte.
-    (seconds > 0.0 && to.bytes >= from.bytes)
-        .then(|| (to.bytes - from.bytes) as f64 * 8.0 / seconds)
+    (seconds > 0.0 && to.bytes >= from.bytes).then(|| (to.bytes - from.bytes) as f64 * 8.0 / seconds)
 }
 
 #[cfg(test)]
@@ -210,15 +172,7 @@ mod tests {
     fn columns_are_found() {
         let text = "Inter-| Receive | Transmit\n face |bytes packets\n    lo:  1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  w0: 10 20 0 0 0 0 0 0 30 40 0 0 0 0 0 0\n";
         let found = Counters::parse(text, "w0").unwrap();
-        assert_eq!(
-            found,
-            Counters {
-                rx_bytes: 10,
-                rx_packets: 20,
-                tx_bytes: 30,
-                tx_packets: 40
-            }
-        );
+        assert_eq!(found, Counters { rx_bytes: 10, rx_packets: 20, tx_bytes: 30, tx_packets: 40 });
         assert!(Counters::parse(text, "w").is_err());
     }
 
@@ -231,10 +185,7 @@ mod tests {
             if (100..200).contains(&step) {
                 bytes += if step == 150 { 2000 } else { 1000 };
             }
-            samples.push(Sample {
-                at: Duration::from_millis(step * 10),
-                bytes,
-            });
+            samples.push(Sample { at: Duration::from_millis(step * 10), bytes });
         }
         let mean = mean_rate_bps(&samples).unwrap();
         assert!((mean / 800_000.0 - 1.0).abs() < 0.03, "{mean}");

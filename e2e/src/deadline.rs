@@ -34,10 +34,7 @@ impl Deadline {
     /// This much from now.
     #[must_use]
     pub fn after(allowed: Duration) -> Self {
-        Self {
-            end: Instant::now() + allowed,
-            allowed,
-        }
+        Self { end: Instant::now() + allowed, allowed }
     }
 
     /// Polls `look` until it returns a value. The `Err` of a look ends the wait at once; `Ok(None)` goes on.
@@ -53,10 +50,7 @@ impl Deadline {
                 return Ok(value);
             }
             if Instant::now() >= self.end {
-                bail!(
-                    "waited {:.1} s for {what}, in vain",
-                    self.allowed.as_secs_f64()
-                );
+                bail!("waited {:.1} s for {what}, in vain", self.allowed.as_secs_f64());
             }
             thread::sleep(POLL_INTERVAL);
         }

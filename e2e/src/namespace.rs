@@ -42,9 +42,7 @@ impl Namespace {
             return;
         };
         for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-            let owner = name
-                .strip_prefix(PREFIX)
-                .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
                 let _ = quiet(Command::new("ip").args(["netns", "del", &name]));
             }
@@ -75,10 +73,7 @@ impl Namespace {
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut nsenter = Command::new("nsenter");
-        nsenter
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
+        nsenter.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         nsenter
     }
 
@@ -87,16 +82,13 @@ impl Namespace {
     /// # Errors
     /// The namespace cannot be entered; what `work` returned.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file =
-            File::open(self.path()).with_context(|| format!("no namespace {}", self.name))?;
+        let file = File::open(self.path()).with_context(|| format!("no namespace {}", self.name))?;
         thread::scope(|scope| {
             let inside = scope.spawn(move || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
                 work()
             });
-            inside
-                .join()
-                .unwrap_or_else(|_| bail!("the thread in namespace {} panicked", self.name))
+            inside.join().unwrap_or_else(|_| bail!("the thread in namespace {} panicked", self.name))
         })
     }
 }

@@ -48,21 +48,11 @@ impl Node {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
         if let Some(namespace) = namespace {
-            command
-                .arg("nsenter")
-                .arg(format!("--net={}", namespace.path().display()));
+            command.arg("nsenter").arg(format!("--net={}", namespace.path().display()));
         }
-        command
-            .arg("--")
-            .arg(program.path())
-            .args(["up", "--config"])
-            .arg(config);
+        command.arg("--").arg(program.path()).args(["up", "--config"]).arg(config);
         let written = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(written.try_clone()?)
-            .stderr(written)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written).process_group(0);
         let child = command.spawn().context("cannot run setpriv (util-linux)")?;
         Ok(Self {
             name: name.to_owned(),
@@ -97,13 +87,7 @@ impl Node {
             }
             Ok(None)
         });
-        waited.with_context(|| {
-            format!(
-                "{}: {last}\nend of its log:\n{}",
-                self.name,
-                self.log_tail()
-            )
-        })
+        waited.with_context(|| format!("{}: {last}\nend of its log:\n{}", self.name, self.log_tail()))
     }
 
     /// What it says of itself now.
@@ -129,12 +113,7 @@ impl Node {
     /// The process of this node that runs a verb of the program: `up`, `dataplane` or `control`.
     #[must_use]
     pub fn process(&self, verb: &str) -> Option<Process> {
-        self.processes().into_iter().find(|process| {
-            process
-                .arguments()
-                .get(1)
-                .is_some_and(|first| first == verb)
-        })
+        self.processes().into_iter().find(|process| process.arguments().get(1).is_some_and(|first| first == verb))
     }
 
     /// SIGTERM to the supervisor, and waits for the whole tree to end.
@@ -165,12 +144,7 @@ impl Node {
 
     fn end(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            anyhow::ensure!(
-                status.success(),
-                "{} had ended already: {status}\n{}",
-                self.name,
-                self.log_tail()
-            );
+            anyhow::ensure!(status.success(), "{} had ended already: {status}\n{}", self.name, self.log_tail());
             return Ok(());
         }
         let all = self.processes();
@@ -183,22 +157,13 @@ impl Node {
             if let Some(status) = self.child.try_wait()?
                 && !all.iter().any(|process| process.runs())
             {
-                anyhow::ensure!(
-                    status.success(),
-                    "{} ended with {status}\n{}",
-                    self.name,
-                    self.log_tail()
-                );
+                anyhow::ensure!(status.success(), "{} ended with {status}\n{}", self.name, self.log_tail());
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         self.kill(&all)?;
-        bail!(
-            "{} did not end within {STOP_TIME:?} of SIGTERM and was killed\n{}",
-            self.name,
-            self.log_tail()
-        );
+        bail!("{} did not end within {STOP_TIME:?} of SIGTERM and was killed\n{}", self.name, self.log_tail());
     }
 
     fn kill(&mut self, all: &[Process]) -> Result<()> {
@@ -208,11 +173,7 @@ impl Node {
         self.child.wait()?;
         let end = std::time::Instant::now() + STOP_TIME;
         while all.iter().any(|process| process.runs()) {
-            anyhow::ensure!(
-                std::time::Instant::now() < end,
-                "{}: a process outlives SIGKILL",
-                self.name
-            );
+            anyhow::ensure!(std::time::Instant::now() < end, "{}: a process outlives SIGKILL", self.name);
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
@@ -240,9 +201,7 @@ impl Status {
     /// # Errors
     /// It is not JSON.
     pub fn parse(text: &str) -> Result<Self> {
-        Ok(Self(
-            serde_json::from_str(text).context("status --json is not JSON")?,
-        ))
+        Ok(Self(serde_json::from_str(text).context("status --json is not JSON")?))
     }
 
     /// The JSON itself.
@@ -254,8 +213,7 @@ impl Status {
     /// Are all links up and all peers connected?
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let all =
-            |list: &str, state: &str| self.list(list).iter().all(|entry| entry["state"] == state);
+        let all = |list: &str, state: &str| self.list(list).iter().all(|entry| entry["state"] == state);
         all("links", "up") && all("peers", "connected")
     }
 
@@ -275,24 +233,15 @@ impl Status {
     #[must_use]
     pub fn link_counter(&self, link: &str, counter: &str) -> Option<u64> {
         let link = self.links().iter().find(|entry| entry["name"] == link)?;
-        named(&link["counters"], counter)
+        link["counters"][counter].as_u64()
     }
 
     /// The rung that a link stands on and, highest first, why each higher one was not taken.
     #[must_use]
     pub fn rung(link: &Value) -> (String, Vec<(String, String)>) {
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-        let reasons = link["rung_reasons"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        (
-            text(&link["rung"]),
-            reasons
-                .iter()
-                .map(|pair| (text(&pair[0]), text(&pair[1])))
-                .collect(),
-        )
+        let reasons = link["rung_reasons"].as_array().map(Vec::as_slice).unwrap_or_default();
+        (text(&link["rung"]), reasons.iter().map(|entry| (text(&entry["rung"]), text(&entry["reason"]))).collect())
     }
 
     /// One line a link and a peer, for errors.
@@ -301,10 +250,7 @@ impl Status {
         let mut lines = Vec::new();
         for list in ["links", "peers"] {
             for entry in self.list(list) {
-                let reason = entry["reason"]
-                    .as_str()
-                    .map(|reason| format!(" ({reason})"))
-                    .unwrap_or_default();
+                let reason = entry["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
                 lines.push(format!(
                     "{} is {}{reason}",
                     entry["name"].as_str().unwrap_or("?"),
@@ -316,18 +262,7 @@ impl Status {
     }
 
     fn list(&self, name: &str) -> &[Value] {
-        self.0[name]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default()
-    }
-}
-
-/// Counters are an object, or a list of pairs.
-fn named(counters: &Value, name: &str) -> Option<u64> {
-    match counters.as_array() {
-        Some(pairs) => pairs.iter().find(|pair| pair[0] == name)?[1].as_u64(),
-        None => counters[name].as_u64(),
+        self.0[name].as_array().map(Vec::as_slice).unwrap_or_default()
     }
 }
 
@@ -337,8 +272,7 @@ fn named(counters: &Value, name: &str) -> Option<u64> {
 /// One cannot be read.
 pub(crate) fn same_content(a: &Path, b: &Path) -> Result<bool> {
     use std::io::Read as _;
-    let open =
-        |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
+    let open = |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
     let (mut a, mut b) = (open(a)?, open(b)?);
     if a.metadata()?.len() != b.metadata()?.len() {
         return Ok(false);
@@ -363,17 +297,14 @@ mod tests {
     #[test]
     fn a_status_is_read() {
         let status = Status::parse(
-            r#"{"links":[{"name":"to-relay","state":"up","rung":"driver-copy","rung_reasons":[["zero-copy","veth cannot"]],
-            "counters":[["tx_frames",7]]}],"peers":[{"name":"b","state":"dark","reason":"link down"}]}"#,
+            r#"{"links":[{"name":"to-relay","state":"up","rung":"driver-copy",
+            "rung_reasons":[{"rung":"zero-copy","reason":"veth cannot"}],"counters":{"tx_frames":7}}],"peers":[{"name":"b","state":"dark","reason":"link down"}]}"#,
         )
         .unwrap();
         assert!(!status.is_connected());
         assert_eq!(status.summary(), "to-relay is up, b is dark (link down)");
         assert_eq!(status.link_counter("to-relay", "tx_frames"), Some(7));
         let (rung, why) = Status::rung(&status.links()[0]);
-        assert_eq!(
-            (rung.as_str(), why[0].1.as_str()),
-            ("driver-copy", "veth cannot")
-        );
+        assert_eq!((rung.as_str(), why[0].1.as_str()), ("driver-copy", "veth cannot"));
     }
 }

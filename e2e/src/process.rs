@@ -20,10 +20,7 @@ impl Process {
     /// The process that has this id now.
     #[must_use]
     pub fn find(pid: u32) -> Option<Self> {
-        Some(Self {
-            pid,
-            started: start_time(pid)?,
-        })
+        Some(Self { pid, started: start_time(pid)? })
     }
 
     /// Does it run still? A zombie does not.
@@ -35,12 +32,7 @@ impl Process {
     /// Its name, as `comm` has it.
     #[must_use]
     pub fn name(self) -> Option<String> {
-        Some(
-            fs::read_to_string(format!("/proc/{}/comm", self.pid))
-                .ok()?
-                .trim_end()
-                .to_owned(),
-        )
+        Some(fs::read_to_string(format!("/proc/{}/comm", self.pid)).ok()?.trim_end().to_owned())
     }
 
     /// Its arguments, the program first.
@@ -83,11 +75,7 @@ pub fn tree(pid: u32) -> Vec<Process> {
     let mut ids = vec![pid];
     let mut next = 0;
     while let Some(&parent) = ids.get(next) {
-        ids.extend(
-            all.iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(id, _)| *id),
-        );
+        ids.extend(all.iter().filter(|(_, of)| *of == parent).map(|(id, _)| *id));
         next += 1;
     }
     ids.into_iter().filter_map(Process::find).collect()
@@ -113,10 +101,7 @@ fn stat(pid: u32) -> Option<Stat> {
 /// Runs to the end; stdout comes back, stderr goes into the error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let done = command
-        .stdin(std::process::Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {shown}"))?;
+    let done = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         bail!("{shown}: {}: {}", done.status, said.trim());
@@ -135,34 +120,19 @@ mod tests {
 
     #[test]
     fn a_tree_is_found_and_killed_and_nothing_else() {
-        let mut shell = Command::new("sh")
-            .args(["-c", "sleep 300 & wait"])
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("sh").args(["-c", "sleep 300 & wait"]).spawn().unwrap();
         let deadline = crate::Deadline::after(std::time::Duration::from_secs(10));
         let all = deadline
-            .wait("the child of the child", || {
-                Ok(Some(tree(shell.id())).filter(|all| all.len() == 2))
-            })
+            .wait("the child of the child", || Ok(Some(tree(shell.id())).filter(|all| all.len() == 2)))
             .unwrap();
         assert_eq!(all[0].pid, shell.id());
-        let stranger = Process {
-            pid: shell.id(),
-            started: 1,
-        };
+        let stranger = Process { pid: shell.id(), started: 1 };
         stranger.signal(Signal::KILL);
-        assert!(
-            shell.try_wait().unwrap().is_none(),
-            "another start time is another process"
-        );
+        assert!(shell.try_wait().unwrap().is_none(), "another start time is another process");
         for process in &all {
             process.signal(Signal::KILL);
         }
         assert!(!shell.wait().unwrap().success());
-        deadline
-            .wait("both to end", || {
-                Ok((!all.iter().any(|p| p.runs())).then_some(()))
-            })
-            .unwrap();
+        deadline.wait("both to end", || Ok((!all.iter().any(|p| p.runs())).then_some(()))).unwrap();
     }
 }

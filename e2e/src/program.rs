@@ -35,12 +35,8 @@ impl Program {
         }
         let test = env::current_exe()?;
         // target/<profile>/deps/<test>
-        let profile = test
-            .parent()
-            .and_then(Path::parent)
-            .context("the test has no target folder")?;
-        Self::at(profile.join("florelay"))
-            .context("build it first: cargo build -p florelay (`cargo xtask test` does)")
+        let profile = test.parent().and_then(Path::parent).context("the test has no target folder")?;
+        Self::at(profile.join("florelay")).context("build it first: cargo build -p florelay (`cargo xtask test` does)")
     }
 
     /// A command line, to be completed.
@@ -62,10 +58,7 @@ impl Program {
     /// # Errors
     /// What the program said.
     pub fn pki_init(&self, realm: &str, folder: &Path) -> Result<()> {
-        quiet(
-            self.command(&["pki", "init", "--realm", realm, "--dir"])
-                .arg(folder),
-        )
+        quiet(self.command(&["pki", "init", "--realm", realm, "--dir"]).arg(folder))
     }
 
     /// Issues a node's certificate and key into the CA's folder.
@@ -73,10 +66,7 @@ impl Program {
     /// # Errors
     /// What the program said.
     pub fn pki_issue(&self, node: &str, folder: &Path) -> Result<()> {
-        quiet(
-            self.command(&["pki", "issue", "--node", node, "--dir"])
-                .arg(folder),
-        )
+        quiet(self.command(&["pki", "issue", "--node", node, "--dir"]).arg(folder))
     }
 
     /// Makes a link's liveness key.
@@ -84,7 +74,7 @@ impl Program {
     /// # Errors
     /// What the program said.
     pub fn link_key(&self, file: &Path) -> Result<()> {
-        quiet(self.command(&["pki", "link-key", "--out"]).arg(file))
+        quiet(self.command(&["pki", "link-key"]).arg(file))
     }
 
     /// Checks a configuration.
@@ -100,10 +90,7 @@ impl Program {
     /// # Errors
     /// What the program said.
     pub fn set_rate(&self, config: &Path, link: &str, rate: crate::Rate) -> Result<()> {
-        quiet(
-            self.command(&["link", "set", link, "--rate", &rate.to_string(), "--config"])
-                .arg(config),
-        )
+        quiet(self.command(&["link", "set", link, "--rate", &rate.to_string(), "--config"]).arg(config))
     }
 
     /// `link up NAME` or `link down NAME` on a running node.
@@ -111,45 +98,23 @@ impl Program {
     /// # Errors
     /// What the program said.
     pub fn set_link(&self, config: &Path, link: &str, up: bool) -> Result<()> {
-        quiet(
-            self.command(&["link", if up { "up" } else { "down" }, link, "--config"])
-                .arg(config),
-        )
+        quiet(self.command(&["link", if up { "up" } else { "down" }, link, "--config"]).arg(config))
     }
 
     /// `send FILE --to NODE --json`, to be started.
     #[must_use]
     pub fn send(&self, config: &Path, to: &str, file: &Path) -> Command {
         let mut command = self.command(&["send"]);
-        command
-            .arg(file)
-            .args(["--to", to, "--json", "--config"])
-            .arg(config);
+        command.arg(file).args(["--to", to, "--json", "--config"]).arg(config);
         command
     }
 
     /// `c2 --to NODE --count N --interval T --json MESSAGE`, to be started.
     #[must_use]
-    pub fn c2(
-        &self,
-        config: &Path,
-        to: &str,
-        count: u32,
-        interval_ms: u32,
-        message: &str,
-    ) -> Command {
+    pub fn c2(&self, config: &Path, to: &str, count: u32, interval_ms: u32, message: &str) -> Command {
         let (count, interval) = (count.to_string(), format!("{interval_ms} ms"));
-        let mut command = self.command(&[
-            "c2",
-            "--to",
-            to,
-            "--count",
-            &count,
-            "--interval",
-            &interval,
-            "--json",
-            "--config",
-        ]);
+        let mut command =
+            self.command(&["c2", "--to", to, "--count", &count, "--interval", &interval, "--json", "--config"]);
         command.arg(config).arg(message);
         command
     }

@@ -69,10 +69,7 @@ impl Topology {
     /// # Errors
     /// No root where it is needed; what a tool said.
     pub fn line3(program: &Program, options: &Options) -> Result<Self> {
-        ensure!(
-            options.namespaces || options.adapter == Adapter::Udp,
-            "AF_XDP needs namespaces, and those root"
-        );
+        ensure!(options.namespaces || options.adapter == Adapter::Udp, "AF_XDP needs namespaces, and those root");
         Namespace::sweep_stale();
         let folder = tempfile::Builder::new().prefix("florelay-").tempdir()?;
         // Also unique when one process makes several: the folder's random suffix, made fit for a node name.
@@ -93,27 +90,14 @@ impl Topology {
             }
             Ok(Station {
                 name: format!("{role}-{}-{suffix}", std::process::id()),
-                namespace: options
-                    .namespaces
-                    .then(|| Namespace::create(tag))
-                    .transpose()?,
+                namespace: options.namespaces.then(|| Namespace::create(tag)).transpose()?,
                 config: home.join("florelay.toml"),
                 inbox: home.join("inbox"),
                 log: home.join("log"),
             })
         };
-        let stations = [
-            station("station-a", "a")?,
-            station("relay", "relay")?,
-            station("station-b", "b")?,
-        ];
-        let mut made = Self {
-            stations,
-            wires: Vec::new(),
-            program: program.clone(),
-            options: options.clone(),
-            folder,
-        };
+        let stations = [station("station-a", "a")?, station("relay", "relay")?, station("station-b", "b")?];
+        let mut made = Self { stations, wires: Vec::new(), program: program.clone(), options: options.clone(), folder };
         made.make_keys()?;
         made.make_wires()?;
         Ok(made)
@@ -124,15 +108,10 @@ impl Topology {
     /// # Errors
     /// The program refuses one.
     pub fn configure(&self, plan: &LinkPlan) -> Result<()> {
-        let plan = LinkPlan {
-            mtu: self.options.mtu,
-            ..plan.clone()
-        };
+        let plan = LinkPlan { mtu: self.options.mtu, ..plan.clone() };
         for (station, node) in self.stations.iter().zip(self.nodes()) {
             fs::write(&station.config, node.toml(&plan))?;
-            self.program
-                .check(&station.config)
-                .with_context(|| format!("configuration of {}", station.name))?;
+            self.program.check(&station.config).with_context(|| format!("configuration of {}", station.name))?;
         }
         Ok(())
     }
@@ -143,13 +122,7 @@ impl Topology {
     /// It cannot be started.
     pub fn start(&self, index: usize) -> Result<Node> {
         let station = &self.stations[index];
-        Node::start(
-            &station.name,
-            &self.program,
-            station.namespace.as_ref(),
-            &station.config,
-            &station.log,
-        )
+        Node::start(&station.name, &self.program, station.namespace.as_ref(), &station.config, &station.log)
     }
 
     /// Starts all three and waits until they are connected.
@@ -196,10 +169,7 @@ impl Topology {
     }
 
     fn make_wires(&mut self) -> Result<()> {
-        let [a, relay, b] = self
-            .stations
-            .each_ref()
-            .map(|station| station.namespace.as_ref());
+        let [a, relay, b] = self.stations.each_ref().map(|station| station.namespace.as_ref());
         let (Some(a), Some(relay), Some(b)) = (a, relay, b) else {
             return Ok(());
         };
@@ -209,21 +179,9 @@ impl Topology {
         };
         let mut wires = Vec::new();
         for (wire, (left, right)) in [(a, relay), (relay, b)].into_iter().enumerate() {
-            let left = End {
-                namespace: left,
-                interface: INTERFACES[wire][0],
-                address: address(wire, 0),
-            };
-            let right = End {
-                namespace: right,
-                interface: INTERFACES[wire][1],
-                address: address(wire, 1),
-            };
-            wires.push(VethPair::connect(
-                [left, right],
-                self.options.queues,
-                self.options.mtu,
-            )?);
+            let left = End { namespace: left, interface: INTERFACES[wire][0], address: address(wire, 0) };
+            let right = End { namespace: right, interface: INTERFACES[wire][1], address: address(wire, 1) };
+            wires.push(VethPair::connect([left, right], self.options.queues, self.options.mtu)?);
         }
         self.wires = wires;
         Ok(())
@@ -245,10 +203,7 @@ impl Topology {
     }
 
     fn nodes(&self) -> [config::Node<'_>; 3] {
-        let names = self
-            .stations
-            .each_ref()
-            .map(|station| station.name.as_str());
+        let names = self.stations.each_ref().map(|station| station.name.as_str());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let link = |name, wire: usize, side: usize| config::Link {
             name,
@@ -273,24 +228,13 @@ impl Topology {
             originator,
         };
         [
-            node(
-                0,
-                vec![link("to-relay", 0, 0)],
-                vec![peer(names[2], 100, 101, true)],
-            ),
+            node(0, vec![link("to-relay", 0, 0)], vec![peer(names[2], 100, 101, true)]),
             node(
                 1,
                 vec![link("to-a", 0, 1), link("to-b", 1, 0)],
-                vec![config::Path::Transit {
-                    a: ("to-a", 100, 101),
-                    b: ("to-b", 201, 200),
-                }],
+                vec![config::Path::Transit { a: ("to-a", 100, 101), b: ("to-b", 201, 200) }],
             ),
-            node(
-                2,
-                vec![link("to-relay", 1, 1)],
-                vec![peer(names[0], 201, 200, false)],
-            ),
+            node(2, vec![link("to-relay", 1, 1)], vec![peer(names[0], 201, 200, false)]),
         ]
     }
 }

@@ -40,38 +40,19 @@ impl VethPair {
         let (queues, mtu) = (queues.to_string(), mtu.to_string());
         let queues: [&str; 4] = ["numrxqueues", &queues, "numtxqueues", &queues];
         let mut add = a.namespace.ip();
-        add.args(["link", "add", a.interface, "mtu", &mtu])
-            .args(queues)
-            .args(["type", "veth", "peer", "name"]);
-        add.args([b.interface, "netns", b.namespace.name(), "mtu", &mtu])
-            .args(queues);
+        add.args(["link", "add", a.interface, "mtu", &mtu]).args(queues).args(["type", "veth", "peer", "name"]);
+        add.args([b.interface, "netns", b.namespace.name(), "mtu", &mtu]).args(queues);
         quiet(&mut add)?;
         for end in ends {
             let ip = |args: &[&str]| quiet(end.namespace.ip().args(args));
             ip(&["link", "set", end.interface, "addrgenmode", "none"])?;
-            ip(&[
-                "address",
-                "add",
-                &format!("{}/24", end.address),
-                "dev",
-                end.interface,
-            ])?;
-            quiet(
-                end.namespace
-                    .command("ethtool")
-                    .args(["-K", end.interface, "tx", "off"]),
-            )?;
+            ip(&["address", "add", &format!("{}/24", end.address), "dev", end.interface])?;
+            quiet(end.namespace.command("ethtool").args(["-K", end.interface, "tx", "off"]))?;
         }
         for end in ends {
-            quiet(
-                end.namespace
-                    .ip()
-                    .args(["link", "set", end.interface, "up"]),
-            )?;
+            quiet(end.namespace.ip().args(["link", "set", end.interface, "up"]))?;
         }
-        Ok(Self {
-            interfaces: [a.interface.to_owned(), b.interface.to_owned()],
-        })
+        Ok(Self { interfaces: [a.interface.to_owned(), b.interface.to_owned()] })
     }
 
     /// Interface names of the two ends.
@@ -88,11 +69,7 @@ impl VethPair {
 pub(crate) fn has_driver_xdp(namespace: &Namespace, interface: &str) -> Result<bool> {
     /// `XDP_ATTACHED_DRV`, linux/if_link.h
     const DRIVER: u64 = 1;
-    let shown = output(
-        namespace
-            .ip()
-            .args(["-json", "link", "show", "dev", interface]),
-    )?;
+    let shown = output(namespace.ip().args(["-json", "link", "show", "dev", interface]))?;
     let shown: Value = serde_json::from_str(&shown).context("ip -json")?;
     Ok(shown[0]["xdp"]["mode"] == DRIVER)
 }
@@ -102,10 +79,6 @@ pub(crate) fn has_driver_xdp(namespace: &Namespace, interface: &str) -> Result<b
 /// veth counts a frame where its peer receives it. With a driver-mode XDP program at the receiver it counts *after* the
 /// Ethernet header was taken off (seen on kernel 6.18: 142-byte frames count 128), without one before.
 pub(crate) fn layer2_tx_bytes(counters: Counters, receiver_has_driver_xdp: bool) -> u64 {
-    let header = if receiver_has_driver_xdp {
-        ETHERNET_BYTES
-    } else {
-        0
-    };
+    let header = if receiver_has_driver_xdp { ETHERNET_BYTES } else { 0 };
     counters.tx_bytes + header * counters.tx_packets
 }

@@ -20,25 +20,15 @@ const PASS_PROGRAM: &str = "
 ";
 
 fn wire(a: &Namespace, b: &Namespace) -> VethPair {
-    let a = End {
-        namespace: a,
-        interface: "t0",
-        address: Ipv4Addr::new(10, 78, 0, 1),
-    };
-    let b = End {
-        namespace: b,
-        interface: "t1",
-        address: Ipv4Addr::new(10, 78, 0, 2),
-    };
+    let a = End { namespace: a, interface: "t0", address: Ipv4Addr::new(10, 78, 0, 1) };
+    let b = End { namespace: b, interface: "t1", address: Ipv4Addr::new(10, 78, 0, 2) };
     VethPair::connect([a, b], 1, 1500).unwrap()
 }
 
 /// Sends `FRAMES` datagrams from `a` to `b` and waits until all were received.
 fn blast(a: &Namespace, b: &Namespace) {
     let receiver = b.enter(|| Ok(UdpSocket::bind("10.78.0.2:9000")?)).unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let sender = a.enter(|| Ok(UdpSocket::bind("10.78.0.1:9000")?)).unwrap();
     let payload = vec![7; usize::try_from(PAYLOAD_BYTES).unwrap()];
     let mut buffer = [0; 2048];
@@ -54,10 +44,7 @@ fn layer_2_bytes_are_counted_exactly_with_and_without_xdp() {
     if !root_or_skip("layer_2_bytes_are_counted_exactly_with_and_without_xdp") {
         return;
     }
-    let (a, b) = (
-        Namespace::create("count-a").unwrap(),
-        Namespace::create("count-b").unwrap(),
-    );
+    let (a, b) = (Namespace::create("count-a").unwrap(), Namespace::create("count-b").unwrap());
     let wire = wire(&a, &b);
     let [from, to] = wire.interfaces();
     // The first exchange resolves addresses, so that no ARP is counted below.
@@ -72,16 +59,8 @@ fn layer_2_bytes_are_counted_exactly_with_and_without_xdp() {
         blast(&a, &b);
         let samples = sampler.finish().unwrap();
         let after = Counters::read(&a, from).unwrap();
-        assert_eq!(
-            after.tx_packets - before.tx_packets,
-            FRAMES,
-            "other traffic on the wire, xdp: {with_xdp}"
-        );
-        assert_eq!(
-            samples.last().unwrap().bytes,
-            FRAMES * FRAME_BYTES,
-            "xdp: {with_xdp}"
-        );
+        assert_eq!(after.tx_packets - before.tx_packets, FRAMES, "other traffic on the wire, xdp: {with_xdp}");
+        assert_eq!(samples.last().unwrap().bytes, FRAMES * FRAME_BYTES, "xdp: {with_xdp}");
     }
 }
 
@@ -90,10 +69,7 @@ fn a_namespace_goes_with_its_owner_and_commands_run_inside() {
     if !root_or_skip("a_namespace_goes_with_its_owner_and_commands_run_inside") {
         return;
     }
-    let (a, b) = (
-        Namespace::create("own-a").unwrap(),
-        Namespace::create("own-b").unwrap(),
-    );
+    let (a, b) = (Namespace::create("own-a").unwrap(), Namespace::create("own-b").unwrap());
     let _wire = wire(&a, &b);
     let shown = a.command("cat").arg("/proc/self/net/dev").output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
@@ -104,9 +80,7 @@ fn a_namespace_goes_with_its_owner_and_commands_run_inside() {
     assert!(!path.exists());
     // The other end goes with the namespace, which the kernel takes down behind our back.
     let gone = || Ok(Counters::read(&b, "t1").is_err().then_some(()));
-    Deadline::after(Duration::from_secs(10))
-        .wait("the peer to go", gone)
-        .unwrap();
+    Deadline::after(Duration::from_secs(10)).wait("the peer to go", gone).unwrap();
 }
 
 #[test]
@@ -118,16 +92,8 @@ fn namespaces_of_the_dead_are_swept_and_those_of_the_living_are_not() {
     let mut child = Command::new("true").spawn().unwrap();
     let dead_pid = child.id();
     child.wait().unwrap();
-    let dead = living
-        .name()
-        .replace(&std::process::id().to_string(), &dead_pid.to_string());
-    assert!(
-        Command::new("ip")
-            .args(["netns", "add", &dead])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let dead = living.name().replace(&std::process::id().to_string(), &dead_pid.to_string());
+    assert!(Command::new("ip").args(["netns", "add", &dead]).status().unwrap().success());
     Namespace::sweep_stale();
     assert!(!Path::new("/run/netns").join(&dead).exists());
     assert!(living.path().exists());
@@ -137,20 +103,10 @@ fn attach_pass(namespace: &Namespace, interface: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (source, object) = (folder.path().join("pass.c"), folder.path().join("pass.o"));
     fs::write(&source, PASS_PROGRAM).unwrap();
-    let clang = Command::new("clang")
-        .args(["-O2", "-target", "bpf", "-c"])
-        .arg(&source)
-        .arg("-o")
-        .arg(&object)
-        .status();
-    assert!(
-        clang.unwrap().success(),
-        "clang (Debian package) compiles for bpf"
-    );
+    let clang =
+        Command::new("clang").args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object).status();
+    assert!(clang.unwrap().success(), "clang (Debian package) compiles for bpf");
     let mut attach = namespace.ip();
-    attach
-        .args(["link", "set", "dev", interface, "xdpdrv", "object"])
-        .arg(&object)
-        .args(["section", "xdp"]);
+    attach.args(["link", "set", "dev", interface, "xdpdrv", "object"]).arg(&object).args(["section", "xdp"]);
     assert!(attach.status().unwrap().success());
 }

@@ -40,18 +40,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
         What::Veth(rest) => ("veth", rest),
         What::Peers(rest) => ("peers", rest),
     };
-    anyhow::ensure!(
-        context.is_root,
-        "`bench {verb}` makes network namespaces: run it as root"
-    );
+    anyhow::ensure!(context.is_root, "`bench {verb}` makes network namespaces: run it as root");
     cmd::run(&mut context.cargo(&["build", "--release", "--package", "florelay"]))?;
-    let mut bench = context.cargo(&[
-        "run",
-        "--release",
-        "--package",
-        "florelay-bench",
-        "--",
-        verb,
-    ]);
+    let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", verb]);
     cmd::run(bench.args(&rest.arguments))
 }

@@ -13,11 +13,7 @@ pub(crate) fn line(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
-        if !argument.is_empty()
-            && argument
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_=./:,+@".contains(c))
-        {
+        if !argument.is_empty() && argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,+@".contains(c)) {
             let _ = write!(text, " {argument}");
         } else {
             let _ = write!(text, " '{}'", argument.replace('\'', r"'\''"));
@@ -29,9 +25,7 @@ pub(crate) fn line(command: &Command) -> String {
 /// Runs with the terminal attached; an error if it does not succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("$ {}", line(command));
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {}", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot run {}", line(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", line(command));
     }
@@ -40,17 +34,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs quietly and returns what it wrote to stdout; stderr goes into the error.
 pub(crate) fn stdout(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", line(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", line(command)))?;
     if !output.status.success() {
-        bail!(
-            "`{}` failed: {}\n{}",
-            line(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`{}` failed: {}\n{}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -65,14 +51,8 @@ pub(crate) fn tee(command: &mut Command, mut look: impl FnMut(&str)) -> Result<(
         .spawn()
         .with_context(|| format!("cannot run {}", line(command)))?;
     let (sender, lines) = mpsc::channel();
-    let out = child
-        .stdout
-        .take()
-        .map(|pipe| pass_on(pipe, std::io::stdout(), sender.clone()));
-    let err = child
-        .stderr
-        .take()
-        .map(|pipe| pass_on(pipe, std::io::stderr(), sender));
+    let out = child.stdout.take().map(|pipe| pass_on(pipe, std::io::stdout(), sender.clone()));
+    let err = child.stderr.take().map(|pipe| pass_on(pipe, std::io::stderr(), sender));
     // Ends when both pipes are closed and their senders dropped.
     for text in lines {
         look(&text);
@@ -95,10 +75,7 @@ fn pass_on(
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut raw = Vec::new();
-        while reader
-            .read_until(b'\n', &mut raw)
-            .is_ok_and(|count| count > 0)
-        {
+        while reader.read_until(b'\n', &mut raw).is_ok_and(|count| count > 0) {
             let _ = to.write_all(&raw);
             let _ = lines.send(String::from_utf8_lossy(&raw).trim_end().to_owned());
             raw.clear();

@@ -26,15 +26,9 @@ pub(crate) struct Context {
 impl Context {
     /// Looks around; runs nothing.
     pub(crate) fn find() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask has no parent folder")?
-            .to_path_buf();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?.to_path_buf();
         if !root.join("rust-toolchain.toml").is_file() {
-            bail!(
-                "{} is not the source tree that this xtask was built in; run `cargo xtask` there",
-                root.display()
-            );
+            bail!("{} is not the source tree that this xtask was built in; run `cargo xtask` there", root.display());
         }
         Ok(Self {
             cache: cache_folder()?,
@@ -65,31 +59,19 @@ impl Context {
     /// a build that silently left them out would pass every test that skips without them.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = Command::new("cargo");
-        cargo
-            .args(args)
-            .current_dir(&self.root)
-            .env("PATH", self.path_variable())
-            .env("FLORELAY_REQUIRE_EBPF", "1");
+        cargo.args(args).current_dir(&self.root).env("PATH", self.path_variable()).env("FLORELAY_REQUIRE_EBPF", "1");
         cargo
     }
 
     /// Where cargo puts what it builds.
     pub(crate) fn target_dir(&self) -> PathBuf {
-        env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
     }
 
     /// Files under version control, relative to the root; new files that are not ignored included.
     pub(crate) fn source_files(&self) -> Result<Vec<PathBuf>> {
         let mut git = Command::new("git");
-        git.args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .current_dir(&self.root);
+        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&self.root);
         let listed = cmd::stdout(&mut git)?;
         let mut files: Vec<PathBuf> = listed
             .split('\0')
@@ -111,9 +93,7 @@ impl Context {
 
 /// The first executable of this name on PATH.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 fn cache_folder() -> Result<PathBuf> {
@@ -127,8 +107,7 @@ fn cache_folder() -> Result<PathBuf> {
 
 fn pinned_toolchain(root: &Path) -> Result<String> {
     let file = root.join("rust-toolchain.toml");
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     text.lines()
         .filter_map(|line| line.split_once('='))
         .find(|(key, _)| key.trim() == "channel")

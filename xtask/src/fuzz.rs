@@ -33,19 +33,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     }
     let mut chosen = targets.clone();
     if let Some(wanted) = &args.target {
-        ensure!(
-            targets.contains(wanted),
-            "no fuzz target `{wanted}`; there are: {}",
-            targets.join(", ")
-        );
+        ensure!(targets.contains(wanted), "no fuzz target `{wanted}`; there are: {}", targets.join(", "));
         chosen.retain(|target| target == wanted);
     }
     let missing = missing()?;
     if !missing.is_empty() {
-        bail!(
-            "fuzzing needs what is not here:\n  {}",
-            missing.join("\n  ")
-        );
+        bail!("fuzzing needs what is not here:\n  {}", missing.join("\n  "));
     }
     setup::ensure(context)?;
     let mut report = Report::new();
@@ -53,22 +46,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     for target in &chosen {
         report.step(target, || {
             let mut fuzz = Command::new("cargo");
-            fuzz.args([
-                "+nightly",
-                "fuzz",
-                "run",
-                "--fuzz-dir",
-                "fuzz",
-                target.as_str(),
-                "--",
-                limit.as_str(),
-            ]);
+            fuzz.args(["+nightly", "fuzz", "run", "--fuzz-dir", "fuzz", target.as_str(), "--", limit.as_str()]);
             // `cargo xtask` runs under the pinned toolchain, and the variable would win over `+nightly`.
             cmd::run(
-                fuzz.current_dir(&context.root)
-                    .env_remove("RUSTUP_TOOLCHAIN")
-                    .env_remove("RUSTC")
-                    .env_remove("CARGO"),
+                fuzz.current_dir(&context.root).env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO"),
             )
         });
     }
@@ -78,8 +59,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
 /// Names of `[[bin]]` in `fuzz/Cargo.toml`: cargo-fuzz's own list needs cargo-fuzz.
 fn targets(context: &Context) -> Result<Vec<String>> {
     let file = context.root.join("fuzz/Cargo.toml");
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("no fuzz targets: {}", file.display()))?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("no fuzz targets: {}", file.display()))?;
     Ok(bin_names(&text))
 }
 
@@ -87,10 +67,7 @@ fn bin_names(manifest: &str) -> Vec<String> {
     manifest
         .split("[[bin]]")
         .skip(1)
-        .filter_map(|bin| {
-            bin.lines()
-                .find_map(|line| line.trim().strip_prefix("name"))
-        })
+        .filter_map(|bin| bin.lines().find_map(|line| line.trim().strip_prefix("name")))
         .filter_map(|rest| rest.trim_start().strip_prefix('='))
         .map(|name| name.trim().trim_matches('"').to_owned())
         .collect()

@@ -28,12 +28,7 @@ use crate::context::Context;
 /// A fresh clone needs two commands, in either order: `cargo xtask demo` and `cargo xtask test`. Every verb
 /// that builds runs `setup` first, which takes no time when nothing is missing.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    version,
-    max_term_width = 110
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -19,10 +19,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            steps: Vec::new(),
-        }
+        Self { started: Instant::now(), steps: Vec::new() }
     }
 
     /// Runs a step and notes its time.
@@ -33,25 +30,16 @@ impl Report {
             Ok(()) => Outcome::Passed,
             Err(error) => {
                 eprintln!("{error:#}");
-                let first = format!("{error:#}")
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
+                let first = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
                 Outcome::Failed(first)
             }
         };
-        self.steps
-            .push((name.to_owned(), started.elapsed(), outcome));
+        self.steps.push((name.to_owned(), started.elapsed(), outcome));
     }
 
     /// Notes a step that cannot run here, with the reason.
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
-        self.steps.push((
-            name.to_owned(),
-            Duration::ZERO,
-            Outcome::Skipped(reason.to_owned()),
-        ));
+        self.steps.push((name.to_owned(), Duration::ZERO, Outcome::Skipped(reason.to_owned())));
     }
 
     /// Prints the table; an error if any step failed.
@@ -69,12 +57,7 @@ impl Report {
             }
         }
         if !failed.is_empty() {
-            bail!(
-                "{} of {} steps failed: {}",
-                failed.len(),
-                self.steps.len(),
-                failed.join(", ")
-            );
+            bail!("{} of {} steps failed: {}", failed.len(), self.steps.len(), failed.join(", "));
         }
         Ok(())
     }

@@ -28,26 +28,17 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let mut report = Report::new();
     report.step("setup", || setup::ensure(context));
     if !context.is_root {
-        eprintln!(
-            "Not root: tests that need network namespaces or AF_XDP {}.",
-            without_root()
-        );
+        eprintln!("Not root: tests that need network namespaces or AF_XDP {}.", without_root());
     }
     if !args.only_tests {
         format_and_lints(context, &mut report);
     }
     // End-to-end tests start the program itself, which `cargo test` builds only for its own package's tests.
-    report.step("build florelay", || {
-        cmd::run(&mut context.cargo(&["build", "--package", "florelay"]))
-    });
+    report.step("build florelay", || cmd::run(&mut context.cargo(&["build", "--package", "florelay"])));
     let mut times = Times::default();
-    report.step("tests", || {
-        tests(context, args.filter.as_deref(), &mut times)
-    });
+    report.step("tests", || tests(context, args.filter.as_deref(), &mut times));
     if args.filter.is_none() {
-        report.step("doc tests", || {
-            cmd::run(&mut context.cargo(&["test", "--doc", "--workspace"]))
-        });
+        report.step("doc tests", || cmd::run(&mut context.cargo(&["test", "--doc", "--workspace"])));
     }
     times.print();
     report.finish()
@@ -65,14 +56,7 @@ pub(crate) fn format_and_lints(context: &Context, report: &mut Report) {
         Ok(())
     });
     report.step("lints", || {
-        cmd::run(&mut context.cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        cmd::run(&mut context.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
 }
 
@@ -88,14 +72,7 @@ fn tests(context: &Context, filter: Option<&str>, times: &mut Times) -> Result<(
     let mut command = if find_program("cargo-nextest").is_some() {
         context.cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
     } else {
-        context.cargo(&[
-            "test",
-            "--workspace",
-            "--no-fail-fast",
-            "--lib",
-            "--bins",
-            "--tests",
-        ])
+        context.cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
     };
     command.args(filter);
     cmd::tee(&mut command, |line| times.note(line))
@@ -117,10 +94,7 @@ impl Times {
                 self.found.push(found);
             }
         } else if let Some(rest) = line.strip_prefix("Running ") {
-            rest.split(" (")
-                .next()
-                .unwrap_or(rest)
-                .clone_into(&mut self.binary);
+            rest.split(" (").next().unwrap_or(rest).clone_into(&mut self.binary);
         } else if let Some(seconds) = finished_in(line) {
             self.found.push((seconds, self.binary.clone()));
         }
@@ -138,11 +112,7 @@ impl Times {
 /// `PASS [   0.006s] ( 1/12) package module::test` (cargo-nextest).
 fn nextest_line(line: &str) -> Option<(f64, String)> {
     let (status, rest) = line.split_once('[')?;
-    if ![
-        "PASS", "FAIL", "LEAK", "TIMEOUT", "SIGKILL", "SIGABRT", "SIGSEGV",
-    ]
-    .contains(&status.trim())
-    {
+    if !["PASS", "FAIL", "LEAK", "TIMEOUT", "SIGKILL", "SIGABRT", "SIGSEGV"].contains(&status.trim()) {
         return None;
     }
     let (seconds, name) = rest.split_once("s]")?;
@@ -156,12 +126,7 @@ fn nextest_line(line: &str) -> Option<(f64, String)> {
 
 /// `test result: ok. 3 passed; … finished in 0.12s` (libtest), which is per test binary.
 fn finished_in(line: &str) -> Option<f64> {
-    line.strip_prefix("test result:")?
-        .rsplit_once("finished in ")?
-        .1
-        .trim_end_matches('s')
-        .parse()
-        .ok()
+    line.strip_prefix("test result:")?.rsplit_once("finished in ")?.1.trim_end_matches('s').parse().ok()
 }
 
 #[cfg(test)]

@@ -16,13 +16,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     setup::ensure(context)?;
-    let mut vm = context.cargo(&[
-        "run",
-        "--package",
-        "florelay-vm-tests",
-        "--bin",
-        "florelay-vm-tests",
-        "--",
-    ]);
+    let mut vm = context.cargo(&["run", "--package", "florelay-vm-tests", "--bin", "florelay-vm-tests", "--"]);
     cmd::run(vm.args(&args.arguments))
 }

@@ -10,10 +10,7 @@ use crate::context::Context;
 
 pub(super) fn run(context: &Context, files: &[PathBuf]) -> Result<()> {
     let mut pages = HashMap::new();
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|extension| extension == "md"))
-    {
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
         pages.insert(file.clone(), fs::read_to_string(context.root.join(file))?);
     }
     let mut findings = Vec::new();
@@ -36,22 +33,14 @@ pub(super) fn run(context: &Context, files: &[PathBuf]) -> Result<()> {
     bail!("{} findings:\n  {}", findings.len(), findings.join("\n  "));
 }
 
-fn broken(
-    context: &Context,
-    from: &Path,
-    target: &str,
-    pages: &HashMap<PathBuf, String>,
-) -> Option<String> {
+fn broken(context: &Context, from: &Path, target: &str, pages: &HashMap<PathBuf, String>) -> Option<String> {
     // Other sites are not asked: the check works without a network.
     if target.contains("://") || target.starts_with("mailto:") {
         return None;
     }
     let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-    let file = if path.is_empty() {
-        from.to_path_buf()
-    } else {
-        normal(&from.parent().unwrap_or(Path::new("")).join(path))
-    };
+    let file =
+        if path.is_empty() { from.to_path_buf() } else { normal(&from.parent().unwrap_or(Path::new("")).join(path)) };
     if !context.root.join(&file).exists() {
         return Some(format!("{} does not exist", file.display()));
     }
@@ -59,8 +48,7 @@ fn broken(
         return None;
     }
     let text = pages.get(&file)?;
-    (!headings(text).iter().any(|heading| heading == anchor))
-        .then(|| format!("no heading #{anchor}"))
+    (!headings(text).iter().any(|heading| heading == anchor)).then(|| format!("no heading #{anchor}"))
 }
 
 fn not_in_summary(pages: &HashMap<PathBuf, String>) -> Vec<String> {
@@ -68,15 +56,10 @@ fn not_in_summary(pages: &HashMap<PathBuf, String>) -> Vec<String> {
     let Some(summary) = pages.get(&folder.join("SUMMARY.md")) else {
         return vec!["docs/src/SUMMARY.md is missing".to_owned()];
     };
-    let listed: Vec<PathBuf> = links(summary)
-        .into_iter()
-        .map(|(_, target)| normal(&folder.join(target)))
-        .collect();
+    let listed: Vec<PathBuf> = links(summary).into_iter().map(|(_, target)| normal(&folder.join(target))).collect();
     let mut lost: Vec<String> = pages
         .keys()
-        .filter(|page| {
-            page.starts_with(folder) && !page.ends_with("SUMMARY.md") && !listed.contains(page)
-        })
+        .filter(|page| page.starts_with(folder) && !page.ends_with("SUMMARY.md") && !listed.contains(page))
         .map(|page| format!("{}: not in SUMMARY.md, so not in the book", page.display()))
         .collect();
     lost.sort();
@@ -115,13 +98,7 @@ fn headings(text: &str) -> Vec<String> {
             title
                 .chars()
                 .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
-                .map(|c| {
-                    if c == ' ' {
-                        '-'
-                    } else {
-                        c.to_ascii_lowercase()
-                    }
-                })
+                .map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() })
                 .collect()
         })
         .collect()
@@ -159,29 +136,16 @@ mod tests {
     #[test]
     fn links_are_found_in_prose_only() {
         let text = "See [a](b.md#c \"title\") and `[x](y)`, [d](e).\n```\n[f](g)\n```\n[h](i)\n";
-        assert_eq!(
-            links(text),
-            [
-                (1, "b.md#c".to_owned()),
-                (1, "e".to_owned()),
-                (5, "i".to_owned())
-            ]
-        );
+        assert_eq!(links(text), [(1, "b.md#c".to_owned()), (1, "e".to_owned()), (5, "i".to_owned())]);
     }
 
     #[test]
     fn headings_become_anchors() {
-        assert_eq!(
-            headings("# The *rung* ladder, 2\n```\n# no\n```\n"),
-            ["the-rung-ladder-2"]
-        );
+        assert_eq!(headings("# The *rung* ladder, 2\n```\n# no\n```\n"), ["the-rung-ladder-2"]);
     }
 
     #[test]
     fn paths_are_normalised() {
-        assert_eq!(
-            normal(Path::new("docs/src/../decisions/./a.md")),
-            Path::new("docs/decisions/a.md")
-        );
+        assert_eq!(normal(Path::new("docs/src/../decisions/./a.md")), Path::new("docs/decisions/a.md"));
     }
 }

@@ -50,19 +50,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
 
 fn book(context: &Context, report: &mut Report) {
     if find_program("mdbook").is_none() {
-        report.skip(
-            "book",
-            "mdbook is not installed (cargo install mdbook); links were checked all the same",
-        );
+        report.skip("book", "mdbook is not installed (cargo install mdbook); links were checked all the same");
         return;
     }
     report.step("book", || {
         let mut mdbook = Command::new("mdbook");
         mdbook.arg("build").arg(context.root.join("docs"));
-        cmd::run(
-            mdbook
-                .arg("--dest-dir")
-                .arg(context.target_dir().join("book")),
-        )
+        cmd::run(mdbook.arg("--dest-dir").arg(context.target_dir().join("book")))
     });
 }

@@ -38,10 +38,7 @@ pub(super) fn run(context: &Context, files: &[PathBuf]) -> Result<()> {
         }
     }
     if findings.is_empty() {
-        eprintln!(
-            "{} files: length, unsafe, machine paths in order",
-            files.len()
-        );
+        eprintln!("{} files: length, unsafe, machine paths in order", files.len());
         return Ok(());
     }
     bail!("{} findings:\n  {}", findings.len(), findings.join("\n  "));
@@ -52,14 +49,8 @@ fn too_long(file: &Path, text: &str) -> Option<String> {
     let lines = text.lines().count();
     let listed = LONG_FILES.iter().any(|(name, _)| file == Path::new(name));
     match (counted && lines > MAX_LINES, listed) {
-        (true, false) => Some(format!(
-            "{}: {lines} lines, more than {MAX_LINES}: split it",
-            file.display()
-        )),
-        (false, true) => Some(format!(
-            "{}: in LONG_FILES, but has only {lines} lines",
-            file.display()
-        )),
+        (true, false) => Some(format!("{}: {lines} lines, more than {MAX_LINES}: split it", file.display())),
+        (false, true) => Some(format!("{}: in LONG_FILES, but has only {lines} lines", file.display())),
         _ => None,
     }
 }
@@ -69,19 +60,9 @@ fn misplaced_unsafe(file: &Path, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let code = code_only(text);
-    let lines = code
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| has_word(line, concat!("un", "safe")));
+    let lines = code.lines().enumerate().filter(|(_, line)| has_word(line, concat!("un", "safe")));
     lines
-        .map(|(index, _)| {
-            format!(
-                "{}:{}: unsafe outside {}",
-                file.display(),
-                index + 1,
-                UNSAFE_FOLDERS.join(", ")
-            )
-        })
+        .map(|(index, _)| format!("{}:{}: unsafe outside {}", file.display(), index + 1, UNSAFE_FOLDERS.join(", ")))
         .collect()
 }
 
@@ -89,12 +70,8 @@ fn misplaced_unsafe(file: &Path, text: &str) -> Vec<String> {
 fn missing_forbid(file: &Path, text: &str) -> Option<String> {
     let is_root = file.ends_with("src/lib.rs") || file.ends_with("src/main.rs");
     let exempt = UNSAFE_FOLDERS.iter().any(|folder| file.starts_with(folder));
-    (is_root && !exempt && !code_only(text).contains("#![forbid(unsafe_code)]")).then(|| {
-        format!(
-            "{}: crate root without #![forbid(unsafe_code)]",
-            file.display()
-        )
-    })
+    (is_root && !exempt && !code_only(text).contains("#![forbid(unsafe_code)]"))
+        .then(|| format!("{}: crate root without #![forbid(unsafe_code)]", file.display()))
 }
 
 /// Fenced code in Markdown may show what a person's terminal shows.
@@ -109,11 +86,7 @@ fn machine_paths(file: &Path, text: &str) -> Vec<String> {
             continue;
         }
         if let Some(root) = MACHINE_ROOTS.iter().find(|root| has_path_under(line, root)) {
-            findings.push(format!(
-                "{}:{}: a path below /{root}, which is one machine's",
-                file.display(),
-                index + 1
-            ));
+            findings.push(format!("{}:{}: a path below /{root}, which is one machine's", file.display(), index + 1));
         }
     }
     findings
@@ -123,16 +96,13 @@ fn machine_paths(file: &Path, text: &str) -> Vec<String> {
 fn has_path_under(line: &str, root: &str) -> bool {
     let needle = format!("/{root}/");
     line.match_indices(&needle).any(|(at, _)| {
-        !line[..at].ends_with(|c: char| {
-            c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '}' | '*' | '~' | '>' | ')')
-        })
+        !line[..at]
+            .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '}' | '*' | '~' | '>' | ')'))
     })
 }
 
 fn extension(file: &Path) -> &str {
-    file.extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or_default()
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -151,30 +121,19 @@ mod tests {
     fn the_keyword_is_found_in_code_only_and_only_outside_its_folders() {
         let keyword = concat!("un", "safe");
         let text = format!("// {keyword}\nlet s = \"{keyword}\";\n{keyword} {{ }}\n");
-        assert_eq!(
-            misplaced_unsafe(Path::new("control/src/a.rs"), &text).len(),
-            1
-        );
+        assert_eq!(misplaced_unsafe(Path::new("control/src/a.rs"), &text).len(), 1);
         assert!(misplaced_unsafe(Path::new("control/src/a.rs"), &text)[0].contains("a.rs:3"));
         assert!(misplaced_unsafe(Path::new("dataplane/xsk/src/a.rs"), &text).is_empty());
         assert!(missing_forbid(Path::new("control/src/main.rs"), &text).is_some());
-        assert!(
-            missing_forbid(Path::new("control/src/main.rs"), "#![forbid(unsafe_code)]").is_none()
-        );
+        assert!(missing_forbid(Path::new("control/src/main.rs"), "#![forbid(unsafe_code)]").is_none());
     }
 
     #[test]
     fn machine_paths_are_found_outside_fences() {
         let path = format!("/{}/me/x", "home");
-        assert_eq!(
-            machine_paths(Path::new("a.rs"), &format!("let p = \"{path}\";")).len(),
-            1
-        );
+        assert_eq!(machine_paths(Path::new("a.rs"), &format!("let p = \"{path}\";")).len(), 1);
         assert!(machine_paths(Path::new("a.md"), &format!("```\n$ ls {path}\n```\n")).is_empty());
-        assert_eq!(
-            machine_paths(Path::new("a.md"), &format!("see {path}\n")).len(),
-            1
-        );
+        assert_eq!(machine_paths(Path::new("a.md"), &format!("see {path}\n")).len(), 1);
         assert!(machine_paths(Path::new("a.rs"), &format!("target{path}")).is_empty());
     }
 }

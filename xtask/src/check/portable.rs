@@ -17,28 +17,19 @@ const TARGETS: [(&str, &str); 4] = [
 
 pub(super) fn run(context: &Context, report: &mut Report) -> Result<()> {
     for (target, compiler) in TARGETS {
-        let library = context
-            .sysroot()?
-            .join("lib/rustlib")
-            .join(target)
-            .join("lib");
+        let library = context.sysroot()?.join("lib/rustlib").join(target).join("lib");
         if !library.is_dir() {
             let add = format!("target not installed (rustup target add {target})");
             report.skip(&format!("wire and engine for {target}"), &add);
             continue;
         }
-        report.step(&format!("wire for {target}"), || {
-            check(context, "florelay-wire", target)
-        });
+        report.step(&format!("wire for {target}"), || check(context, "florelay-wire", target));
         let named = std::env::var_os(format!("CC_{}", target.replace('-', "_"))).is_some();
         let name = format!("engine for {target}");
         if named || find_program(compiler).is_some() {
             report.step(&name, || check(context, "florelay-engine", target));
         } else {
-            report.skip(
-                &name,
-                &format!("its TLS provider compiles C and there is no {compiler}"),
-            );
+            report.skip(&name, &format!("its TLS provider compiles C and there is no {compiler}"));
         }
     }
     Ok(())

@@ -7,9 +7,7 @@ pub(super) fn code_only(source: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let end = match bytes[at] {
-            b'/' if bytes.get(at + 1) == Some(&b'/') => {
-                find(bytes, at, b"\n").unwrap_or(bytes.len())
-            }
+            b'/' if bytes.get(at + 1) == Some(&b'/') => find(bytes, at, b"\n").unwrap_or(bytes.len()),
             b'/' if bytes.get(at + 1) == Some(&b'*') => block_comment_end(bytes, at),
             b'"' => string_end(bytes, at),
             b'r' if !follows_word(bytes, at) => match raw_string_end(bytes, at) {
@@ -21,11 +19,7 @@ pub(super) fn code_only(source: &str) -> String {
         };
         if end == at {
             // A byte of code. Multi-byte characters outside literals are identifiers at most; one space each will do.
-            code.push(if bytes[at].is_ascii() {
-                char::from(bytes[at])
-            } else {
-                ' '
-            });
+            code.push(if bytes[at].is_ascii() { char::from(bytes[at]) } else { ' ' });
             at += 1;
         } else {
             for &byte in &bytes[at..end] {
@@ -40,16 +34,12 @@ pub(super) fn code_only(source: &str) -> String {
 /// Does `word` occur as a whole word?
 pub(super) fn has_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word)
-    })
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word))
 }
 
 fn find(bytes: &[u8], from: usize, needle: &[u8]) -> Option<usize> {
-    bytes[from..]
-        .windows(needle.len())
-        .position(|window| window == needle)
-        .map(|at| from + at)
+    bytes[from..].windows(needle.len()).position(|window| window == needle).map(|at| from + at)
 }
 
 /// Block comments nest.
@@ -86,10 +76,7 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 
 /// `r"…"`, `r#"…"#`; `None` for an identifier that begins with r, or a raw identifier.
 fn raw_string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let hashes = bytes[start + 1..]
-        .iter()
-        .take_while(|&&b| b == b'#')
-        .count();
+    let hashes = bytes[start + 1..].iter().take_while(|&&b| b == b'#').count();
     let open = start + 1 + hashes;
     if bytes.get(open) != Some(&b'"') {
         return None;
@@ -120,10 +107,7 @@ fn follows_word(bytes: &[u8], at: usize) -> bool {
         return false;
     };
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let byte_string = bytes[before] == b'b'
-        && before
-            .checked_sub(1)
-            .is_none_or(|more| !is_word(bytes[more]));
+    let byte_string = bytes[before] == b'b' && before.checked_sub(1).is_none_or(|more| !is_word(bytes[more]));
     is_word(bytes[before]) && !byte_string
 }
 

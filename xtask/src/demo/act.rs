@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use florelay_e2e::{
-    Deadline, LinkPlan, Node, Program, Rate, Sample, Sampler, Status, Topology, busiest_window_bps,
-    mean_rate_bps,
+    Deadline, LinkPlan, Node, Program, Rate, Sample, Sampler, Status, Topology, busiest_window_bps, mean_rate_bps,
 };
 use serde_json::Value;
 
@@ -52,36 +51,21 @@ pub(super) struct LinkRung {
     pub(super) reasons: Vec<(String, String)>,
 }
 
-pub(super) fn play(
-    topology: &Topology,
-    program: &Program,
-    plan: &LinkPlan,
-    megabytes: u64,
-) -> Result<Measured> {
+pub(super) fn play(topology: &Topology, program: &Program, plan: &LinkPlan, megabytes: u64) -> Result<Measured> {
     topology.configure(plan)?;
     let nodes = topology.start_all(CONNECT_TIME)?;
     let statuses = nodes.iter().map(Node::status).collect::<Result<Vec<_>>>()?;
 
-    let name = if plan.rate == Rate::Uncapped {
-        "uncapped.bin"
-    } else {
-        "capped.bin"
-    };
+    let name = if plan.rate == Rate::Uncapped { "uncapped.bin" } else { "capped.bin" };
     let file = topology.folder().join(name);
     payload::write(&file, megabytes)?;
     let file_bytes = fs::metadata(&file)?.len();
-    let expected = plan.rate.bps().map_or(Duration::ZERO, |bps| {
-        Duration::from_secs(file_bytes * 8 / bps)
-    });
+    let expected = plan.rate.bps().map_or(Duration::ZERO, |bps| Duration::from_secs(file_bytes * 8 / bps));
 
     let ruler = Ruler::start(topology, &nodes[0])?;
     let (station_a, to) = (&topology.stations[0], topology.stations[2].name.as_str());
     let began = Instant::now();
-    let mut send = Job::start(
-        program.send(&station_a.config, to, &file),
-        topology.folder(),
-        "send",
-    )?;
+    let mut send = Job::start(program.send(&station_a.config, to, &file), topology.folder(), "send")?;
     let count = commands_within(expected);
     let commands = program.c2(&station_a.config, to, count, COMMAND_INTERVAL_MS, COMMAND);
     let mut commands = Job::start(commands, topology.folder(), "c2")?;
@@ -109,10 +93,7 @@ pub(super) fn play(
         took,
         file_bytes,
         rate: rate_seen(&samples.0, samples.1),
-        burst_bytes: statuses[0]
-            .links()
-            .first()
-            .and_then(|link| link["burst_bytes"].as_u64()),
+        burst_bytes: statuses[0].links().first().and_then(|link| link["burst_bytes"].as_u64()),
         commands: commands.last_json(),
         sent: send.last_json(),
         intact,
@@ -132,87 +113,50 @@ fn commands_within(expected: Duration) -> u32 {
 fn rungs(node: &str, status: &Status) -> Vec<LinkRung> {
     let named = |link: &Value| {
         let (rung, reasons) = Status::rung(link);
-        LinkRung {
-            node: short(node),
-            link: link["name"].as_str().unwrap_or("?").to_owned(),
-            rung,
-            reasons,
-        }
+        LinkRung { node: short(node), link: link["name"].as_str().unwrap_or("?").to_owned(), rung, reasons }
     };
     status.links().iter().map(named).collect()
 }
 
 /// `station-a-4711-x7` is station-a.
 fn short(node: &str) -> String {
-    ["station-a", "station-b", "relay"]
-        .into_iter()
-        .find(|role| node.starts_with(role))
-        .unwrap_or(node)
-        .to_owned()
+    ["station-a", "station-b", "relay"].into_iter().find(|role| node.starts_with(role)).unwrap_or(node).to_owned()
 }
 
 fn rate_seen(samples: &[Sample], source: &'static str) -> Option<RateSeen> {
-    Some(RateSeen {
-        mean_bps: mean_rate_bps(samples)?,
-        busiest_bps: busiest_window_bps(samples, WINDOW),
-        source,
-    })
+    Some(RateSeen { mean_bps: mean_rate_bps(samples)?, busiest_bps: busiest_window_bps(samples, WINDOW), source })
 }
 
 /// Measures what station-a sends: the kernel's interface counters, or the node's own where there is no interface.
 enum Ruler<'t> {
     Interface(Sampler),
-    Own {
-        node: &'t Node,
-        began: Instant,
-        first: u64,
-        samples: Vec<Sample>,
-    },
+    Own { node: &'t Node, began: Instant, first: u64, samples: Vec<Sample> },
 }
 
 impl<'t> Ruler<'t> {
     fn start(topology: &Topology, node: &'t Node) -> Result<Self> {
-        let [a, relay, _] = topology
-            .stations
-            .each_ref()
-            .map(|station| station.namespace.as_ref());
+        let [a, relay, _] = topology.stations.each_ref().map(|station| station.namespace.as_ref());
         if let (Some(a), Some(relay), Some(wire)) = (a, relay, topology.wires.first()) {
             let [from, to] = wire.interfaces();
             return Ok(Self::Interface(Sampler::start((a, from), (relay, to))?));
         }
         let first = own_bytes(node).context("status has no counter tx_bytes")?;
-        Ok(Self::Own {
-            node,
-            began: Instant::now(),
-            first,
-            samples: Vec::new(),
-        })
+        Ok(Self::Own { node, began: Instant::now(), first, samples: Vec::new() })
     }
 
     /// Called while waiting; the interface is sampled on a thread of its own.
     fn look(&mut self) {
-        if let Self::Own {
-            node,
-            began,
-            first,
-            samples,
-        } = self
+        if let Self::Own { node, began, first, samples } = self
             && let Some(bytes) = own_bytes(node)
         {
-            samples.push(Sample {
-                at: began.elapsed(),
-                bytes: bytes.saturating_sub(*first),
-            });
+            samples.push(Sample { at: began.elapsed(), bytes: bytes.saturating_sub(*first) });
         }
     }
 
     fn finish(self) -> Result<(Vec<Sample>, &'static str)> {
         match self {
             Self::Interface(sampler) => Ok((sampler.finish()?, "interface counters")),
-            Self::Own { samples, .. } => Ok((
-                samples,
-                "the node's own counters; loopback has none per node",
-            )),
+            Self::Own { samples, .. } => Ok((samples, "the node's own counters; loopback has none per node")),
         }
     }
 }
@@ -233,19 +177,9 @@ impl Job {
         let output = folder.join(format!("{name}.json"));
         let said = File::create(&output)?;
         // Out of the terminal's process group: Ctrl-C comes to the demo, which ends its jobs itself.
-        command
-            .stdin(Stdio::null())
-            .stdout(said.try_clone()?)
-            .stderr(said)
-            .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot run florelay {name}"))?;
-        Ok(Self {
-            name,
-            child,
-            output,
-        })
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot run florelay {name}"))?;
+        Ok(Self { name, child, output })
     }
 
     /// `Some` once it has ended well.
@@ -270,11 +204,7 @@ impl Job {
         let said = fs::read_to_string(&self.output).unwrap_or_default();
         serde_json::from_str(&said)
             .ok()
-            .or_else(|| {
-                said.lines()
-                    .rev()
-                    .find_map(|line| serde_json::from_str(line).ok())
-            })
+            .or_else(|| said.lines().rev().find_map(|line| serde_json::from_str(line).ok()))
             .unwrap_or(Value::Null)
     }
 }

@@ -11,9 +11,7 @@ mod show;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use florelay_e2e::{
-    Adapter, LinkPlan, Options, Program, Rate, Topology, interrupt_flag, interrupted,
-};
+use florelay_e2e::{Adapter, LinkPlan, Options, Program, Rate, Topology, interrupt_flag, interrupted};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cmd;
@@ -55,40 +53,19 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     }
     let namespaces = context.is_root && !args.sockets;
     if namespaces {
-        println!(
-            "\nstation-a ── veth ── relay ── veth ── station-b: three network namespaces, AF_XDP on every link"
-        );
+        println!("\nstation-a ── veth ── relay ── veth ── station-b: three network namespaces, AF_XDP on every link");
     } else {
-        let why = if context.is_root {
-            "--sockets"
-        } else {
-            "not root, so no namespaces and no AF_XDP"
-        };
+        let why = if context.is_root { "--sockets" } else { "not root, so no namespaces and no AF_XDP" };
         println!("\nstation-a ── relay ── station-b over loopback sockets ({why})");
     }
-    let adapter = if namespaces {
-        Adapter::Xdp
-    } else {
-        Adapter::Udp
-    };
-    let topology = Topology::line3(
-        &program,
-        &Options {
-            namespaces,
-            adapter,
-            queues: 1,
-            mtu: 1500,
-        },
-    )?;
+    let adapter = if namespaces { Adapter::Xdp } else { Adapter::Udp };
+    let topology = Topology::line3(&program, &Options { namespaces, adapter, queues: 1, mtu: 1500 })?;
     let megabytes = args.size.unwrap_or(if args.quick { 16 } else { 256 });
     println!("file: {megabytes} MB of random bytes");
 
     let mut intact = true;
     for rate in [Rate::Bps(args.cap * 1_000_000), Rate::Uncapped] {
-        let plan = LinkPlan {
-            rate,
-            ..LinkPlan::default()
-        };
+        let plan = LinkPlan { rate, ..LinkPlan::default() };
         let result = act::play(&topology, &program, &plan, megabytes)?;
         show::act(rate, &result);
         intact &= result.intact;
@@ -103,21 +80,14 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
 }
 
 fn build(context: &Context, quick: bool) -> Result<Program> {
-    let (profile, folder): (&[&str], _) = if quick {
-        (&[], "debug")
-    } else {
-        (&["--release"], "release")
-    };
+    let (profile, folder): (&[&str], _) = if quick { (&[], "debug") } else { (&["--release"], "release") };
     let mut cargo = context.cargo(&["build", "--package", "florelay", "--bin", "florelay"]);
     cmd::run(cargo.args(profile))?;
     Program::at(context.target_dir().join(folder).join("florelay"))
 }
 
 fn explore(topology: &Topology, program: &Program, rate: Rate) -> Result<()> {
-    topology.configure(&LinkPlan {
-        rate,
-        ..LinkPlan::default()
-    })?;
+    topology.configure(&LinkPlan { rate, ..LinkPlan::default() })?;
     let nodes = topology.start_all(CONNECT_TIME)?;
     show::exploring(topology, program);
     while !interrupted() {

@@ -20,9 +20,7 @@ pub(super) fn write(path: &Path, megabytes: u64) -> Result<()> {
         for word in chunk.chunks_exact_mut(8) {
             word.copy_from_slice(&next(&mut state).to_le_bytes());
         }
-        let count = usize::try_from(left)
-            .unwrap_or(CHUNK_BYTES)
-            .min(CHUNK_BYTES);
+        let count = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         file.write_all(&chunk[..count])?;
         left -= count as u64;
     }

@@ -20,29 +20,15 @@ pub(super) fn act(rate: Rate, measured: &Measured) {
     }
     let seconds = measured.took.as_secs_f64();
     let goodput = measured.file_bytes as f64 * 8.0 / seconds / 1e6;
-    println!(
-        "file:      {} MB in {seconds:.2} s, goodput {goodput:.1} Mbit/s",
-        measured.file_bytes / 1_000_000
-    );
+    println!("file:      {} MB in {seconds:.2} s, goodput {goodput:.1} Mbit/s", measured.file_bytes / 1_000_000);
     match &measured.rate {
         Some(seen) => {
-            println!(
-                "layer 2:   mean {:.2} Mbit/s ({})",
-                seen.mean_bps / 1e6,
-                seen.source
-            );
+            println!("layer 2:   mean {:.2} Mbit/s ({})", seen.mean_bps / 1e6, seen.source);
             if let Some(cap) = rate.bps() {
-                println!(
-                    "cap error: {:+.3} % of the mean",
-                    (seen.mean_bps / cap as f64 - 1.0) * 100.0
-                );
+                println!("cap error: {:+.3} % of the mean", (seen.mean_bps / cap as f64 - 1.0) * 100.0);
                 if let (Some(busiest), Some(burst)) = (seen.busiest_bps, measured.burst_bytes) {
                     let allowed = cap as f64 + burst as f64 * 8.0 / 0.1;
-                    let verdict = if busiest <= allowed {
-                        "within"
-                    } else {
-                        "ABOVE"
-                    };
+                    let verdict = if busiest <= allowed { "within" } else { "ABOVE" };
                     println!(
                         "           busiest 100 ms {:.2} Mbit/s, {verdict} cap + burst ({:.2})",
                         busiest / 1e6,
@@ -57,21 +43,11 @@ pub(super) fn act(rate: Rate, measured: &Measured) {
     let digest = find_text(&measured.sent, &["blake3", "digest", "hash"])
         .map(|hex| format!(", BLAKE3 {hex}"))
         .unwrap_or_default();
-    println!(
-        "content:   {}{digest}",
-        if measured.intact {
-            "identical, byte by byte"
-        } else {
-            "DIFFERENT"
-        }
-    );
+    println!("content:   {}{digest}", if measured.intact { "identical, byte by byte" } else { "DIFFERENT" });
 }
 
 fn rung(link: &LinkRung) {
-    println!(
-        "  {:<10} {:<9} stands on {}",
-        link.node, link.link, link.rung
-    );
+    println!("  {:<10} {:<9} stands on {}", link.node, link.link, link.rung);
     for (higher, why) in &link.reasons {
         println!("  {:<10} {:<9}   not {higher}: {why}", "", "");
     }
@@ -91,10 +67,7 @@ pub(super) fn exploring(topology: &Topology, program: &Program) {
     println!("  {florelay} link set to-relay --rate '10 Mbit/s' --config {config}");
     println!("  {florelay} trace {} --config {config}", b.name);
     if let Some(namespace) = &a.namespace {
-        println!(
-            "  nsenter --net={} tcpdump -ni w0 -c 5",
-            namespace.path().display()
-        );
+        println!("  nsenter --net={} tcpdump -ni w0 -c 5", namespace.path().display());
     }
     println!("\n  received files: {}", b.inbox.display());
 }
@@ -107,15 +80,8 @@ fn latencies(report: &Value) -> String {
         return format!("no latencies in {report}");
     }
     found.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let parts: Vec<String> = found
-        .iter()
-        .map(|(name, ms)| format!("{name} {ms:.2} ms"))
-        .collect();
-    match report["count"]
-        .as_u64()
-        .or_else(|| report["acknowledged"].as_u64())
-        .or_else(|| report["acked"].as_u64())
-    {
+    let parts: Vec<String> = found.iter().map(|(name, ms)| format!("{name} {ms:.2} ms")).collect();
+    match report["count"].as_u64().or_else(|| report["acknowledged"].as_u64()).or_else(|| report["acked"].as_u64()) {
         Some(count) => format!("{count} acknowledged, round trip {}", parts.join(", ")),
         None => format!("round trip {}", parts.join(", ")),
     }
@@ -130,18 +96,9 @@ fn collect(value: &Value, prefix: &str, found: &mut Vec<(String, f64)>) {
     for (key, value) in object {
         let full = format!("{prefix}{key}");
         if let Some(number) = value.as_f64() {
-            let is_rank = ["p50", "p90", "p95", "p99", "p999", "min", "max"]
-                .iter()
-                .any(|rank| full.contains(rank));
-            if let Some((unit, factor)) = UNITS
-                .iter()
-                .find(|(unit, _)| full.ends_with(unit))
-                .filter(|_| is_rank)
-            {
-                let name = full
-                    .trim_end_matches(unit)
-                    .trim_start_matches("rtt_")
-                    .to_owned();
+            let is_rank = ["p50", "p90", "p95", "p99", "p999", "min", "max"].iter().any(|rank| full.contains(rank));
+            if let Some((unit, factor)) = UNITS.iter().find(|(unit, _)| full.ends_with(unit)).filter(|_| is_rank) {
+                let name = full.trim_end_matches(unit).trim_start_matches("rtt_").to_owned();
                 found.push((name, number * factor));
             }
         } else {
@@ -154,10 +111,7 @@ fn find_text<'v>(value: &'v Value, keys: &[&str]) -> Option<&'v str> {
     let object = value.as_object()?;
     object.iter().find_map(|(key, inner)| {
         let wanted = keys.iter().any(|wanted| key.contains(wanted));
-        inner
-            .as_str()
-            .filter(|_| wanted)
-            .or_else(|| find_text(inner, keys))
+        inner.as_str().filter(|_| wanted).or_else(|| find_text(inner, keys))
     })
 }
 
@@ -168,11 +122,9 @@ mod tests {
 
     #[test]
     fn percentiles_are_found_with_their_units() {
-        let report = json!({"count": 3, "rtt": {"p50_ns": 1_500_000, "p99_ns": 2_000_000}, "max_ms": 2.5, "interval_ms": 50});
-        assert_eq!(
-            latencies(&report),
-            "3 acknowledged, round trip p50 1.50 ms, p99 2.00 ms, max 2.50 ms"
-        );
+        let report =
+            json!({"count": 3, "rtt": {"p50_ns": 1_500_000, "p99_ns": 2_000_000}, "max_ms": 2.5, "interval_ms": 50});
+        assert_eq!(latencies(&report), "3 acknowledged, round trip p50 1.50 ms, p99 2.00 ms, max 2.50 ms");
         assert!(latencies(&Value::Null).contains("no latencies"));
     }
 }

@@ -18,31 +18,14 @@ pub(crate) struct Package {
     only_on: &'static [&'static str],
 }
 
-const fn package(
-    name: &'static str,
-    program: Option<&'static str>,
-    reason: &'static str,
-) -> Package {
-    Package {
-        name,
-        reason,
-        program,
-        only_on: &[],
-    }
+const fn package(name: &'static str, program: Option<&'static str>, reason: &'static str) -> Package {
+    Package { name, reason, program, only_on: &[] }
 }
 
 /// Everything that is used, and nothing that is not.
 pub(crate) const PACKAGES: &[Package] = &[
-    package(
-        "clang",
-        Some("clang"),
-        "libxdp-sys (under xsk-rs) compiles libxdp's own eBPF objects with it",
-    ),
-    package(
-        "llvm",
-        Some("llc"),
-        "libxdp-sys: llc and llvm-objcopy for the same objects",
-    ),
+    package("clang", Some("clang"), "libxdp-sys (under xsk-rs) compiles libxdp's own eBPF objects with it"),
+    package("llvm", Some("llc"), "libxdp-sys: llc and llvm-objcopy for the same objects"),
     package("libelf-dev", None, "libbpf reads ELF objects"),
     package("zlib1g-dev", None, "libelf decompresses sections"),
     package("libpcap-dev", None, "libxdp's configure script asks for it"),
@@ -54,51 +37,15 @@ pub(crate) const PACKAGES: &[Package] = &[
     },
     package("m4", Some("m4"), "libxdp generates its dispatcher with it"),
     package("make", Some("make"), "libxdp and libbpf are built by make"),
-    package(
-        "pkg-config",
-        Some("pkg-config"),
-        "libxdp's build finds libelf and zlib by it",
-    ),
-    package(
-        "git",
-        Some("git"),
-        "source checks ask it which files belong to the project",
-    ),
-    package(
-        "iproute2",
-        Some("ip"),
-        "namespaces and veth pairs of the demo and the end-to-end tests",
-    ),
-    package(
-        "ethtool",
-        Some("ethtool"),
-        "transmit checksumming off on test veths; queue counts and RSS rules",
-    ),
-    package(
-        "tcpdump",
-        Some("tcpdump"),
-        "captures from which the tests measure the cap at layer 2",
-    ),
-    package(
-        "strace",
-        Some("strace"),
-        "the test that counts system calls per packet at a worker",
-    ),
-    package(
-        "busybox-static",
-        Some("busybox"),
-        "user space of the virtual machines in vm-tests",
-    ),
-    package(
-        "xz-utils",
-        Some("xz"),
-        "kernel modules for vm-tests are compressed with it",
-    ),
-    package(
-        "zstd",
-        Some("zstd"),
-        "kernel modules for vm-tests are compressed with it",
-    ),
+    package("pkg-config", Some("pkg-config"), "libxdp's build finds libelf and zlib by it"),
+    package("git", Some("git"), "source checks ask it which files belong to the project"),
+    package("iproute2", Some("ip"), "namespaces and veth pairs of the demo and the end-to-end tests"),
+    package("ethtool", Some("ethtool"), "transmit checksumming off on test veths; queue counts and RSS rules"),
+    package("tcpdump", Some("tcpdump"), "captures from which the tests measure the cap at layer 2"),
+    package("strace", Some("strace"), "the test that counts system calls per packet at a worker"),
+    package("busybox-static", Some("busybox"), "user space of the virtual machines in vm-tests"),
+    package("xz-utils", Some("xz"), "kernel modules for vm-tests are compressed with it"),
+    package("zstd", Some("zstd"), "kernel modules for vm-tests are compressed with it"),
 ];
 
 pub(super) struct Packages;
@@ -117,18 +64,10 @@ impl Step for Packages {
         let missing = if find_program("dpkg-query").is_some() {
             missing_in_dpkg(&wanted)?
         } else {
-            wanted
-                .iter()
-                .filter(|p| p.program.is_some_and(|name| find_program(name).is_none()))
-                .copied()
-                .collect()
+            wanted.iter().filter(|p| p.program.is_some_and(|name| find_program(name).is_none())).copied().collect()
         };
         if missing.is_empty() {
-            return Ok(State::Ready(format!(
-                "{} of {} there",
-                wanted.len(),
-                wanted.len()
-            )));
+            return Ok(State::Ready(format!("{} of {} there", wanted.len(), wanted.len())));
         }
         let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
         Ok(State::Missing(names.join(" ")))
@@ -147,17 +86,12 @@ impl Step for Packages {
         if !context.is_root {
             return Ok(Done::NeedsRoot(vec![
                 "sudo apt-get update".to_owned(),
-                format!(
-                    "sudo apt-get install -y --no-install-recommends {}",
-                    names.join(" ")
-                ),
+                format!("sudo apt-get install -y --no-install-recommends {}", names.join(" ")),
             ]));
         }
         let apt = |args: &[&str]| {
             let mut apt = Command::new("apt-get");
-            apt.args(args)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .stdin(Stdio::null());
+            apt.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
             apt
         };
         cmd::run(&mut apt(&["update", "-q"]))?;
@@ -168,10 +102,7 @@ impl Step for Packages {
 }
 
 fn wanted() -> Vec<&'static Package> {
-    PACKAGES
-        .iter()
-        .filter(|p| p.only_on.is_empty() || p.only_on.contains(&std::env::consts::ARCH))
-        .collect()
+    PACKAGES.iter().filter(|p| p.only_on.is_empty() || p.only_on.contains(&std::env::consts::ARCH)).collect()
 }
 
 fn missing_in_dpkg(wanted: &[&'static Package]) -> Result<Vec<&'static Package>> {
@@ -182,17 +113,11 @@ fn missing_in_dpkg(wanted: &[&'static Package]) -> Result<Vec<&'static Package>>
         .output()
         .context("cannot run dpkg-query")?;
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(wanted
-        .iter()
-        .filter(|p| !is_installed(&listed, p.name))
-        .copied()
-        .collect())
+    Ok(wanted.iter().filter(|p| !is_installed(&listed, p.name)).copied().collect())
 }
 
 fn is_installed(listed: &str, name: &str) -> bool {
-    listed
-        .lines()
-        .any(|line| line.split_once(' ') == Some(("installed", name)))
+    listed.lines().any(|line| line.split_once(' ') == Some(("installed", name)))
 }
 
 #[cfg(test)]
@@ -212,11 +137,7 @@ mod tests {
     fn every_package_has_a_reason_and_is_listed_once() {
         for (index, package) in PACKAGES.iter().enumerate() {
             assert!(package.reason.len() > 10, "{} has no reason", package.name);
-            assert!(
-                PACKAGES[..index].iter().all(|p| p.name != package.name),
-                "{} is listed twice",
-                package.name
-            );
+            assert!(PACKAGES[..index].iter().all(|p| p.name != package.name), "{} is listed twice", package.name);
         }
     }
 }

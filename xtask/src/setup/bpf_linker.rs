@@ -28,26 +28,16 @@ impl Step for BpfLinker {
     fn check(&self, context: &Context) -> Result<State> {
         let binary = context.tools_bin().join("bpf-linker");
         // Cargo's own record of the install root: no need to run the program to learn its version.
-        let record = fs::read_to_string(context.cache.join("tools").join(".crates.toml"))
-            .unwrap_or_default();
+        let record = fs::read_to_string(context.cache.join("tools").join(".crates.toml")).unwrap_or_default();
         if binary.is_file() && record.contains(&format!("\"bpf-linker {VERSION} ")) {
             return Ok(State::Ready(format!("{VERSION} at {}", binary.display())));
         }
-        Ok(State::Missing(format!(
-            "{VERSION} is not in {}",
-            context.tools_bin().display()
-        )))
+        Ok(State::Missing(format!("{VERSION} is not in {}", context.tools_bin().display())))
     }
 
     fn install(&self, context: &Context) -> Result<Done> {
         let mut cargo = context.cargo(&["install", "bpf-linker", "--version", VERSION]);
-        cargo.args([
-            "--no-default-features",
-            "--features",
-            LLVM_FEATURE,
-            "--force",
-            "--root",
-        ]);
+        cargo.args(["--no-default-features", "--features", LLVM_FEATURE, "--force", "--root"]);
         cargo.arg(context.cache.join("tools"));
         // Its build belongs neither into the project's target folder nor under the project's flags.
         cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
@@ -55,11 +45,7 @@ impl Step for BpfLinker {
 
         let mut version = Command::new(context.tools_bin().join("bpf-linker"));
         let said = cmd::stdout(version.arg("--version"))?;
-        ensure!(
-            said.contains(VERSION),
-            "bpf-linker says `{}`, not {VERSION}",
-            said.trim()
-        );
+        ensure!(said.contains(VERSION), "bpf-linker says `{}`, not {VERSION}", said.trim());
         Ok(Done::Installed)
     }
 }

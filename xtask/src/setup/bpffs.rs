@@ -29,14 +29,10 @@ impl Step for Bpffs {
             return Ok(State::Ready(format!("mounted at {MOUNT_POINT}")));
         }
         if !context.is_root {
-            return Ok(State::Ready(
-                "not mounted; not needed without root (adapter = \"udp\")".to_owned(),
-            ));
+            return Ok(State::Ready("not mounted; not needed without root (adapter = \"udp\")".to_owned()));
         }
         if !fs::exists(MOUNT_POINT)? {
-            return Ok(State::Ready(format!(
-                "{MOUNT_POINT} does not exist: this kernel has no bpf file system"
-            )));
+            return Ok(State::Ready(format!("{MOUNT_POINT} does not exist: this kernel has no bpf file system")));
         }
         Ok(State::Missing(format!("not mounted at {MOUNT_POINT}")))
     }
@@ -61,11 +57,7 @@ mod tests {
 
     #[test]
     fn only_a_bpf_mount_at_the_right_place_counts() {
-        assert!(is_mounted(
-            "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"
-        ));
-        assert!(!is_mounted(
-            "bpf /mnt bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"
-        ));
+        assert!(is_mounted("proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"));
+        assert!(!is_mounted("bpf /mnt bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"));
     }
 }

@@ -28,22 +28,13 @@ pub(super) fn fetch(context: &Context) -> Result<PathBuf> {
     let apt = PrivateApt::create(context)?;
     cmd::run(apt.get().args(["update", "-q"]))?;
     let madison = cmd::stdout(apt.command("apt-cache").args(["madison", "rust-src"]))?;
-    let exact = pick_version(&madison, version).with_context(|| {
-        format!(
-            "{SUITE} has no rust-src {version}; it has:\n{}",
-            madison.trim_end()
-        )
-    })?;
+    let exact = pick_version(&madison, version)
+        .with_context(|| format!("{SUITE} has no rust-src {version}; it has:\n{}", madison.trim_end()))?;
 
     let download = context.cache.join("apt").join("download");
     let _ = fs::remove_dir_all(&download);
     fs::create_dir_all(&download)?;
-    cmd::run(
-        apt.get()
-            .args(["download", "-q"])
-            .arg(format!("rust-src={exact}"))
-            .current_dir(&download),
-    )?;
+    cmd::run(apt.get().args(["download", "-q"]).arg(format!("rust-src={exact}")).current_dir(&download))?;
     let package = fs::read_dir(&download)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
@@ -56,11 +47,7 @@ pub(super) fn fetch(context: &Context) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&unpacked);
     fs::rename(&partial, &unpacked)?;
     fs::remove_dir_all(&download)?;
-    ensure!(
-        source.join("library").is_dir(),
-        "{} lacks library/",
-        source.display()
-    );
+    ensure!(source.join("library").is_dir(), "{} lacks library/", source.display());
     Ok(source)
 }
 
@@ -73,11 +60,7 @@ impl PrivateApt {
     fn create(context: &Context) -> Result<Self> {
         let base = context.cache.join("apt");
         let (state, cache, etc) = (base.join("state"), base.join("cache"), base.join("etc"));
-        for folder in [
-            state.join("lists/partial"),
-            cache.join("archives/partial"),
-            etc.clone(),
-        ] {
+        for folder in [state.join("lists/partial"), cache.join("archives/partial"), etc.clone()] {
             fs::create_dir_all(folder)?;
         }
         ensure!(
@@ -91,9 +74,7 @@ impl PrivateApt {
         }
         fs::write(
             etc.join("florelay.sources"),
-            format!(
-                "Types: deb\nURIs: {mirror}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"
-            ),
+            format!("Types: deb\nURIs: {mirror}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"),
         )?;
         let mut options = vec![
             format!("Dir::State={}", state.display()),
@@ -127,9 +108,7 @@ impl PrivateApt {
 fn configured_mirror(etc_apt: &Path) -> Result<String> {
     let mut files = vec![etc_apt.join("sources.list")];
     if let Ok(entries) = fs::read_dir(etc_apt.join("sources.list.d")) {
-        let mut more: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
+        let mut more: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         more.sort();
         files.extend(more);
     }
@@ -146,10 +125,7 @@ fn configured_mirror(etc_apt: &Path) -> Result<String> {
             return Ok(mirror);
         }
     }
-    bail!(
-        "no Debian archive with component main is configured in {}",
-        etc_apt.display()
-    )
+    bail!("no Debian archive with component main is configured in {}", etc_apt.display())
 }
 
 /// deb822 stanzas (sources.list(5)).
@@ -159,18 +135,13 @@ fn mirror_in_deb822(text: &str) -> Option<String> {
             stanza
                 .lines()
                 .filter_map(|line| line.split_once(':'))
-                .find_map(|(key, value)| {
-                    key.trim()
-                        .eq_ignore_ascii_case(name)
-                        .then(|| value.trim().to_owned())
-                })
+                .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_owned()))
         };
         let disabled = field("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
         let uri = field("URIs")?.split_whitespace().next()?.to_owned();
         let suites = field("Suites")?;
         let main = field("Components")?.split_whitespace().any(|c| c == "main");
-        (!disabled && main && suites.split_whitespace().any(is_plain_suite) && is_debian(&uri))
-            .then_some(uri)
+        (!disabled && main && suites.split_whitespace().any(is_plain_suite) && is_debian(&uri)).then_some(uri)
     })
 }
 
@@ -184,8 +155,7 @@ fn mirror_in_one_line(text: &str) -> Option<String> {
         };
         let mut words = rest.split_whitespace();
         let (uri, suite) = (words.next()?, words.next()?);
-        (is_plain_suite(suite) && words.any(|c| c == "main") && is_debian(uri))
-            .then(|| uri.to_owned())
+        (is_plain_suite(suite) && words.any(|c| c == "main") && is_debian(uri)).then(|| uri.to_owned())
     })
 }
 
@@ -204,8 +174,7 @@ fn pick_version(madison: &str, upstream: &str) -> Option<String> {
     madison.lines().find_map(|line| {
         let version = line.split('|').nth(1)?.trim();
         let rest = version.strip_prefix(upstream)?;
-        rest.starts_with(['+', '-', '~'])
-            .then(|| version.to_owned())
+        rest.starts_with(['+', '-', '~']).then(|| version.to_owned())
     })
 }
 
@@ -216,10 +185,7 @@ mod tests {
     #[test]
     fn the_exact_upstream_version_is_picked() {
         let madison = " rust-src | 1.96.1+dfsg1-2 | x\n rust-src | 1.95.0+dfsg1-2~bpo13+1 | x\n rust-src | 1.9 | x\n";
-        assert_eq!(
-            pick_version(madison, "1.95.0").as_deref(),
-            Some("1.95.0+dfsg1-2~bpo13+1")
-        );
+        assert_eq!(pick_version(madison, "1.95.0").as_deref(), Some("1.95.0+dfsg1-2~bpo13+1"));
         assert_eq!(pick_version(madison, "1.95"), None);
         assert_eq!(pick_version(" rust-src | 1.95.01-1 | x", "1.95.0"), None);
     }
@@ -228,24 +194,12 @@ mod tests {
     fn the_mirror_is_found_in_both_styles() {
         let deb822 = "Types: deb\nURIs: http://mirror.test/debian-security\nSuites: bookworm-security\nComponents: main\n\n\
                       Types: deb\n# a comment\nURIs: http://mirror.test/debian\nSuites: bookworm bookworm-updates\nComponents: main\n";
-        assert_eq!(
-            mirror_in_deb822(deb822).as_deref(),
-            Some("http://mirror.test/debian")
-        );
-        assert_eq!(
-            mirror_in_deb822(&deb822.replace("Types: deb\n#", "Enabled: no\n#")),
-            None
-        );
+        assert_eq!(mirror_in_deb822(deb822).as_deref(), Some("http://mirror.test/debian"));
+        assert_eq!(mirror_in_deb822(&deb822.replace("Types: deb\n#", "Enabled: no\n#")), None);
         let list = "# deb http://old.test/debian bookworm main\n\
                     deb http://mirror.test/debian-security bookworm-security main\n\
                     deb [arch=amd64 signed-by=/k] https://mirror.test/debian/ bookworm main contrib\n";
-        assert_eq!(
-            mirror_in_one_line(list).as_deref(),
-            Some("https://mirror.test/debian/")
-        );
-        assert_eq!(
-            mirror_in_one_line("deb http://packages.test/tool stable main"),
-            None
-        );
+        assert_eq!(mirror_in_one_line(list).as_deref(), Some("https://mirror.test/debian/"));
+        assert_eq!(mirror_in_one_line("deb http://packages.test/tool stable main"), None);
     }
 }

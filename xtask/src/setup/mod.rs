@@ -60,12 +60,7 @@ trait Step {
     fn install(&self, context: &Context) -> Result<Done>;
 }
 
-const STEPS: [&dyn Step; 4] = [
-    &apt::Packages,
-    &rust_src::RustSource,
-    &bpf_linker::BpfLinker,
-    &bpffs::Bpffs,
-];
+const STEPS: [&dyn Step; 4] = [&apt::Packages, &rust_src::RustSource, &bpf_linker::BpfLinker, &bpffs::Bpffs];
 
 /// The verb: says everything.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
@@ -78,18 +73,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let started = Instant::now();
     let mut missing = Vec::new();
     for step in STEPS {
-        match step
-            .check(context)
-            .with_context(|| format!("checking {}", step.name()))?
-        {
+        match step.check(context).with_context(|| format!("checking {}", step.name()))? {
             State::Ready(what) => println!("ready    {:<26} {what}", step.name()),
             State::Missing(what) => {
-                println!(
-                    "missing  {:<26} {what}\n         {:<26} ({})",
-                    step.name(),
-                    "",
-                    step.why()
-                );
+                println!("missing  {:<26} {what}\n         {:<26} ({})", step.name(), "", step.why());
                 missing.push(step);
             }
         }
@@ -99,11 +86,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
         return Ok(());
     }
     if args.dry_run {
-        bail!(
-            "{} of {} steps have something to install",
-            missing.len(),
-            STEPS.len()
-        );
+        bail!("{} of {} steps have something to install", missing.len(), STEPS.len());
     }
     install(context, &missing)?;
     println!("Setup is complete ({}).", seconds(started.elapsed()));
@@ -113,25 +96,16 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
 /// For the other verbs: silent when nothing is missing, like the verb otherwise.
 pub(crate) fn ensure(context: &Context) -> Result<()> {
     for step in STEPS {
-        let state = step
-            .check(context)
-            .with_context(|| format!("checking {}", step.name()))?;
+        let state = step.check(context).with_context(|| format!("checking {}", step.name()))?;
         if matches!(state, State::Missing(_)) {
-            return run(
-                context,
-                &Args {
-                    dry_run: false,
-                    list: false,
-                },
-            );
+            return run(context, &Args { dry_run: false, list: false });
         }
     }
     Ok(())
 }
 
 fn install(context: &Context, missing: &[&dyn Step]) -> Result<()> {
-    fs::create_dir_all(&context.cache)
-        .with_context(|| format!("cannot create {}", context.cache.display()))?;
+    fs::create_dir_all(&context.cache).with_context(|| format!("cannot create {}", context.cache.display()))?;
     // Two setups at once would unpack over each other. Released when the file is closed, also by a crash.
     let lock = File::create(context.cache.join("setup.lock"))?;
     lock.lock().context("cannot lock the cache folder")?;

@@ -31,25 +31,15 @@ impl Step for RustSource {
     fn check(&self, context: &Context) -> Result<State> {
         let place = place(context)?;
         if place.join("library/core/src/lib.rs").is_file() {
-            return Ok(State::Ready(format!(
-                "for {} at {}",
-                context.toolchain,
-                place.display()
-            )));
+            return Ok(State::Ready(format!("for {} at {}", context.toolchain, place.display())));
         }
         Ok(State::Missing(format!("rust-src of {}", context.toolchain)))
     }
 
     fn install(&self, context: &Context) -> Result<Done> {
         if let Err(error) = by_rustup(context) {
-            println!(
-                "         rustup could not: {}",
-                format!("{error:#}").replace('\n', "\n         ")
-            );
-            println!(
-                "         trying Debian's rust-src {} instead",
-                context.toolchain
-            );
+            println!("         rustup could not: {}", format!("{error:#}").replace('\n', "\n         "));
+            println!("         trying Debian's rust-src {} instead", context.toolchain);
             let unpacked = debian_source::fetch(context)?;
             link(context, &unpacked)?;
         }
@@ -65,15 +55,7 @@ fn place(context: &Context) -> Result<PathBuf> {
 fn by_rustup(context: &Context) -> Result<()> {
     anyhow::ensure!(find_program("rustup").is_some(), "it is not installed");
     let mut rustup = Command::new("timeout");
-    rustup.args([
-        RUSTUP_SECONDS,
-        "rustup",
-        "component",
-        "add",
-        "rust-src",
-        "--toolchain",
-        &context.toolchain,
-    ]);
+    rustup.args([RUSTUP_SECONDS, "rustup", "component", "add", "rust-src", "--toolchain", &context.toolchain]);
     eprintln!("$ {}", cmd::line(&rustup));
     cmd::stdout(&mut rustup).map(drop)
 }
@@ -87,12 +69,7 @@ fn link(context: &Context, source: &std::path::Path) -> Result<()> {
     if fs::symlink_metadata(&place).is_ok_and(|meta| meta.file_type().is_symlink()) {
         fs::remove_file(&place)?;
     }
-    symlink(source, &place)
-        .with_context(|| format!("cannot link {} to {}", place.display(), source.display()))?;
-    println!(
-        "         linked {} to {}",
-        place.display(),
-        source.display()
-    );
+    symlink(source, &place).with_context(|| format!("cannot link {} to {}", place.display(), source.display()))?;
+    println!("         linked {} to {}", place.display(), source.display());
     Ok(())
 }
