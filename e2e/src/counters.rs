@@ -132,10 +132,10 @@ impl Drop for Sampler {
 }
 
 /// Mean rate in bit/s while the middle part of all bytes was sent: the first and the last tenth are left out, because
-/// slow start and the tail say nothing about the cap. `None` if there are too few samples.
+/// slow start and the tail say nothing about the cap. `None` if nothing was sent or there are too few samples.
 #[must_use]
 pub fn mean_rate_bps(samples: &[Sample]) -> Option<f64> {
-    let total = samples.last()?.bytes;
+    let total = samples.last().map(|last| last.bytes).filter(|&bytes| bytes > 0)?;
     let from = samples.iter().find(|sample| sample.bytes >= total / 10)?;
     let to = samples.iter().rev().find(|sample| sample.bytes <= total - total / 10)?;
     rate_bps(from, to)
@@ -192,5 +192,6 @@ mod tests {
         let peak = busiest_window_bps(&samples, Duration::from_millis(100)).unwrap();
         assert!((peak - 880_000.0).abs() < 1.0, "{peak}");
         assert_eq!(busiest_window_bps(&samples, Duration::from_secs(60)), None);
+        assert_eq!(mean_rate_bps(&samples[..50]), None, "nothing was sent");
     }
 }

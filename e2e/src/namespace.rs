@@ -12,6 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::quiet;
 
+/// Names are this, the process id, a count, a tag.
 const PREFIX: &str = "florelay-e2e-";
 const NETNS_FOLDER: &str = "/run/netns";
 

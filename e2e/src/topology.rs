@@ -16,6 +16,10 @@ use crate::program::Program;
 use crate::veth::{End, VethPair};
 
 const REALM: &str = "demo.rete";
+/// Roles of the nodes; unique names begin with them.
+const ROLES: [&str; 3] = ["station-a", "relay", "station-b"];
+/// Temporary folders: this, the process id, a random suffix.
+const FOLDER_PREFIX: &str = "florelay-e2e-";
 /// Where the supervisor pins; a subfolder per node.
 const PINS: &str = "/sys/fs/bpf/florelay";
 /// RFC 7510's port, and the next one for the second link.
@@ -70,8 +74,9 @@ impl Topology {
     /// No root where it is needed; what a tool said.
     pub fn line3(program: &Program, options: &Options) -> Result<Self> {
         ensure!(options.namespaces || options.adapter == Adapter::Udp, "AF_XDP needs namespaces, and those root");
-        Namespace::sweep_stale();
-        let folder = tempfile::Builder::new().prefix("florelay-").tempdir()?;
+        sweep_stale();
+        let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir()?;
         // Also unique when one process makes several: the folder's random suffix, made fit for a node name.
         let suffix: String = folder
             .path()
@@ -96,7 +101,7 @@ impl Topology {
                 log: home.join("log"),
             })
         };
-        let stations = [station("station-a", "a")?, station("relay", "relay")?, station("station-b", "b")?];
+        let stations = [station(ROLES[0], "a")?, station(ROLES[1], "relay")?, station(ROLES[2], "b")?];
         let mut made = Self { stations, wires: Vec::new(), program: program.clone(), options: options.clone(), folder };
         made.make_keys()?;
         made.make_wires()?;
@@ -248,6 +253,50 @@ impl Drop for Topology {
     }
 }
 
+/// Removes what runs that were killed have left: namespaces, folders, pinned objects. Only what carries one of this
+/// harness's names and the id of a process that is gone.
+fn sweep_stale() {
+    Namespace::sweep_stale();
+    remove_of_the_dead(&std::env::temp_dir(), &[FOLDER_PREFIX]);
+    remove_of_the_dead(Path::new(PINS), &ROLES.map(|role| format!("{role}-")).each_ref().map(String::as_str));
+}
+
+fn remove_of_the_dead(folder: &Path, prefixes: &[&str]) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| {
+            let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+            rest.split_once('-')?.0.parse::<u32>().ok()
+        });
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Somebody else may be sweeping too, or it is another user's.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Interface names, per wire and side: unique over the topology, so that logs say which is meant.
 const INTERFACES: [[&str; 2]; 2] = [["w0", "w1"], ["w2", "w3"]];
 const LINK_KEYS: [&str; 2] = ["a-relay.link", "relay-b.link"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_folders_of_the_dead_are_removed() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let (dead, living) = (child.id(), std::process::id());
+        let names =
+            [format!("own-{dead}-a"), format!("own-{living}-a"), format!("other-{dead}-a"), "own-x-a".to_owned()];
+        for name in &names {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        remove_of_the_dead(place.path(), &["own-"]);
+        let left = names.each_ref().map(|name| place.path().join(name).exists());
+        assert_eq!(left, [false, true, true, true]);
+    }
+}

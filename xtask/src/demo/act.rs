@@ -40,7 +40,16 @@ pub(super) struct Measured {
 pub(super) struct RateSeen {
     pub(super) mean_bps: f64,
     pub(super) busiest_bps: Option<f64>,
-    pub(super) source: &'static str,
+    pub(super) source: Source,
+}
+
+/// Who counted the bytes.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    /// The kernel, on the interface.
+    Interface,
+    /// The node; loopback has no interface per node.
+    Own,
 }
 
 /// What a link stands on.
@@ -65,10 +74,10 @@ pub(super) fn play(topology: &Topology, program: &Program, plan: &LinkPlan, mega
     let ruler = Ruler::start(topology, &nodes[0])?;
     let (station_a, to) = (&topology.stations[0], topology.stations[2].name.as_str());
     let began = Instant::now();
-    let mut send = Job::start(program.send(&station_a.config, to, &file), topology.folder(), "send")?;
+    let mut send = Job::start(&program.send(&station_a.config, to, &file), topology.folder(), "send")?;
     let count = commands_within(expected);
     let commands = program.c2(&station_a.config, to, count, COMMAND_INTERVAL_MS, COMMAND);
-    let mut commands = Job::start(commands, topology.folder(), "c2")?;
+    let mut commands = Job::start(&commands, topology.folder(), "c2")?;
 
     let deadline = Deadline::after(expected * 2 + PATIENCE);
     let mut ruler = ruler;
@@ -123,8 +132,13 @@ fn short(node: &str) -> String {
     ["station-a", "station-b", "relay"].into_iter().find(|role| node.starts_with(role)).unwrap_or(node).to_owned()
 }
 
-fn rate_seen(samples: &[Sample], source: &'static str) -> Option<RateSeen> {
-    Some(RateSeen { mean_bps: mean_rate_bps(samples)?, busiest_bps: busiest_window_bps(samples, WINDOW), source })
+fn rate_seen(samples: &[Sample], source: Source) -> Option<RateSeen> {
+    let busiest_bps = match source {
+        Source::Interface => busiest_window_bps(samples, WINDOW),
+        // Each sample is an answer of the node, tens of milliseconds late: too coarse for a window of 100.
+        Source::Own => None,
+    };
+    Some(RateSeen { mean_bps: mean_rate_bps(samples)?, busiest_bps, source })
 }
 
 /// Measures what station-a sends: the kernel's interface counters, or the node's own where there is no interface.
@@ -153,10 +167,10 @@ impl<'t> Ruler<'t> {
         }
     }
 
-    fn finish(self) -> Result<(Vec<Sample>, &'static str)> {
+    fn finish(self) -> Result<(Vec<Sample>, Source)> {
         match self {
-            Self::Interface(sampler) => Ok((sampler.finish()?, "interface counters")),
-            Self::Own { samples, .. } => Ok((samples, "the node's own counters; loopback has none per node")),
+            Self::Interface(sampler) => Ok((sampler.finish()?, Source::Interface)),
+            Self::Own { samples, .. } => Ok((samples, Source::Own)),
         }
     }
 }
@@ -173,9 +187,12 @@ struct Job {
 }
 
 impl Job {
-    fn start(mut command: Command, folder: &Path, name: &'static str) -> Result<Self> {
+    fn start(client: &Command, folder: &Path, name: &'static str) -> Result<Self> {
         let output = folder.join(format!("{name}.json"));
         let said = File::create(&output)?;
+        // Should the demo be killed, its jobs end with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(client.get_program()).args(client.get_args());
         // Out of the terminal's process group: Ctrl-C comes to the demo, which ends its jobs itself.
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot run florelay {name}"))?;

@@ -8,6 +8,7 @@ mod act;
 mod payload;
 mod show;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// 16 MB and an unoptimised build: does it work, not how fast
     #[arg(long)]
     quick: bool,
+    /// Use this florelay instead of building one
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
     /// Sockets although root (what others see without root)
     #[arg(long)]
     sockets: bool,
@@ -46,8 +50,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
-    setup::ensure(context)?;
-    let program = build(context, args.quick)?;
+    let program = match &args.program {
+        Some(path) => Program::at(path)?,
+        None => build(context, args.quick)?,
+    };
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, interrupt_flag()).context("cannot handle signals")?;
     }
@@ -80,6 +86,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
 }
 
 fn build(context: &Context, quick: bool) -> Result<Program> {
+    setup::ensure(context)?;
     let (profile, folder): (&[&str], _) = if quick { (&[], "debug") } else { (&["--release"], "release") };
     let mut cargo = context.cargo(&["build", "--package", "florelay", "--bin", "florelay"]);
     cmd::run(cargo.args(profile))?;

@@ -3,7 +3,7 @@
 use florelay_e2e::{Program, Rate, Topology};
 use serde_json::Value;
 
-use super::act::{LinkRung, Measured};
+use super::act::{LinkRung, Measured, Source};
 
 pub(super) fn act(rate: Rate, measured: &Measured) {
     println!(
@@ -23,7 +23,11 @@ pub(super) fn act(rate: Rate, measured: &Measured) {
     println!("file:      {} MB in {seconds:.2} s, goodput {goodput:.1} Mbit/s", measured.file_bytes / 1_000_000);
     match &measured.rate {
         Some(seen) => {
-            println!("layer 2:   mean {:.2} Mbit/s ({})", seen.mean_bps / 1e6, seen.source);
+            let source = match seen.source {
+                Source::Interface => "the kernel's interface counters",
+                Source::Own => "the node's own counters: loopback has none per node",
+            };
+            println!("layer 2:   mean {:.2} Mbit/s ({source})", seen.mean_bps / 1e6);
             if let Some(cap) = rate.bps() {
                 println!("cap error: {:+.3} % of the mean", (seen.mean_bps / cap as f64 - 1.0) * 100.0);
                 if let (Some(busiest), Some(burst)) = (seen.busiest_bps, measured.burst_bytes) {
@@ -37,7 +41,7 @@ pub(super) fn act(rate: Rate, measured: &Measured) {
                 }
             }
         }
-        None => println!("layer 2:   not measured, the transfer was too short"),
+        None => println!("layer 2:   not measured: nothing was counted, or too short a transfer"),
     }
     println!("commands:  {}", latencies(&measured.commands));
     let digest = find_text(&measured.sent, &["blake3", "digest", "hash"])
