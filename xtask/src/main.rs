@@ -34,21 +34,15 @@ struct Cli {
     verb: Verb,
 }
 
+// What each does is said at its `Args`.
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what building and testing need, say what and why; safe to repeat
     Setup(setup::Args),
-    /// Three stations in network namespaces, a real file under a cap and without, commands meanwhile
     Demo(demo::Args),
-    /// The test command: format, lints, every test, doc tests, and what took longest
     Test(suite::Args),
-    /// What needs no device and no privilege: format, lints, unit tests, portability, docs, source policies
     Check(check::Args),
-    /// Benchmarks: parts alone, whole nodes over veth, peers side by side
     Bench(bench::Args),
-    /// Tests on other kernels and NIC drivers under QEMU
     Vm(vm::Args),
-    /// Fuzz targets, with a nightly compiler and cargo-fuzz
     Fuzz(fuzz::Args),
 }
 

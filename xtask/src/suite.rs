@@ -11,7 +11,7 @@ use crate::setup;
 /// How many of the slowest tests are listed.
 const SLOWEST: usize = 15;
 
-/// Setup, format, lints, every test of the workspace, doc tests.
+/// The test command: format, lints, every test of the workspace, doc tests; what took longest.
 ///
 /// As root the tests on real kernel parts (network namespaces, veth, XDP, AF_XDP) run too. With CI=true they
 /// must: without root they then fail instead of stepping aside.

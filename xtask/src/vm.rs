@@ -6,7 +6,9 @@ use crate::cmd;
 use crate::context::Context;
 use crate::setup;
 
-/// Tests on other kernels and NIC drivers under QEMU; `cargo xtask vm -- --help` lists what there is.
+/// Tests on other kernels and NIC drivers under QEMU.
+///
+/// `cargo xtask vm -- --help` lists what there is.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Passed on to `florelay-vm-tests`

@@ -22,7 +22,7 @@ use crate::setup;
 /// How long three nodes may take to find each other.
 const CONNECT_TIME: Duration = Duration::from_secs(60);
 
-/// Three stations, a file, a cap, commands meanwhile.
+/// Three stations, a real file under a cap and without, commands meanwhile; what was measured.
 ///
 /// As root: three network namespaces joined by veth pairs, AF_XDP on every link. Without root: the same over
 /// loopback sockets. Prints goodput, how close the cap was held, command latency, the result of comparing the file,

@@ -12,40 +12,47 @@ use crate::context::{Context, find_program};
 pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) reason: &'static str,
+    /// Nothing compiles without it; the others only serve tests and demo as root.
+    builds: bool,
     /// A program that proves its presence where there is no dpkg.
     program: Option<&'static str>,
     /// It only exists on these architectures (Rust's names); empty = everywhere.
     only_on: &'static [&'static str],
 }
 
-const fn package(name: &'static str, program: Option<&'static str>, reason: &'static str) -> Package {
-    Package { name, reason, program, only_on: &[] }
+const fn builds(name: &'static str, program: Option<&'static str>, reason: &'static str) -> Package {
+    Package { name, reason, builds: true, program, only_on: &[] }
+}
+
+const fn tests(name: &'static str, program: Option<&'static str>, reason: &'static str) -> Package {
+    Package { name, reason, builds: false, program, only_on: &[] }
 }
 
 /// Everything that is used, and nothing that is not.
 pub(crate) const PACKAGES: &[Package] = &[
-    package("clang", Some("clang"), "libxdp-sys (under xsk-rs) compiles libxdp's own eBPF objects with it"),
-    package("llvm", Some("llc"), "libxdp-sys: llc and llvm-objcopy for the same objects"),
-    package("libelf-dev", None, "libbpf reads ELF objects"),
-    package("zlib1g-dev", None, "libelf decompresses sections"),
-    package("libpcap-dev", None, "libxdp's configure script asks for it"),
+    builds("clang", Some("clang"), "libxdp-sys (under xsk-rs) compiles libxdp's own eBPF objects with it"),
+    builds("llvm", Some("llc"), "llc, which the configure script of the same libxdp demands"),
+    builds("libelf-dev", None, "libbpf reads ELF objects"),
+    builds("zlib1g-dev", None, "libelf decompresses sections"),
+    builds("libpcap-dev", None, "libxdp's configure script asks for it"),
     Package {
         name: "gcc-multilib",
         reason: "asm/ headers where clang looks for them when it compiles for bpf",
+        builds: true,
         program: None,
         only_on: &["x86_64"],
     },
-    package("m4", Some("m4"), "libxdp generates its dispatcher with it"),
-    package("make", Some("make"), "libxdp and libbpf are built by make"),
-    package("pkg-config", Some("pkg-config"), "libxdp's build finds libelf and zlib by it"),
-    package("git", Some("git"), "source checks ask it which files belong to the project"),
-    package("iproute2", Some("ip"), "namespaces and veth pairs of the demo and the end-to-end tests"),
-    package("ethtool", Some("ethtool"), "transmit checksumming off on test veths; queue counts and RSS rules"),
-    package("tcpdump", Some("tcpdump"), "captures from which the tests measure the cap at layer 2"),
-    package("strace", Some("strace"), "the test that counts system calls per packet at a worker"),
-    package("busybox-static", Some("busybox"), "user space of the virtual machines in vm-tests"),
-    package("xz-utils", Some("xz"), "kernel modules for vm-tests are compressed with it"),
-    package("zstd", Some("zstd"), "kernel modules for vm-tests are compressed with it"),
+    builds("m4", Some("m4"), "libxdp generates its dispatcher with it"),
+    builds("make", Some("make"), "libxdp and libbpf are built by make"),
+    builds("pkg-config", Some("pkg-config"), "libxdp's build finds libelf and zlib by it"),
+    tests("git", Some("git"), "source checks ask it which files belong to the project"),
+    tests("iproute2", Some("ip"), "namespaces and veth pairs of the demo and the end-to-end tests"),
+    tests("ethtool", Some("ethtool"), "transmit checksumming off on test veths; queue counts and RSS rules"),
+    tests("tcpdump", Some("tcpdump"), "captures from which the tests measure the cap at layer 2"),
+    tests("strace", Some("strace"), "the test that counts system calls per packet at a worker"),
+    tests("busybox-static", Some("busybox"), "user space of the virtual machines in vm-tests"),
+    tests("xz-utils", Some("xz"), "kernel modules for vm-tests are compressed with it"),
+    tests("zstd", Some("zstd"), "kernel modules for vm-tests are compressed with it"),
 ];
 
 pub(super) struct Packages;
@@ -61,11 +68,7 @@ impl Step for Packages {
 
     fn check(&self, _: &Context) -> Result<State> {
         let wanted = wanted();
-        let missing = if find_program("dpkg-query").is_some() {
-            missing_in_dpkg(&wanted)?
-        } else {
-            wanted.iter().filter(|p| p.program.is_some_and(|name| find_program(name).is_none())).copied().collect()
-        };
+        let missing = missing(&wanted)?;
         if missing.is_empty() {
             return Ok(State::Ready(format!("{} of {} there", wanted.len(), wanted.len())));
         }
@@ -101,8 +104,21 @@ impl Step for Packages {
     }
 }
 
+/// Is a package missing without which nothing compiles?
+pub(super) fn cannot_build() -> Result<bool> {
+    Ok(missing(&wanted())?.iter().any(|package| package.builds))
+}
+
 fn wanted() -> Vec<&'static Package> {
     PACKAGES.iter().filter(|p| p.only_on.is_empty() || p.only_on.contains(&std::env::consts::ARCH)).collect()
+}
+
+fn missing(wanted: &[&'static Package]) -> Result<Vec<&'static Package>> {
+    if find_program("dpkg-query").is_some() {
+        return missing_in_dpkg(wanted);
+    }
+    // Not Debian: what has no program to look for is found missing by the build that needs it.
+    Ok(wanted.iter().filter(|p| p.program.is_some_and(|name| find_program(name).is_none())).copied().collect())
 }
 
 fn missing_in_dpkg(wanted: &[&'static Package]) -> Result<Vec<&'static Package>> {
