@@ -25,6 +25,10 @@ use crate::topo::Topology;
 const MAX_ROUNDS: usize = 10_000;
 /// Times in a row that a node may ask to be woken at an instant that has come already.
 const MAX_SPINS: u32 = 100;
+/// A node that has something to send and no frame asks again and again, as a worker does that polls; this often.
+const POLL_WITHOUT_FRAMES: Duration = Duration::from_micros(10);
+/// A node that has had no free frame for this long hears nothing any more and will not recover by itself.
+const MAX_WITHOUT_FRAMES: Duration = Duration::from_secs(5);
 
 /// A node of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +63,8 @@ struct NodeSlot<N> {
     wake: Option<Nanos>,
     gateway_wake: Option<Nanos>,
     spins: u32,
+    /// Since when the pool has been empty at every settling.
+    starved: Option<Nanos>,
 }
 
 struct Direction {
@@ -126,6 +132,7 @@ impl<N: Node> Net<N> {
             wake: None,
             gateway_wake: None,
             spins: 0,
+            starved: None,
             config,
             interface_bps,
             frames,
@@ -461,7 +468,20 @@ impl<N: Node> Net<N> {
     fn plan_wakes(&mut self, id: NodeId) {
         let now = self.now;
         let slot = &mut self.nodes[id.0];
-        let wanted = slot.node.next_timeout(now).map(|at| at.max(now));
+        let earliest = if slot.port.free_frames() == 0 {
+            let starved = now.since(*slot.starved.get_or_insert(now));
+            assert!(
+                starved < MAX_WITHOUT_FRAMES,
+                "node {} has had no free frame for {starved:?} at {now:?}, it holds {}",
+                id.0,
+                slot.port.held()
+            );
+            now + POLL_WITHOUT_FRAMES
+        } else {
+            slot.starved = None;
+            now
+        };
+        let wanted = slot.node.next_timeout(now).map(|at| at.max(earliest));
         if wanted == Some(now) {
             slot.spins += 1;
             assert!(slot.spins < MAX_SPINS, "node {} wants to be woken again and again at {now:?}", id.0);

@@ -29,6 +29,9 @@ pub const DEFAULT_FRAMES: usize = 4096;
 /// Slots of a transmit ring unless told otherwise.
 pub const DEFAULT_RING_FRAMES: usize = 256;
 
+/// Smallest Ethernet frame without FCS in bytes (IEEE 802.3 clause 3.2.7).
+const MIN_FRAME_BYTES: u32 = 60;
+
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// A heap frame of one pool.
@@ -105,6 +108,9 @@ struct InFlight {
     ecn: Ecn,
     l2_bytes: u32,
 }
+
+/// One frame in this many is kept for receiving and OAM.
+const RESERVE_SHARE: usize = 4;
 
 /// All adapters of one node.
 #[derive(Debug)]
@@ -302,6 +308,10 @@ impl Port for SimPort {
         self.interface(link).in_flight_bytes
     }
 
+    fn spare_frames(&self) -> usize {
+        self.free.len().saturating_sub(self.total / RESERVE_SHARE)
+    }
+
     fn tx_room(&self, link: LinkId) -> usize {
         self.ring_frames - self.interface(link).ring.len()
     }
@@ -317,7 +327,7 @@ impl Port for SimPort {
         let now = self.now;
         let interface = self.interface_mut(link);
         let len = frame.bytes().len();
-        let l2_bytes = len as u32 + interface.overhead_bytes;
+        let l2_bytes = (len as u32 + interface.overhead_bytes).max(MIN_FRAME_BYTES);
         let broken = if len > interface.mtu_payload {
             Some(Broken::Mtu(link, len))
         } else {

@@ -7,7 +7,7 @@ use crate::net::NodeId;
 use crate::scenario::{Scenario, Sim};
 use crate::topo::{LinkSpec, line};
 use florelay_engine::api::TransferId;
-use florelay_engine::config::{Congestion, PeerId};
+use florelay_engine::config::{Congestion, LinkId, PeerId};
 use florelay_engine::time::Nanos;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -29,6 +29,8 @@ pub struct Random {
 impl Random {
     /// By then every file has been offered and every message flow has begun.
     pub const BEGUN: Nanos = Nanos(21 * SECOND);
+    /// By then every outage is over.
+    pub const QUIET: Nanos = Nanos(60 * SECOND);
 }
 
 /// The one peer of each end of a line.
@@ -46,6 +48,17 @@ pub fn random(seed: u64) -> Random {
     let scenario = Scenario::new(line(&links)).seed(seed).frames(frames).write_delay(write_delay);
     let mut net = scenario.build();
     let (a, b) = (NodeId(0), NodeId(hops));
+    if rng.random_bool(0.3) {
+        // the first link's cap at its dialling end changes a few times
+        for _ in 0..rng.random_range(1..5) {
+            let mut rate = links[0].rate_a;
+            rate.rate_bps = *pick(&mut rng, &[None, Some(300_000), Some(1_000_000), Some(20_000_000)]);
+            rate.burst_bytes = *pick(&mut rng, &[2_000, 6_000, 50_000]);
+            rate.control_percent = *pick(&mut rng, &[10, 50, 100]);
+            let at = Nanos(rng.random_range(0..30 * SECOND));
+            net.at(at, move |net| net.set_rate(a, LinkId(0), rate));
+        }
+    }
     for (end, from) in [a, b].into_iter().enumerate() {
         for i in 0..rng.random_range(1 - end..=3_usize) {
             let id = TransferId(((end as u128) << 64) | ((i as u128) << 32) | u128::from(seed));
@@ -69,6 +82,14 @@ fn link(rng: &mut SmallRng) -> LinkSpec {
     }
     spec.model_ab = model(rng, delay);
     spec.model_ba = model(rng, delay);
+    if rng.random_bool(0.2)
+        && let Some(cap) = rate
+    {
+        // somebody else has the rest: a bottleneck below the cap, with a short queue
+        let bottleneck = cap / 100 * rng.random_range(40..100);
+        spec.model_ab = spec.model_ab.rate(bottleneck, rng.random_range(10_000..100_000));
+        spec.congestion = Congestion::Shared;
+    }
     if rng.random_bool(0.3) {
         let start = Nanos(rng.random_range(0..30 * SECOND));
         spec = spec.dark(start, start + Duration::from_millis(rng.random_range(10..20_000)));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use florelay_engine::api::TransferId;
+use florelay_engine::api::{Command, TransferId};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
 use florelay_sim::net::NodeId;
@@ -106,5 +106,26 @@ fn a_new_rate_holds_at_once() {
         net.run_until(start + Duration::from_secs(4));
         let used = (net.port(A).rule(LINK).sent_bytes() - before) as f64 / (bps as f64 / 8.0 * 2.0);
         assert!((0.97..1.01).contains(&used), "{used} of {bps} bit/s used");
+    }
+}
+
+#[test]
+fn no_more_than_one_packet_waits_inside_quic() {
+    // a small allowance makes the engine say often how far it has written into QUIC: limit = written + allowance
+    const ALLOWANCE: u32 = 8192;
+    for stop_ms in [2000, 2345, 3333, 4001, 5678] {
+        let mut topology = pair(spec(0.0));
+        topology.config_mut(0).limits.supply_bytes = ALLOWANCE;
+        let mut net = Scenario::new(topology).seed(1).build();
+        net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(5 * SECOND));
+        net.send_file(A, PEER, HEAVY, ENDLESS, 10);
+        net.run_until(Nanos(stop_ms * 1_000_000));
+        // from now on nothing leaves; what has left arrives
+        net.command(A, Command::SetAdmin { link: LINK, up: false });
+        let written = net.gateway(A).sources[&HEAVY].limit() - u64::from(ALLOWANCE);
+        net.run_until(net.now() + Duration::from_secs(1));
+        let arrived = net.gateway(B).sinks[&HEAVY].received_bytes();
+        assert!(arrived > 500_000, "only {arrived} bytes arrived");
+        assert!(written <= arrived + 1460, "{} bytes wait inside QUIC", written - arrived);
     }
 }

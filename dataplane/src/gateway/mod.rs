@@ -80,6 +80,8 @@ pub(crate) struct Gateway {
     outgoing: HashMap<TransferId, OutgoingFile>,
     incoming: HashMap<TransferId, IncomingFile>,
     transfers: Transfers,
+    /// Digests of received files that the finisher has.
+    digests: HashMap<TransferId, [u8; 32]>,
     messages: HashMap<u64, (u64, Replies)>,
     traces: HashMap<u64, (u64, Replies)>,
     next_number: u64,
@@ -113,6 +115,7 @@ impl Gateway {
             outgoing: HashMap::new(),
             incoming: HashMap::new(),
             transfers: Transfers::new(),
+            digests: HashMap::new(),
             messages: HashMap::new(),
             traces: HashMap::new(),
             // Unique at this node over restarts: the receiver's duplicate filter remembers numbers.
@@ -329,7 +332,7 @@ impl Gateway {
             }
             Event::DataEnd { id, size, digest } => {
                 if let Some(file) = self.incoming.remove(&id) {
-                    self.transfers.digest(id, digest);
+                    self.digests.insert(id, digest);
                     // The finisher lives as long as the gateway.
                     let _ = self.finisher.send(Finishing { file, id, size, digest });
                 }
@@ -383,11 +386,12 @@ impl Gateway {
     }
 
     fn ended(&mut self, id: TransferId, result: Result<(), String>) {
-        let digest = self.outgoing.remove(&id).map(|file| file.digest());
+        let sent = self.outgoing.remove(&id).map(|file| file.digest());
         if let Some(file) = self.incoming.remove(&id) {
             file.discard();
         }
-        self.transfers.ended(id, result, digest);
+        let digest = self.digests.remove(&id).or(sent).unwrap_or_default();
+        self.transfers.ended(id, result.map(|()| digest));
     }
 
     /// Read the next chunk of each file whose turn it is.
@@ -509,6 +513,6 @@ fn reply(replies: &Replies, tag: u64, body: Answer) {
     let _ = replies.send(Response { tag, body });
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

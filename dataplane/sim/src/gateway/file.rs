@@ -119,6 +119,12 @@ impl FileSource {
         self.confirmed
     }
 
+    /// First byte that may not be supplied yet.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Each confirmation: when, and the first byte not confirmed.
     #[must_use]
     pub fn confirmations(&self) -> &[(Nanos, u64)] {

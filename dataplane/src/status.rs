@@ -1,0 +1,122 @@
+//! The node's state for people and machines, put together from what the workers report.
+
+use std::time::Duration;
+
+use florelay_engine::api::{LinkState, PeerState};
+use florelay_engine::egress::{Class, EgressDrop};
+use florelay_engine::{LinkReport, PeerReport};
+
+use crate::ipc::{LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
+use crate::plan::{NodePlan, Rung};
+use crate::worker::WorkerReport;
+
+/// One status from the reports of all workers.
+pub(crate) fn assemble(
+    plan: &NodePlan,
+    uptime: Duration,
+    reports: &[Box<WorkerReport>],
+    transfers: Vec<TransferStatus>,
+) -> Status {
+    let snapshot = reports.iter().map(|report| report.engine.snapshot).min().unwrap_or(plan.snapshot);
+    let links = plan.links.iter().enumerate().filter_map(|(index, link)| {
+        let report = reports.get(link.worker)?;
+        let engine = report.engine.links.iter().find(|engine| usize::from(engine.id.0) == index)?;
+        Some(link_status(&link.name, engine, report, index))
+    });
+    let peers = plan.peers.iter().enumerate().filter_map(|(index, peer)| {
+        let worker = plan.links.get(usize::from(peer.link))?.worker;
+        let report = reports.get(worker)?.engine.peers.iter().find(|report| usize::from(report.id.0) == index)?;
+        Some(peer_status(report))
+    });
+    Status {
+        node: plan.node.clone(),
+        snapshot,
+        uptime_ns: super::gateway::nanos(uptime),
+        links: links.collect(),
+        peers: peers.collect(),
+        workers: reports
+            .iter()
+            .map(|report| WorkerStatus {
+                index: report.index,
+                core: report.core,
+                frames: report.frames,
+                counters: report.counters.clone(),
+            })
+            .collect(),
+        transfers,
+    }
+}
+
+fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: usize) -> LinkStatus {
+    let (state, reason) = match &engine.state {
+        LinkState::Connecting => ("connecting", None),
+        LinkState::Up => ("up", None),
+        LinkState::Down(reason) => ("down", Some(reason.to_string())),
+    };
+    let adapter = worker.links.iter().find(|link| usize::from(link.link) == index);
+    let egress = &engine.egress;
+    let mut counters: Vec<(String, u64)> = vec![
+        ("tx_frames".into(), egress.tx_frames.iter().sum()),
+        ("tx_bytes".into(), egress.tx_bytes.iter().sum()),
+    ];
+    for class in Class::ALL {
+        counters.push((format!("tx_{}_frames", class.name()), egress.tx_frames[class.index()]));
+        counters.push((format!("tx_{}_bytes", class.name()), egress.tx_bytes[class.index()]));
+    }
+    counters.push(("tx_ecn_marked".into(), egress.ecn_marked));
+    counters.push(("rx_frames".into(), engine.rx_frames));
+    counters.push(("rx_bytes".into(), engine.rx_bytes));
+    counters.push(("rx_lost".into(), engine.rx_lost));
+    counters.push(("rx_reordered".into(), engine.rx_reordered));
+    for (reason, count) in &engine.drops {
+        counters.push((format!("drop_{reason}"), *count));
+    }
+    for reason in EgressDrop::ALL {
+        let count = egress.drops[reason.index()];
+        if count > 0 {
+            counters.push((format!("drop_{}", reason.name()), count));
+        }
+    }
+    if engine.oam_dropped > 0 {
+        counters.push(("drop_oam_waiting_full".into(), engine.oam_dropped));
+    }
+    counters.extend(adapter.into_iter().flat_map(|adapter| adapter.counters.iter().cloned()));
+    LinkStatus {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        reason,
+        rung: adapter.map_or(Rung::Socket, |adapter| adapter.rung),
+        rung_reasons: adapter.map(|adapter| adapter.reasons.clone()).unwrap_or_default(),
+        queues: adapter.map(|adapter| adapter.queues.clone()).unwrap_or_default(),
+        rate_bps: engine.rate.rate_bps,
+        burst_bytes: engine.rate.burst_bytes,
+        rtt_ns: engine.rtt.map(super::gateway::nanos),
+        counters,
+    }
+}
+
+fn peer_status(report: &PeerReport) -> PeerStatus {
+    let (state, reason) = match &report.state {
+        PeerState::Connecting => ("connecting", None),
+        PeerState::Connected => ("connected", None),
+        PeerState::Dark(reason) => ("dark", Some(reason.to_string())),
+        PeerState::Lost(reason) => ("lost", Some(reason.to_string())),
+    };
+    let counters = [
+        ("quic_sent_packets", report.sent_packets),
+        ("quic_lost_packets", report.lost_packets),
+        ("quic_lost_bytes", report.lost_bytes),
+        ("quic_cwnd_bytes", report.cwnd),
+        ("handshakes", report.counters.handshakes),
+        ("handshake_failures", report.counters.handshake_failures),
+        ("connections_lost", report.counters.lost),
+        ("responses_dropped", report.counters.responses_dropped),
+    ];
+    PeerStatus {
+        name: report.name.to_string(),
+        state: state.to_owned(),
+        reason,
+        rtt_ns: report.rtt.map(super::gateway::nanos),
+        counters: counters.map(|(name, count)| (name.to_owned(), count)).into(),
+    }
+}

@@ -1,0 +1,239 @@
+//! The supervisor: the small process that alone holds privileges. It loads and attaches eBPF, puts AF_XDP sockets into
+//! the XSKMAP, and keeps the two other processes running.
+//!
+//! ```text
+//!              florelay up ── attachments (aya), pins
+//!     stdin socket │                      │ stdin socket
+//!   Setup, broker  │                      │ `()` + a connected socket each time
+//!                  ▼                      ▼
+//!            dataplane ◄── dataplane.sock ── control ◄── command line
+//! ```
+//!
+//! The dataplane's listening socket is made here and handed down, so that either child can be restarted and the other
+//! finds it again. A child that dies is started again after a growing pause; attachments stay, so ordinary traffic of the
+//! interfaces is not disturbed. When the supervisor dies, both children see their standard input end, and finish.
+
+mod broker;
+mod children;
+mod privileges;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use self::broker::RemoteBroker;
+use self::children::Child;
+pub use self::privileges::{PrivilegeError, drop_privileges};
+use crate::broker::LocalBroker;
+use crate::ipc_codec::{IpcError, IpcStream};
+use crate::plan::NodePlan;
+
+/// Where the dataplane is spoken to, below the state directory.
+pub const DATAPLANE_SOCKET: &str = "dataplane.sock";
+/// First pause before a child that died is started again, doubled up to …
+const RESTART_FIRST: Duration = Duration::from_millis(200);
+/// … this. A child that ran for `STABLE` begins at the first pause again.
+const RESTART_LIMIT: Duration = Duration::from_secs(10);
+const STABLE: Duration = Duration::from_secs(30);
+/// Children have this long to finish; then they are killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Logs of the XDP programs are looked at this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What the supervisor is started with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SupervisorOptions {
+    /// What to run.
+    pub plan: NodePlan,
+    /// The executable of the children: this one.
+    pub executable: PathBuf,
+    /// Arguments of the control process, without the executable.
+    pub control_arguments: Vec<OsString>,
+}
+
+/// Why the supervisor cannot start or stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// A directory or socket of the node cannot be made.
+    #[error("{path}: {source}")]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another node runs with this state directory.
+    #[error("{0}: another florelay runs with this state directory")]
+    Running(PathBuf),
+    /// A child cannot be started.
+    #[error("cannot start the {name} process: {source}")]
+    Spawn {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A child did not take its instructions.
+    #[error("a child process did not take its instructions: {0}")]
+    Ipc(#[from] IpcError),
+}
+
+/// First message to the dataplane, with the listening socket as its descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// What to run.
+    pub plan: NodePlan,
+}
+
+/// Run until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the node cannot be started at all. A child that dies later is restarted instead.
+pub fn run(options: &SupervisorOptions) -> Result<(), SupervisorError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for directory in [&options.plan.state_dir, &options.plan.inbox] {
+        std::fs::create_dir_all(directory).map_err(path_error(directory))?;
+    }
+    raise_memlock();
+    let socket = options.plan.state_dir.join(DATAPLANE_SOCKET);
+    let listener = listen(&socket)?;
+    let attachments = Arc::new(Mutex::new(LocalBroker::new(&options.plan.node)));
+    let result = runtime.block_on(supervise(options, &socket, &listener, &attachments));
+    let detached = broker::lock(&attachments).detach_all();
+    let _ = std::fs::remove_file(&socket);
+    result?;
+    detached.map_err(|reason| SupervisorError::Io(io::Error::other(reason)))
+}
+
+async fn supervise(
+    options: &SupervisorOptions,
+    socket: &Path,
+    listener: &UnixListener,
+    attachments: &Arc<Mutex<LocalBroker>>,
+) -> Result<(), SupervisorError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    let mut dataplane = Some(start_dataplane(options, listener, attachments)?);
+    let mut control = Some(start_control(options, socket)?);
+    let (mut dataplane_pause, mut control_pause) = (RESTART_FIRST, RESTART_FIRST);
+    tracing::info!(node = options.plan.node, "running");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = housekeeping.tick() => broker::lock(attachments).drain_logs(),
+            pause = gone(&mut dataplane, &mut dataplane_pause) => {
+                tokio::time::sleep(pause).await;
+                let started = start_dataplane(options, listener, attachments)?;
+                // Control learns of the new dataplane; without control there is nobody to tell.
+                if let Some(control) = &control {
+                    introduce(control.stdin(), socket);
+                }
+                dataplane = Some(started);
+            }
+            pause = gone(&mut control, &mut control_pause) => {
+                tokio::time::sleep(pause).await;
+                control = Some(start_control(options, socket)?);
+            }
+        }
+    }
+    tracing::info!("stopping");
+    for child in [&mut control, &mut dataplane].into_iter().flatten() {
+        child.stop(STOP_PATIENCE).await;
+    }
+    Ok(())
+}
+
+/// Wait for a child's end; how long to pause before it is started again.
+async fn gone(child: &mut Option<Child>, pause: &mut Duration) -> Duration {
+    let Some(running) = child else { return std::future::pending().await };
+    let since = running.since;
+    let ended = running.wait().await;
+    let name = running.name;
+    *child = None;
+    if Instant::now() - since > STABLE {
+        *pause = RESTART_FIRST;
+    }
+    let wait = *pause;
+    *pause = (*pause * 2).min(RESTART_LIMIT);
+    tracing::error!(process = name, ?ended, ?wait, "a process ended; it is started again");
+    wait
+}
+
+fn start_dataplane(
+    options: &SupervisorOptions,
+    listener: &UnixListener,
+    attachments: &Arc<Mutex<LocalBroker>>,
+) -> Result<Child, SupervisorError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = Child::start("dataplane", &options.executable, &["dataplane".into()], theirs)?;
+    let stream = IpcStream::new(ours)?;
+    let setup = Setup { plan: options.plan.clone() };
+    let listener = listener.try_clone()?;
+    let attachments = attachments.clone();
+    // A thread of its own: a child that dies at once must not hold up the supervisor.
+    std::thread::Builder::new().name("broker".into()).spawn(move || {
+        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments) {
+            if !error.is_disconnect() {
+                tracing::warn!(%error, "the conversation with the dataplane ended");
+            }
+        }
+    })?;
+    Ok(child)
+}
+
+fn start_control(options: &SupervisorOptions, socket: &Path) -> Result<Child, SupervisorError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut child = Child::start("control", &options.executable, &options.control_arguments, theirs)?;
+    let stream = IpcStream::new(ours)?;
+    introduce(Some(&stream), socket);
+    child.keep(stream);
+    Ok(child)
+}
+
+/// Hand control a fresh connection to the dataplane.
+fn introduce(control: Option<&IpcStream>, socket: &Path) {
+    use std::os::fd::AsFd;
+    let Some(control) = control else { return };
+    let sent = UnixStream::connect(socket)
+        .map_err(IpcError::from)
+        .and_then(|connected| control.send(&(), Some(connected.as_fd())));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "control has no connection to the dataplane");
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(SupervisorError::Running(path.to_owned()));
+    }
+    // Left behind by a node that was killed.
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(path_error(path))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(path_error(path))?;
+    Ok(listener)
+}
+
+/// UMEM counts against RLIMIT_MEMLOCK in a process without IPC_LOCK; children inherit the limit.
+fn raise_memlock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
+        tracing::info!(%error, "the limit on locked memory stays; AF_XDP may not get its frames");
+    }
+}
+
+fn path_error(path: &Path) -> impl FnOnce(io::Error) -> SupervisorError {
+    let path = path.to_owned();
+    move |source| SupervisorError::Path { path, source }
+}
