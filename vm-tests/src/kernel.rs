@@ -32,7 +32,10 @@ pub fn fetch(cache: &Cache, apt: &Apt, kernel: &Kernel) -> Result<KernelFiles> {
         for pin in kernel.packages {
             apt.unpack(pin, into)?;
         }
-        let image = into.join(format!("boot/vmlinuz-{}", kernel.release));
+        // Up to 7.1 the image lies in /boot, from 7.2 on beside its modules.
+        let in_boot = into.join(format!("boot/vmlinuz-{}", kernel.release));
+        let beside = into.join(format!("usr/lib/modules/{}/vmlinuz", kernel.release));
+        let image = if in_boot.is_file() { in_boot } else { beside };
         let image = fs::read(&image).with_context(|| format!("no image at {}", image.display()))?;
         let scratch = into.join("payload");
         let vmlinux = decompress(payload(&image)?, &scratch)?;
