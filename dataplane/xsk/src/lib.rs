@@ -1,1 +1,83 @@
-//! See docs.
+//! AF_XDP for the workers: sockets, UMEM, frames as affine types, poll modes and the rung ladder.
+//!
+//! What for: to move frames between a network queue and a worker without a copy where the driver can, without a system
+//! call in steady state, and without ever losing track of who owns a frame. Built on xsk-rs (libxdp), which makes the
+//! UMEM and the sockets and drives the fill, RX and completion rings. Where it lacks something this crate goes beside
+//! it, and says why at the place:
+//!
+//! | beside xsk-rs | because |
+//! |---|---|
+//! | writing the TX ring ([`TxRing`]) | its descriptors cannot carry a data start that was moved into the headroom |
+//! | releasing and renewing a UMEM's first descriptor ([`Socket`], [`Umem`]) | libxdp never closes it, so a first socket could not be recycled |
+//! | XDP_OPTIONS, `sendto` with its errno, busy-poll options | not in its API, or its answer is hidden |
+//!
+//! # The rings, and who owns a frame
+//!
+//! ```text
+//!                         ┌──────────────────── Umem (one per worker) ───────────────────┐
+//!                         │  pool of free frames · state of every frame · FrameAccount   │
+//!                         └──────────────────────────────────────────────────────────────┘
+//!   FreeFrame / Frame          │ refill            ▲ free │ alloc             ▲ reap
+//!   exist only here ─────►     ▼                   │      ▼                   │
+//!            ┌──────────┐   ┌──────┐           ┌──────────────┐         ┌────────────┐
+//!            │ RxRing   │   │ Fill │           │  the worker  │         │ Completion │
+//!            │          │   │ Ring │           │  holds Frame │         │ Ring       │
+//!            └──────────┘   └──────┘           └──────────────┘         └────────────┘
+//!                 │ receive     │                ▲          │ send            ▲
+//!                 └─────────────┼────────────────┘          ▼                 │
+//!   worker                      │                       ┌────────┐            │
+//!  ─────────────────────────────┼───────────────────────│ TxRing │────────────┼──────────
+//!   kernel                      ▼                       └────────┘            │
+//!                 ▲        to receive into                  │ to send         │ sent
+//!                 └── XDP redirect ── device queue i ◄──────┘─────────────────┘
+//! ```
+//!
+//! A frame is free, in a fill ring, held, or being sent; only *held* is a value in the program ([`Frame`]), and it is
+//! affine: sending or freeing consumes it. `total = free + fill + held + tx + quarantined` at all times, `leaked` is
+//! zero ([`FrameAccount`]). Several sockets may share a UMEM; each has its own four rings, and a frame received on one
+//! may be sent on another in place.
+//!
+//! # Invariants
+//!
+//! 1. No address from the kernel is used unchecked: it must name a chunk that the kernel has on that very socket.
+//! 2. Nothing on the packet path allocates, locks, counts references, or reads a clock; `now` is an argument.
+//! 3. A system call is made only where the ring asks for it and it is due, and every one is counted.
+//! 4. No loop waits for the kernel: each has a bound, and what is left over is taken up by the next call.
+//! 5. Zero-copy or copy is asked for explicitly, and the kernel's answer is checked.
+//!
+//! # Limits
+//!
+//! - xsk-rs makes its own descriptors: a socket made by another process cannot be adopted, so whoever opens one needs
+//!   CAP_NET_RAW.
+//! - No multi-buffer frames, no unaligned chunks, no TX metadata (checksum offload); 2048- or 4096-byte chunks.
+//! - The memory of a UMEM stays mapped until the process ends.
+//! - /proc must be mounted when a socket is opened; kernel 5.4 or later.
+//!
+//! All `unsafe` of this crate is in `frame`, `region`, `ring`, `socket`, `sys` and `umem`.
+
+mod driver;
+mod error;
+mod frame;
+pub mod kick;
+mod ladder;
+pub mod poll;
+pub mod quirks;
+mod region;
+mod ring;
+mod socket;
+mod stats;
+mod sys;
+mod umem;
+mod watchdog;
+
+pub use driver::{KernelVersion, driver_name};
+pub use error::Error;
+pub use frame::{Frame, FreeFrame, HEADROOM_BYTES};
+pub use kick::{KICK_BATCH_FRAMES, KICK_ROUNDS, TAIL_FLUSH_NS};
+pub use ladder::{AttachMode, Ladder, Refusal, Rung};
+pub use poll::{AdaptivePoll, Decision};
+pub use ring::{BATCH_FRAMES, CompletionRing, FillRing, Kick, RxRing, SendError, TxRing};
+pub use socket::{BIND_PATIENCE, BindMode, OpenOptions, Rings, Socket};
+pub use stats::{FrameAccount, KickCounters, TxCounters, UmemCounters, XdpStatistics};
+pub use umem::{FrameSize, MAX_SOCKETS, QUARANTINE_NS, RingSizes, Umem, UmemOptions};
+pub use watchdog::{BUSY_POLL_STALL_NS, CompletionWatchdog, STALL_NS, Verdict};

@@ -1,0 +1,143 @@
+//! The memory under a UMEM: base address and geometry, shared by every frame of it.
+//!
+//! Owner: nobody; it is leaked on purpose. Each [`Frame`](crate::Frame) holds a `&'static Region` instead of a
+//! reference count, so moving a frame costs no shared cache line. What is shared and mutable here (`dropped`,
+//! `closed`) is touched on mistakes and on socket close only, never per packet.
+
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+#[derive(Debug)]
+pub(crate) struct Region {
+    base: NonNull<u8>,
+    shift: u32,
+    frame_count: u32,
+    /// Frames dropped instead of given back, to be collected by housekeeping.
+    dropped: Mutex<Vec<u32>>,
+    /// How many frames were ever dropped.
+    dropped_total: AtomicU64,
+    /// Slots whose socket has gone and whose frames wait for quarantine.
+    closed: Mutex<Vec<u8>>,
+    /// The descriptor that libxdp holds for this UMEM; -1 until the first socket is open.
+    anchor: AtomicI32,
+}
+
+// SAFETY: `base` points to a mapping that is never unmapped and that nobody accesses through the Region itself;
+// everything else is a lock or an atomic.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// `base` is a mapping of `frame_count << shift` bytes that is never unmapped.
+    pub(crate) fn leak(base: NonNull<u8>, shift: u32, frame_count: u32) -> &'static Self {
+        Box::leak(Box::new(Self {
+            base,
+            shift,
+            frame_count,
+            dropped: Mutex::new(Vec::new()),
+            dropped_total: AtomicU64::new(0),
+            closed: Mutex::new(Vec::new()),
+            anchor: AtomicI32::new(-1),
+        }))
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) fn frame_size(&self) -> usize {
+        1 << self.shift
+    }
+
+    pub(crate) fn frame_count(&self) -> u32 {
+        self.frame_count
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        (self.frame_count as usize) << self.shift
+    }
+
+    /// First byte of a chunk; `index` is below the frame count.
+    pub(crate) fn chunk(&self, index: u32) -> NonNull<u8> {
+        debug_assert!(index < self.frame_count);
+        // SAFETY: index < frame_count, so the offset is inside the mapping of frame_count << shift bytes.
+        unsafe { self.base.add((index as usize) << self.shift) }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the number of chunks fits u32"
+    )]
+    pub(crate) fn index_of(&self, chunk: NonNull<u8>) -> u32 {
+        ((chunk.as_ptr() as usize - self.base.as_ptr() as usize) >> self.shift) as u32
+    }
+
+    /// Chunk number and offset in the chunk of an address from the kernel; `None` if outside the UMEM.
+    pub(crate) fn locate(&self, address: usize) -> Option<(u32, usize)> {
+        let index = u32::try_from(address >> self.shift).ok()?;
+        (index < self.frame_count).then_some((index, address & (self.frame_size() - 1)))
+    }
+
+    pub(crate) fn note_dropped(&self, index: u32) {
+        self.dropped_total.fetch_add(1, Ordering::Relaxed);
+        self.dropped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(index);
+    }
+
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.dropped_total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn dropped_now(&self) -> usize {
+        self.dropped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    pub(crate) fn take_dropped(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn note_closed(&self, slot: u8) {
+        self.closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(slot);
+    }
+
+    pub(crate) fn take_closed(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.closed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn anchor(&self) -> Option<RawFd> {
+        let fd = self.anchor.load(Ordering::Relaxed);
+        (fd >= 0).then_some(fd)
+    }
+
+    pub(crate) fn set_anchor(&self, fd: RawFd) {
+        self.anchor.store(fd, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_outside_the_umem_is_never_located() {
+        let memory = Box::leak(vec![0_u8; 4 * 2048].into_boxed_slice());
+        let region = Region::leak(NonNull::new(memory.as_mut_ptr()).unwrap(), 11, 4);
+        assert_eq!(region.locate(0), Some((0, 0)));
+        assert_eq!(region.locate(3 * 2048 + 2047), Some((3, 2047)));
+        assert_eq!(region.locate(4 * 2048), None);
+        assert_eq!(region.locate(usize::MAX), None);
+        assert_eq!(region.index_of(region.chunk(3)), 3);
+    }
+}
