@@ -40,7 +40,8 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya_log::EbpfLogger;
 use florelay_wire::maps::{
-    OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey, SteerValue, XSK_MAP,
+    OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey,
+    SteerValue, XSK_MAP,
 };
 
 use interface::{XdpState, foreign, xdp_state};
@@ -87,7 +88,9 @@ pub enum AttachError {
         interface: String,
     },
     /// Somebody else's program runs there.
-    #[error("interface {interface} already runs the XDP program `{program}` (id {id}), which is not this node's: {owner}")]
+    #[error(
+        "interface {interface} already runs the XDP program `{program}` (id {id}), which is not this node's: {owner}"
+    )]
     Foreign {
         /// The interface.
         interface: String,
@@ -105,7 +108,9 @@ pub enum AttachError {
         path: PathBuf,
     },
     /// bpffs is neither there nor can it be mounted.
-    #[error("/sys/fs/bpf is not a bpffs and cannot be made one (`mount -t bpf bpf /sys/fs/bpf` as root): {source}")]
+    #[error(
+        "/sys/fs/bpf is not a bpffs and cannot be made one (`mount -t bpf bpf /sys/fs/bpf` as root): {source}"
+    )]
     Bpffs {
         /// What the kernel said.
         source: io::Error,
@@ -190,7 +195,12 @@ impl Attachment {
     /// # Errors
     /// Any [`AttachError`] but `Map` and `StillThere`; nothing of ours is left behind, except that what ran before a failed
     /// takeover still runs.
-    pub fn attach(interface: &str, node: &str, mode: Mode, object: &[u8]) -> Result<Self, AttachError> {
+    pub fn attach(
+        interface: &str,
+        node: &str,
+        mode: Mode,
+        object: &[u8],
+    ) -> Result<Self, AttachError> {
         if object.is_empty() {
             return Err(AttachError::NoProgram);
         }
@@ -218,7 +228,17 @@ impl Attachment {
     }
 
     fn assemble(interface: &str, mode: Mode, pins: Pins, parts: Parts) -> Self {
-        let Parts { link, program_id, took_over, xsks, steer, outcomes, logger, sink, ebpf } = parts;
+        let Parts {
+            link,
+            program_id,
+            took_over,
+            xsks,
+            steer,
+            outcomes,
+            logger,
+            sink,
+            ebpf,
+        } = parts;
         tracing::info!(interface, ?mode, program_id, took_over, pins = %pins.folder().display(), "XDP program attached");
         Self {
             interface: interface.to_owned(),
@@ -242,7 +262,11 @@ impl Attachment {
     ///
     /// # Errors
     /// [`AttachError::Map`] for a queue above the map's size or a descriptor that is no AF_XDP socket.
-    pub fn register_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), AttachError> {
+    pub fn register_socket(
+        &mut self,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), AttachError> {
         self.xsks.set(queue, socket, 0).map_err(map_error(XSK_MAP))
     }
 
@@ -263,9 +287,19 @@ impl Attachment {
     /// # Errors
     /// [`AttachError::Map`], e.g. for more than `wire::maps::STEER_MAP_ENTRIES`; the table is then between old and new.
     pub fn set_steering(&mut self, entries: &[(SteerKey, SteerValue)]) -> Result<(), AttachError> {
-        let wanted: Vec<_> = entries.iter().map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect();
-        let present = self.steer.keys().collect::<Result<Vec<_>, _>>().map_err(map_error(STEER_MAP))?;
-        for key in present.iter().filter(|key| wanted.iter().all(|(other, _)| other != *key)) {
+        let wanted: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| (key.to_bytes(), value.to_bytes()))
+            .collect();
+        let present = self
+            .steer
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(map_error(STEER_MAP))?;
+        for key in present
+            .iter()
+            .filter(|key| wanted.iter().all(|(other, _)| other != *key))
+        {
             match self.steer.remove(key) {
                 Ok(()) => {}
                 Err(error) if is_not_found(&error) => {}
@@ -273,7 +307,9 @@ impl Attachment {
             }
         }
         for (key, value) in wanted {
-            self.steer.insert(key, value, 0).map_err(map_error(STEER_MAP))?;
+            self.steer
+                .insert(key, value, 0)
+                .map_err(map_error(STEER_MAP))?;
         }
         Ok(())
     }
@@ -286,7 +322,10 @@ impl Attachment {
         (0_u32..)
             .zip(Outcome::NAMES)
             .map(|(index, name)| {
-                let per_cpu = self.outcomes.get(&index, 0).map_err(map_error(OUTCOME_MAP))?;
+                let per_cpu = self
+                    .outcomes
+                    .get(&index, 0)
+                    .map_err(map_error(OUTCOME_MAP))?;
                 Ok((name, per_cpu.iter().sum()))
             })
             .collect()
@@ -327,7 +366,13 @@ impl Attachment {
     /// # Errors
     /// [`AttachError::Pin`], [`AttachError::Netlink`], [`AttachError::StillThere`].
     pub fn detach(self) -> Result<(), AttachError> {
-        let Self { interface, pins, link, program_id, .. } = self;
+        let Self {
+            interface,
+            pins,
+            link,
+            program_id,
+            ..
+        } = self;
         pins.remove(LINK_PIN)?;
         drop(link);
         wait_until_gone(&interface, program_id)?;
@@ -353,8 +398,13 @@ struct Parts {
 /// Compares what runs on the interface with what is pinned for it.
 fn plan(interface: &str, mode: Mode, pins: &Pins) -> Result<Plan, AttachError> {
     let XdpState { program, .. } = xdp_state(interface)?;
-    let pinned = PinnedLink::from_pin(pins.path(LINK_PIN)).ok().map(FdLink::from);
-    let pinned_id = pinned.as_ref().and_then(|link| link.info().ok()).map(|info| info.program_id());
+    let pinned = PinnedLink::from_pin(pins.path(LINK_PIN))
+        .ok()
+        .map(FdLink::from);
+    let pinned_id = pinned
+        .as_ref()
+        .and_then(|link| link.info().ok())
+        .map(|info| info.program_id());
     match (program, pinned) {
         (None, None) => Ok(Plan::Fresh),
         (None, Some(_)) => {
@@ -374,13 +424,21 @@ fn plan(interface: &str, mode: Mode, pins: &Pins) -> Result<Plan, AttachError> {
 }
 
 /// Loads, attaches and pins.
-fn install(interface: &str, mode: Mode, object: &[u8], pins: &Pins, plan: Plan) -> Result<Parts, AttachError> {
+fn install(
+    interface: &str,
+    mode: Mode,
+    object: &[u8],
+    pins: &Pins,
+    plan: Plan,
+) -> Result<Parts, AttachError> {
     let mut ebpf = Ebpf::load(object).map_err(|error| AttachError::Load(Box::new(error)))?;
     let sink = Arc::new(log::Sink::new(interface));
     // Before the maps are taken, and kept: the program does not load without its log.
     let logger = EbpfLogger::init_with_logger(&mut ebpf, Arc::clone(&sink))
         .map_err(|error| AttachError::Load(Box::new(error)))?;
-    xdp_program(&mut ebpf)?.load().map_err(|error| AttachError::Load(Box::new(error)))?;
+    xdp_program(&mut ebpf)?
+        .load()
+        .map_err(|error| AttachError::Load(Box::new(error)))?;
 
     let took_over = matches!(plan, Plan::TakeOver(_));
     let link = match plan {
@@ -394,7 +452,10 @@ fn install(interface: &str, mode: Mode, object: &[u8], pins: &Pins, plan: Plan) 
         }
     };
     let program = xdp_program(&mut ebpf)?;
-    let program_id = program.info().map_err(|error| AttachError::Load(Box::new(error)))?.id();
+    let program_id = program
+        .info()
+        .map_err(|error| AttachError::Load(Box::new(error)))?
+        .id();
     pins.replace(PROGRAM_PIN, |path| program.pin(path))?;
     for name in [STEER_MAP, XSK_MAP, OUTCOME_MAP] {
         let map = ebpf.map(name).ok_or_else(|| wrong_object(name))?;
@@ -414,25 +475,49 @@ fn install(interface: &str, mode: Mode, object: &[u8], pins: &Pins, plan: Plan) 
 }
 
 /// Attaches where nothing runs, and pins the link at once: from then on a crash leaves something that can be taken over.
-fn link_fresh(interface: &str, mode: Mode, ebpf: &mut Ebpf, pins: &Pins) -> Result<FdLink, AttachError> {
+fn link_fresh(
+    interface: &str,
+    mode: Mode,
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+) -> Result<FdLink, AttachError> {
     let ifindex = xdp_state(interface)?.ifindex;
     let refused = |error: Box<dyn std::error::Error + Send + Sync>| match xdp_state(interface) {
         // Somebody was quicker.
-        Ok(XdpState { program: Some((id, _)), .. }) => foreign(interface, id),
-        _ => AttachError::Refused { interface: interface.to_owned(), mode, source: error },
+        Ok(XdpState {
+            program: Some((id, _)),
+            ..
+        }) => foreign(interface, id),
+        _ => AttachError::Refused {
+            interface: interface.to_owned(),
+            mode,
+            source: error,
+        },
     };
     let program = xdp_program(ebpf)?;
-    let id = program.attach_to_if_index(ifindex, mode.aya()).map_err(|error| refused(Box::new(error)))?;
-    let link = program.take_link(id).map_err(|error| refused(Box::new(error)))?;
+    let id = program
+        .attach_to_if_index(ifindex, mode.aya())
+        .map_err(|error| refused(Box::new(error)))?;
+    let link = program
+        .take_link(id)
+        .map_err(|error| refused(Box::new(error)))?;
     // Fails for the netlink attachment that aya falls back to where bpf_link is refused: it would not survive as a pin.
     let link = FdLink::try_from(link).map_err(|error| refused(Box::new(error)))?;
     let path = pins.path(LINK_PIN);
-    let pinned = link.pin(&path).map_err(|error| AttachError::Pin { path, source: io::Error::other(error) })?;
+    let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
+        path,
+        source: io::Error::other(error),
+    })?;
     Ok(FdLink::from(pinned))
 }
 
 /// Puts the new program into a link that is attached and pinned.
-fn link_swap(interface: &str, mode: Mode, ebpf: &mut Ebpf, link: FdLink) -> Result<FdLink, AttachError> {
+fn link_swap(
+    interface: &str,
+    mode: Mode,
+    ebpf: &mut Ebpf,
+    link: FdLink,
+) -> Result<FdLink, AttachError> {
     let refused = |error: Box<dyn std::error::Error + Send + Sync>| AttachError::Refused {
         interface: interface.to_owned(),
         mode,
@@ -440,14 +525,22 @@ fn link_swap(interface: &str, mode: Mode, ebpf: &mut Ebpf, link: FdLink) -> Resu
     };
     let program = xdp_program(ebpf)?;
     let link = XdpLink::try_from(link).map_err(|error| refused(Box::new(error)))?;
-    let id = program.attach_to_link(link).map_err(|error| refused(Box::new(error)))?;
-    let link = program.take_link(id).map_err(|error| refused(Box::new(error)))?;
+    let id = program
+        .attach_to_link(link)
+        .map_err(|error| refused(Box::new(error)))?;
+    let link = program
+        .take_link(id)
+        .map_err(|error| refused(Box::new(error)))?;
     FdLink::try_from(link).map_err(|error| refused(Box::new(error)))
 }
 
 fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    let program = ebpf.program_mut(PROGRAM).ok_or_else(|| wrong_object(PROGRAM))?;
-    program.try_into().map_err(|error: ProgramError| AttachError::Load(Box::new(error)))
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| wrong_object(PROGRAM))?;
+    program
+        .try_into()
+        .map_err(|error: ProgramError| AttachError::Load(Box::new(error)))
 }
 
 fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, AttachError>
@@ -463,7 +556,10 @@ fn wrong_object(missing: &str) -> AttachError {
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> AttachError {
-    move |source| AttachError::Map { map, source: Box::new(source) }
+    move |source| AttachError::Map {
+        map,
+        source: Box::new(source),
+    }
 }
 
 fn is_not_found(error: &MapError) -> bool {
@@ -481,9 +577,14 @@ fn wait_until_gone(interface: &str, id: u32) -> Result<(), AttachError> {
         match xdp_state(interface) {
             Err(AttachError::NoInterface { .. }) => return Ok(()),
             Err(error) => return Err(error),
-            Ok(XdpState { program, .. }) if program.is_none_or(|(running, _)| running != id) => return Ok(()),
+            Ok(XdpState { program, .. }) if program.is_none_or(|(running, _)| running != id) => {
+                return Ok(());
+            }
             Ok(_) if Instant::now() >= deadline => {
-                return Err(AttachError::StillThere { interface: interface.to_owned(), id });
+                return Err(AttachError::StillThere {
+                    interface: interface.to_owned(),
+                    id,
+                });
             }
             // There is no notification for it.
             Ok(_) => thread::sleep(Duration::from_millis(1)),

@@ -32,7 +32,10 @@ pub(crate) fn dump(body: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMes
 ///
 /// # Errors
 /// What the kernel answers, or a datagram that cannot be parsed.
-pub(crate) fn request(body: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(crate) fn request(
+    body: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Vec<RouteNetlinkMessage>> {
     exchange(body, flags).map(|(messages, _)| messages)
 }
 
@@ -59,7 +62,9 @@ fn exchange(body: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetli
             match message.payload {
                 NetlinkPayload::InnerMessage(inner) => answers.push(inner),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok((answers, consistent)),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => {
+                    return Ok((answers, consistent));
+                }
                 _ => {}
             }
         }
@@ -82,14 +87,19 @@ pub(super) fn messages(
             let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
             if length < HEADER_BYTES || length > rest.len() {
                 rest = &[];
-                return Some(Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink message has a wrong length")));
+                return Some(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a netlink message has a wrong length",
+                )));
             }
             let (one, _) = rest.split_at(length);
             // NLMSG_ALIGN: messages start at multiples of four bytes.
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
                 Ok(message) => return Some(Ok(message)),
-                Err(error) => tracing::debug!(%error, "skipped a netlink message that cannot be parsed"),
+                Err(error) => {
+                    tracing::debug!(%error, "skipped a netlink message that cannot be parsed")
+                }
             }
         }
         None

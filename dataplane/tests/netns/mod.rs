@@ -18,40 +18,65 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Address of `va`.
-pub const A: &str = "10.77.0.1";
+pub(crate) const A: &str = "10.77.0.1";
 /// Address of `vb`.
-pub const B: &str = "10.77.0.2";
+pub(crate) const B: &str = "10.77.0.2";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A name that no other test uses.
-pub fn unique(prefix: &str) -> String {
-    format!("{prefix}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+pub(crate) fn unique(prefix: &str) -> String {
+    format!(
+        "{prefix}{}-{}",
+        std::process::id(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// True if the test can go on. Without root it is skipped, visibly; with `CI=true` that is a failure.
-pub fn may_run(test: &str) -> bool {
+pub(crate) fn may_run(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
         return true;
     }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs root, and CI must not skip it");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{test} needs root, and CI must not skip it"
+    );
     eprintln!("SKIPPED {test}: needs root (network namespaces, XDP)");
     false
 }
 
+/// True if the kernel knows a kind of interface. Where it does not, the test is skipped, visibly: that is the machine's
+/// limit, not a missing privilege.
+pub(crate) fn kernel_has(test: &str, options: &str) -> bool {
+    let name = unique("fk");
+    run("ip", &["netns", "add", &name]);
+    run("ip", &["-n", &name, "link", "add", "k0", "type", "veth", "peer", "name", "k1"]);
+    let add = format!("-n {name} link add link k0 name k2 type {options}");
+    let known = output("ip", &add.split(' ').collect::<Vec<_>>()).status.success();
+    run("ip", &["netns", "del", &name]);
+    if !known {
+        eprintln!("SKIPPED {test}: this kernel has no interfaces of type {options}");
+    }
+    known
+}
+
 /// The two namespaces.
-pub struct Net {
+pub(crate) struct Net {
     /// Name of namespace a.
-    pub a: String,
+    pub(crate) a: String,
     /// Name of namespace b.
-    pub b: String,
+    pub(crate) b: String,
 }
 
 impl Net {
     /// Makes them, with addresses, both ends up.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = unique("fl");
-        let net = Self { a: format!("{name}-a"), b: format!("{name}-b") };
+        let net = Self {
+            a: format!("{name}-a"),
+            b: format!("{name}-b"),
+        };
         for ns in [&net.a, &net.b] {
             run("ip", &["netns", "add", ns]);
             net.ip(ns, "link set lo up");
@@ -59,7 +84,13 @@ impl Net {
             net.sysctl(ns, "net/ipv6/conf/default/accept_dad", "0");
             net.sysctl(ns, "net/ipv6/conf/default/router_solicitations", "0");
         }
-        run("ip", &["link", "add", "va", "netns", &net.a, "type", "veth", "peer", "name", "vb", "netns", &net.b]);
+        run(
+            "ip",
+            &[
+                "link", "add", "va", "netns", &net.a, "type", "veth", "peer", "name", "vb",
+                "netns", &net.b,
+            ],
+        );
         net.ip(&net.a, &format!("addr add {A}/24 dev va"));
         net.ip(&net.b, &format!("addr add {B}/24 dev vb"));
         net.ip(&net.a, "addr add fd77::1/64 dev va nodad");
@@ -70,14 +101,14 @@ impl Net {
     }
 
     /// `ip …` in a namespace.
-    pub fn ip(&self, ns: &str, arguments: &str) -> String {
+    pub(crate) fn ip(&self, ns: &str, arguments: &str) -> String {
         let mut all = vec!["-n", ns];
         all.extend(arguments.split_whitespace());
         run("ip", &all)
     }
 
     /// A command in a namespace; whether it succeeded.
-    pub fn try_in(&self, ns: &str, program: &str, arguments: &[&str]) -> bool {
+    pub(crate) fn try_in(&self, ns: &str, program: &str, arguments: &[&str]) -> bool {
         let net = format!("--net={}", path(ns));
         let mut all = vec![net.as_str(), program];
         all.extend(arguments);
@@ -85,7 +116,7 @@ impl Net {
     }
 
     /// A command in a namespace that must succeed.
-    pub fn run_in(&self, ns: &str, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn run_in(&self, ns: &str, program: &str, arguments: &[&str]) -> String {
         let net = format!("--net={}", path(ns));
         let mut all = vec![net.as_str(), program];
         all.extend(arguments);
@@ -93,14 +124,15 @@ impl Net {
     }
 
     /// One echo request and its reply.
-    pub fn ping(&self, ns: &str, address: &str) -> bool {
+    pub(crate) fn ping(&self, ns: &str, address: &str) -> bool {
         self.try_in(ns, "busybox", &["ping", "-c", "1", "-W", "5", address])
     }
 
     /// Writes a network sysctl.
-    pub fn sysctl(&self, ns: &str, name: &str, value: &str) {
+    pub(crate) fn sysctl(&self, ns: &str, name: &str, value: &str) {
         in_netns(ns, || {
-            std::fs::write(format!("/proc/sys/{name}"), value).unwrap_or_else(|error| panic!("{name}: {error}"));
+            std::fs::write(format!("/proc/sys/{name}"), value)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         });
     }
 }
@@ -118,14 +150,17 @@ fn path(ns: &str) -> String {
 }
 
 /// Moves the calling thread, and the threads that it starts from now on, into a namespace.
-pub fn enter(ns: &str) {
+pub(crate) fn enter(ns: &str) {
     let file = File::open(path(ns)).expect("the namespace exists");
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-        .expect("root may enter it");
+    move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&file),
+        Some(LinkNameSpaceType::Network),
+    )
+    .expect("root may enter it");
 }
 
 /// Runs `work` on a thread of its own in a namespace.
-pub fn in_netns<T: Send>(ns: &str, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_netns<T: Send>(ns: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             enter(ns);
@@ -139,11 +174,14 @@ pub fn in_netns<T: Send>(ns: &str, work: impl FnOnce() -> T + Send) -> T {
 }
 
 fn output(program: &str, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// Runs a command that must succeed; its standard output.
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = output(program, arguments);
     assert!(
         output.status.success(),
