@@ -48,11 +48,20 @@ const IGB_PAIR: NicPair = NicPair { a: "igb", b: "igb" };
 pub const TESTS: &[VmTest] = &[
     VmTest {
         name: "boot",
-        about: "the kernel boots, bpffs mounts, NICs are found",
+        about: "the kernel boots, bpffs mounts, NICs are found, the eBPF program loads, verifies and attaches",
         nics: &[IGB_PAIR],
         modules: &["igb", "veth"],
-        programs: &[],
+        programs: &["ebpf-load"],
         script: include_str!("../guest/boot.sh"),
+        expect: Expect::Pass,
+    },
+    VmTest {
+        name: "spike-owner",
+        about: "one UMEM over two igb NICs of two queues, zero-copy, in-place forwarding, next hops from rtnetlink",
+        nics: &[IGB_PAIR, IGB_PAIR],
+        modules: &["igb"],
+        programs: &["spike-owner"],
+        script: include_str!("../guest/spike-owner.sh"),
         expect: Expect::Pass,
     },
     VmTest {

@@ -18,21 +18,15 @@ impl Checks {
         }
     }
 
-    /// The value of an attempt, or `FAIL NAME: why`.
-    pub(crate) fn value<T>(&mut self, name: &str, attempt: anyhow::Result<T>) -> Option<T> {
-        match attempt {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.fail(name, format!("{why:#}"));
-                None
-            }
-        }
-    }
-
     /// `FAIL NAME: why`.
     pub(crate) fn fail(&mut self, name: &str, why: impl Display) {
         self.failed += 1;
         println!("FAIL {name}: {why}");
+    }
+
+    /// `skip NAME: why`: what this kernel cannot do, as far as is known.
+    pub(crate) fn skip(&self, name: &str, why: impl Display) {
+        println!("skip {name}: {why}");
     }
 
     /// A measured fact for the report.

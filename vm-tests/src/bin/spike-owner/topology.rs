@@ -22,8 +22,6 @@ pub(crate) struct Link {
     pub(crate) local: Ipv4Addr,
     /// The neighbour's network namespace.
     pub(crate) namespace: &'static str,
-    /// The neighbour's interface.
-    pub(crate) peer_interface: &'static str,
     /// The neighbour's address.
     pub(crate) peer: Ipv4Addr,
     /// Label with which the neighbour reaches across the node: LSE 0 of what it sends, LSE 1 of what it gets.
@@ -44,7 +42,6 @@ pub(crate) const LINKS: [Link; 2] = [
         interface: "p0a",
         local: Ipv4Addr::new(10, 71, 0, 1),
         namespace: "left",
-        peer_interface: "p0b",
         peer: Ipv4Addr::new(10, 71, 0, 2),
         label_in: 100,
         label_out: 300,
@@ -53,7 +50,6 @@ pub(crate) const LINKS: [Link; 2] = [
         interface: "p1a",
         local: Ipv4Addr::new(10, 71, 1, 1),
         namespace: "right",
-        peer_interface: "p1b",
         peer: Ipv4Addr::new(10, 71, 1, 2),
         label_in: 400,
         label_out: 200,

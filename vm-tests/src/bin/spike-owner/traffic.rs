@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::num::NonZero;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -28,8 +29,11 @@ const WINDOW: u32 = 64;
 /// Flows, told apart by source port, so that RSS has something to spread.
 const FLOWS: u16 = 16;
 
-/// First source port of the flows.
-const FIRST_PORT: u16 = 20_000;
+/// Source port of flow `n`. The RSS hash is linear: neighbouring ports differ in few bits, and one key in sixteen would put all of them
+/// on one queue.
+fn source_port(flow: u16) -> u16 {
+    20_000 + flow * 2_657
+}
 
 /// TTL of both label stack entries as sent.
 const TTL: u8 = 64;
@@ -89,12 +93,19 @@ pub(crate) fn run(
             let (progress, stop) = (&progress, &stop);
             move || {
                 // The sink's socket is open, or its thread has ended and says why.
-                if is_ready.recv().is_ok() { send(from, count, progress, stop) } else { Ok(()) }
+                if is_ready.recv().is_ok() {
+                    send(from, count, progress, stop)
+                } else {
+                    Ok(())
+                }
             }
         });
         forward(&stop);
-        source.join().map_err(|_| anyhow::anyhow!("the source panicked"))??;
-        sink.join().map_err(|_| anyhow::anyhow!("the sink panicked"))?
+        source
+            .join()
+            .map_err(|_| anyhow::anyhow!("the source panicked"))??;
+        sink.join()
+            .map_err(|_| anyhow::anyhow!("the sink panicked"))?
     })
 }
 
@@ -102,7 +113,7 @@ pub(crate) fn run(
 fn enter(namespace: &str) -> Result<()> {
     let path = format!("/run/netns/{namespace}");
     let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-    move_into_link_name_space((&file).into(), Some(LinkNameSpaceType::Network))
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("cannot enter {namespace}"))
 }
 
@@ -110,7 +121,7 @@ fn send(from: &Link, count: u32, progress: &AtomicU32, stop: &AtomicBool) -> Res
     enter(from.namespace)?;
     let node: SocketAddr = SocketAddrV4::new(from.local, PORT).into();
     let flows = (0..FLOWS)
-        .map(|flow| UdpSocket::bind(SocketAddrV4::new(from.peer, FIRST_PORT + flow)))
+        .map(|flow| UdpSocket::bind(SocketAddrV4::new(from.peer, source_port(flow))))
         .collect::<std::io::Result<Vec<_>>>()
         .context("cannot bind the source's ports")?;
     let mut frame = Vec::new();
@@ -122,7 +133,9 @@ fn send(from: &Link, count: u32, progress: &AtomicU32, stop: &AtomicBool) -> Res
             thread::yield_now();
         }
         write_payload(&mut frame, from, index).context("a label does not fit")?;
-        flows[usize::from(flow_of(index))].send_to(&frame, node).context("cannot send")?;
+        flows[usize::from(flow_of(index))]
+            .send_to(&frame, node)
+            .context("cannot send")?;
     }
     Ok(())
 }
@@ -132,8 +145,22 @@ fn flow_of(index: u32) -> u16 {
 }
 
 fn write_payload(frame: &mut Vec<u8>, from: &Link, index: u32) -> Option<()> {
-    let lse = |label, bottom| Some(Lse { label: Label::new(label)?, tc: Tc::BULK, bottom, ttl: TTL }.to_bytes());
-    let cw = ControlWord { payload: PayloadType::Quic, flags: 0, sequence: sequence(index) };
+    let lse = |label, bottom| {
+        Some(
+            Lse {
+                label: Label::new(label)?,
+                tc: Tc::BULK,
+                bottom,
+                ttl: TTL,
+            }
+            .to_bytes(),
+        )
+    };
+    let cw = ControlWord {
+        payload: PayloadType::Quic,
+        flags: 0,
+        sequence: sequence(index),
+    };
     frame.clear();
     frame.extend_from_slice(&lse(from.label_in, false)?);
     frame.extend_from_slice(&lse(from.label_out, true)?);
@@ -160,13 +187,23 @@ fn body(index: u32) -> Vec<u8> {
     body
 }
 
-fn receive(to: &Link, macs: Macs, count: u32, ready: &mpsc::Sender<()>, progress: &AtomicU32) -> Result<Received> {
+fn receive(
+    to: &Link,
+    macs: Macs,
+    count: u32,
+    ready: &mpsc::Sender<()>,
+    progress: &AtomicU32,
+) -> Result<Received> {
     enter(to.namespace)?;
     // Unbound, so it hears every interface of the namespace, of which there is one. ETH_P_IP, linux/if_ether.h.
     let protocol = NonZero::new(u32::from(0x0800_u16.to_be())).map(Protocol::from_raw);
-    let socket =
-        rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .context("cannot open a packet socket")?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )
+    .context("cannot open a packet socket")?;
     sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(SILENCE))?;
     let _ = ready.send(());
@@ -192,7 +229,9 @@ fn receive(to: &Link, macs: Macs, count: u32, ready: &mpsc::Sender<()>, progress
                     progress.store(received.good, Ordering::Release);
                 }
                 Some(_) => received.twice += 1,
-                None => received.wrong.push(format!("number {index} was never sent")),
+                None => received
+                    .wrong
+                    .push(format!("number {index} was never sent")),
             },
             Err(why) => {
                 if received.wrong.len() < 5 {
@@ -206,22 +245,31 @@ fn receive(to: &Link, macs: Macs, count: u32, ready: &mpsc::Sender<()>, progress
 
 /// The number of a frame of this run; `None` for a frame that is something else (the probe that provokes resolution).
 fn inspect(frame: &[u8], to: &Link, macs: Macs) -> Result<Option<u32>> {
-    let Ok(outer) = outer::parse(frame) else { return Ok(None) };
+    let Ok(outer) = outer::parse(frame) else {
+        return Ok(None);
+    };
     if outer.dst_port != PORT || outer.dst != to.peer || outer.payload.len < PATH_HEADER_BYTES {
         return Ok(None);
     }
     let (eth, _) = EthHeader::parse(frame).map_err(|why| anyhow::anyhow!("Ethernet: {why}"))?;
     if (eth.src, eth.dst) != (macs.node, macs.peer) {
-        bail!("MAC addresses {:?} to {:?}, expected {macs:?}", eth.src, eth.dst);
+        bail!(
+            "MAC addresses {:?} to {:?}, expected {macs:?}",
+            eth.src,
+            eth.dst
+        );
     }
     if outer.src != to.local || outer.src_port != PORT {
         bail!("comes from {}:{}", outer.src, outer.src_port);
     }
-    let ip = frame.get(eth.header_len()..eth.header_len() + 20).context("no IP header")?;
+    let ip = frame
+        .get(eth.header_len()..eth.header_len() + 20)
+        .context("no IP header")?;
     if !checksum::verify(ip) {
         bail!("IP checksum is wrong");
     }
-    outer::verify_udp_checksum(frame, &outer).map_err(|why| anyhow::anyhow!("UDP checksum: {why}"))?;
+    outer::verify_udp_checksum(frame, &outer)
+        .map_err(|why| anyhow::anyhow!("UDP checksum: {why}"))?;
     if outer.udp_checksum == 0 {
         bail!("no UDP checksum");
     }
@@ -233,7 +281,9 @@ fn inspect(frame: &[u8], to: &Link, macs: Macs) -> Result<Option<u32>> {
     if parsed.backward.map(|lse| lse.label.get()) != Some(to.label_in) {
         bail!("backward entry is {:?}", parsed.backward);
     }
-    let Body::Payload { cw, payload } = parsed.body else { bail!("not a payload") };
+    let Body::Payload { cw, payload } = parsed.body else {
+        bail!("not a payload")
+    };
     let number = payload.first_chunk::<4>().context("no number")?;
     let index = u32::from_be_bytes(*number);
     if payload != body(index) || cw.sequence != sequence(index) {
