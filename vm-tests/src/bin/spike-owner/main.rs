@@ -255,7 +255,7 @@ fn one_way(
     let start = Instant::now();
     let mut worked = Ok(());
     let received = traffic::run(&LINKS[from], &LINKS[to], macs, FRAMES, |stop| {
-        worked = worker.run(stop)
+        worked = worker.run(stop);
     })?;
     worked?;
     let seconds = start.elapsed().as_secs_f64();
