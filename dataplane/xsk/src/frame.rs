@@ -18,6 +18,21 @@
 //! - The bytes are never uninitialised: the kernel zeroes the mapping. They may be *old*: a frame taken from the pool
 //!   shows whatever the chunk last held.
 //!
+//! A frame cannot be used after it was given away, nor exist twice:
+//!
+//! ```compile_fail,E0382
+//! fn twice(umem: &mut florelay_xsk::Umem, frame: florelay_xsk::Frame) {
+//!     umem.free(frame);
+//!     umem.free(frame);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! fn copy(frame: &florelay_xsk::Frame) -> florelay_xsk::Frame {
+//!     florelay_xsk::Frame::clone(frame)
+//! }
+//! ```
+//!
 //! Limits: dropping a [`Frame`] instead of giving it back is a leak. It is counted, and
 //! [`Umem::housekeeping`](crate::Umem::housekeeping) returns it to the pool; that path takes a lock, so it is for
 //! mistakes only. `mem::forget` shows as `held` for ever.

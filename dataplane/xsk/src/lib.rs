@@ -81,3 +81,11 @@ pub use socket::{BIND_PATIENCE, BindMode, OpenOptions, Rings, Socket};
 pub use stats::{FrameAccount, KickCounters, TxCounters, UmemCounters, XdpStatistics};
 pub use umem::{FrameSize, MAX_SOCKETS, QUARANTINE_NS, RingSizes, Umem, UmemOptions};
 pub use watchdog::{BUSY_POLL_STALL_NS, CompletionWatchdog, STALL_NS, Verdict};
+
+/// A worker is made in one thread and runs in another.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Umem>();
+    is_send::<Socket>();
+    is_send::<Frame>();
+};

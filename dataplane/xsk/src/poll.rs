@@ -9,7 +9,6 @@
 //! The worker owns the loop and the clock; this module sets options and answers "spin or sleep until when".
 
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 

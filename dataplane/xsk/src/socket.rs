@@ -15,6 +15,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,12 +76,10 @@ pub struct OpenOptions {
 /// A bound AF_XDP socket.
 #[derive(Debug)]
 pub struct Socket {
-    // Order matters: the rings are dropped, and with them the xsk-rs socket, before the lease.
     rx: RxRing,
     tx: TxRing,
     fill: FillRing,
     completion: CompletionRing,
-    lease: Lease,
     options: OpenOptions,
 }
 
@@ -124,12 +123,12 @@ impl Socket {
             fill,
             completion,
         } = queues;
-        let lease = Lease {
+        let lease = Arc::new(Lease {
             region: umem.region(),
             slot,
             fd,
             anchor,
-        };
+        });
         if anchor {
             umem.region().set_anchor(fd);
         }
@@ -153,22 +152,24 @@ impl Socket {
         }
         tracing::info!(interface = %options.interface, queue = options.queue, mode = %options.mode, "AF_XDP socket bound");
         Ok(Self {
-            rx: RxRing::new(rx, slot),
-            tx: TxRing::new(tx, mapping, slot, fd, copy_mode),
-            fill: FillRing::new(fill, slot, fd),
-            completion: CompletionRing::new(completion, slot),
-            lease,
+            rx: RxRing::new(rx, Arc::clone(&lease)),
+            tx: TxRing::new(tx, mapping, Arc::clone(&lease), copy_mode),
+            fill: FillRing::new(fill, Arc::clone(&lease)),
+            completion: CompletionRing::new(completion, lease),
             options,
         })
     }
 
-    /// Ask the kernel what it really bound, and find the TX ring.
+    /// Ask the kernel what it really bound, keep the descriptor from children, and find the TX ring.
     fn check_and_map(
         umem: &Umem,
         options: &OpenOptions,
         fd: BorrowedFd<'_>,
     ) -> Result<TxMapping, Error> {
         let (interface, queue) = (options.interface.clone(), options.queue);
+        // libxdp makes its sockets without SOCK_CLOEXEC; a child process would keep the queue bound.
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
         let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
         let got = if zero_copy {
             BindMode::ZeroCopy
@@ -264,19 +265,44 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the rings keep the xsk-rs socket, and with it the descriptor, open as long as `self` lives.
-        unsafe { BorrowedFd::borrow_raw(self.lease.fd) }
+        self.tx.fd()
     }
 }
 
-/// The right to a slot of the UMEM; giving it up reports the slot as closed.
+/// The right to a slot of the UMEM, held by each of a socket's four rings; giving it up reports the slot as closed.
+///
+/// In the rings and not in the [`Socket`], because `&mut` access to a ring is enough to swap it out of its socket: what
+/// the kernel has may be quarantined only when the last ring is gone, wherever it is. One reference count per socket,
+/// touched on open and close.
 #[derive(Debug)]
-struct Lease {
+pub(crate) struct Lease {
     region: &'static Region,
     slot: u8,
     fd: RawFd,
     /// This socket's descriptor is the one that libxdp keeps for the UMEM.
     anchor: bool,
+}
+
+impl Lease {
+    /// The UMEM's memory.
+    pub(crate) fn region(&self) -> &'static Region {
+        self.region
+    }
+
+    /// The socket's number in its UMEM.
+    pub(crate) fn slot(&self) -> u8 {
+        self.slot
+    }
+
+    /// The socket's descriptor.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns an xsk-rs queue of this socket, which keeps the descriptor open, for as long as the borrow lives.
+    pub(crate) unsafe fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
 }
 
 impl Drop for Lease {

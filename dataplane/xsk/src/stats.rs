@@ -30,6 +30,8 @@ pub struct UmemCounters {
     pub bad_completion_address: u64,
     /// Frames of another UMEM given to this one; they went home as dropped.
     pub foreign_frames: u64,
+    /// Calls on a ring with another UMEM than its own; nothing was done.
+    pub foreign_rings: u64,
     /// Frames dropped instead of given back, ever.
     pub dropped: u64,
 }

@@ -181,9 +181,8 @@ fn a_closed_first_socket_leaves_the_others_working_until_all_are_reopened() {
     );
 
     r1.socket.close(&mut umem_r);
-    drop((r0.program, r1.program));
-    let mut r1 = bed.end("r", "r1", &mut umem_r);
-    let _r0 = bed.end("r", "r0", &mut umem_r);
+    let mut r1 = bed.reopen("r", "r1", &mut umem_r, r1.program);
+    let _r0 = bed.reopen("r", "r0", &mut umem_r, r0.program);
     exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 2);
     assert_audited(&umem_r);
 }

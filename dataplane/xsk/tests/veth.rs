@@ -8,9 +8,10 @@ use common::{
     Bed, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns,
     receive_one, settle, turn, write_frame,
 };
+use florelay_xsk::poll::{self, ThreadedNapi};
 use florelay_xsk::{
-    BindMode, Error, FrameSize, HEADROOM_BYTES, OpenOptions, RingSizes, SendError, Socket,
-    UmemOptions,
+    AttachMode, BindMode, Error, FrameSize, HEADROOM_BYTES, KICK_BATCH_FRAMES, Kick, OpenOptions,
+    RingSizes, SendError, Socket, TAIL_FLUSH_NS, UmemOptions,
 };
 
 /// Frames on their way at most: fewer than the 256 slots of a veth's ring (VETH_RING_SIZE, drivers/net/veth.c), so
@@ -258,4 +259,147 @@ fn a_umem_of_another_namespace_is_refused_instead_of_bound_to_a_stranger() {
     assert!(matches!(refused, Error::OtherNamespace), "{refused}");
     let missing = Socket::open(&mut bed.umem("b"), copy("none")).expect_err("no such interface");
     assert_eq!(missing.errno(), Some(libc::ENODEV), "{missing}");
+}
+
+#[test]
+fn the_generic_rung_carries_frames_too() {
+    if !can_run("generic") {
+        return;
+    }
+    let mut bed = Bed::new("gn");
+    bed.namespace("a");
+    bed.namespace("b");
+    bed.veth(("a", "a"), ("b", "b"), 1500);
+    let (mut umem_a, mut umem_b) = (bed.umem("a"), bed.umem("b"));
+    let mut a = bed.end_on("a", "a", &mut umem_a, AttachMode::Skb);
+    let mut b = bed.end_on("b", "b", &mut umem_b, AttachMode::Skb);
+    for sequence in 0..1000 {
+        let mut frame = umem_a.alloc().expect("pool");
+        write_frame(&mut frame, sequence, 700);
+        a.socket.tx().send(&mut umem_a, frame).expect("room");
+        settle(&mut a, &mut umem_a);
+        let frame = receive_one(&mut b, &mut umem_b);
+        assert_eq!(check_frame(frame.bytes(), 700), sequence);
+        umem_b.free(frame);
+        b.socket.fill().refill(&mut umem_b, 1);
+    }
+    assert_audited(&umem_a);
+    assert_audited(&umem_b);
+}
+
+#[test]
+fn a_ring_used_with_another_umem_does_nothing_and_is_counted() {
+    if !can_run("foreign ring") {
+        return;
+    }
+    let mut bed = Bed::new("fr");
+    bed.namespace("a");
+    bed.veth(("a", "a"), ("a", "b"), 1500);
+    let (mut umem_a, mut umem_b) = (bed.umem("a"), bed.umem("a"));
+    let mut a = bed.end("a", "a", &mut umem_a);
+    let mut b = bed.end("a", "b", &mut umem_b);
+    let mut frame = umem_a.alloc().expect("pool");
+    write_frame(&mut frame, 0, 100);
+    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_b, frame) else {
+        panic!("foreign frame sent")
+    };
+    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_a, frame) else {
+        panic!("foreign ring used")
+    };
+    a.socket
+        .tx()
+        .send(&mut umem_a, frame)
+        .expect("its own ring");
+    a.socket.tx().kick_now(now_ns()).expect("kick");
+    let mut out = Vec::with_capacity(8);
+    // The wrong UMEM has the same chunks in the same states: nothing but the check tells them apart.
+    assert_eq!(b.socket.rx().receive(&mut umem_a, &mut out, 8), 0);
+    assert_eq!(a.socket.completion().reap(&mut umem_b, 8), 0);
+    assert_eq!(a.socket.fill().refill(&mut umem_b, 8), 0);
+    assert_eq!(
+        (
+            umem_a.counters().foreign_rings,
+            umem_b.counters().foreign_rings
+        ),
+        (2, 2)
+    );
+    assert_eq!(
+        (umem_a.audit(), umem_b.audit()),
+        (umem_a.account(), umem_b.account())
+    );
+    settle(&mut a, &mut umem_a);
+    let frame = receive_one(&mut b, &mut umem_b);
+    umem_b.free(frame);
+}
+
+#[test]
+fn poll_modes_can_be_set_on_a_real_socket() {
+    if !can_run("poll modes") {
+        return;
+    }
+    let mut bed = Bed::new("pm");
+    bed.namespace("a");
+    bed.namespace("b");
+    bed.veth(("a", "a"), ("b", "b"), 1500);
+    let (mut umem_a, mut umem_b) = (bed.umem("a"), bed.umem("b"));
+    let mut a = bed.end("a", "a", &mut umem_a);
+    let mut b = bed.end("b", "b", &mut umem_b);
+    bed.sysfs("b");
+    let interface = bed.interface("b");
+    assert_eq!(poll::threaded_napi(&interface), ThreadedNapi::Off);
+    poll::set_threaded_napi(&interface, true).expect("veth has NAPI while XDP is attached");
+    assert_eq!(poll::threaded_napi(&interface), ThreadedNapi::On);
+    poll::busy_poll(&b.socket, true).expect("SO_PREFER_BUSY_POLL");
+    poll::prefer_busy_poll(&b.socket, false).expect("stepping down");
+    for sequence in 0..100 {
+        let mut frame = umem_a.alloc().expect("pool");
+        write_frame(&mut frame, sequence, 300);
+        a.socket.tx().send(&mut umem_a, frame).expect("room");
+        settle(&mut a, &mut umem_a);
+        let frame = receive_one(&mut b, &mut umem_b);
+        assert_eq!(check_frame(frame.bytes(), 300), sequence);
+        umem_b.free(frame);
+    }
+    poll::set_threaded_napi(&interface, false).expect("off again");
+    assert_eq!(poll::threaded_napi(&interface), ThreadedNapi::Off);
+}
+
+#[test]
+fn a_burst_costs_one_kick_for_many_frames() {
+    if !can_run("kicks") {
+        return;
+    }
+    let mut bed = Bed::new("kk");
+    bed.namespace("a");
+    bed.veth(("a", "a"), ("a", "b"), 1500);
+    let mut umem = bed.umem("a");
+    let mut a = bed.end("a", "a", &mut umem);
+    // Virtual time: the clock is ours, so which calls are due is exact.
+    for sequence in 0..(10 * KICK_BATCH_FRAMES) {
+        let mut frame = umem.alloc().expect("pool");
+        write_frame(&mut frame, sequence, 100);
+        a.socket.tx().send(&mut umem, frame).expect("room");
+        let _ = a.socket.tx().kick(&umem, 1_000).expect("kick");
+    }
+    assert_eq!(
+        (a.socket.tx().kicks().calls, a.socket.tx().pending()),
+        (10, 0)
+    );
+    let mut frame = umem.alloc().expect("pool");
+    write_frame(&mut frame, 0, 100);
+    a.socket.tx().send(&mut umem, frame).expect("room");
+    assert_eq!(
+        a.socket.tx().kick(&umem, 2_000).expect("kick"),
+        Kick::NotDue
+    );
+    assert_eq!(a.socket.tx().deadline_ns(), Some(2_000 + TAIL_FLUSH_NS));
+    assert_eq!(
+        a.socket
+            .tx()
+            .kick(&umem, 2_000 + TAIL_FLUSH_NS)
+            .expect("kick"),
+        Kick::Done
+    );
+    settle(&mut a, &mut umem);
+    assert_audited(&umem);
 }

@@ -2,12 +2,13 @@
 //!
 //! Owner: the [`Socket`](crate::Socket); used by the worker that owns the UMEM.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::Arc;
 
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue};
 
 use super::BATCH_FRAMES;
 use crate::frame::Frame;
+use crate::socket::Lease;
 use crate::sys;
 use crate::umem::Umem;
 
@@ -22,19 +23,18 @@ fn scratch() -> Scratch {
 pub struct FillRing {
     queue: FillQueue,
     scratch: Scratch,
-    slot: u8,
-    fd: RawFd,
     wakes: u64,
+    /// Dropped after the queue.
+    lease: Arc<Lease>,
 }
 
 impl FillRing {
-    pub(crate) fn new(queue: FillQueue, slot: u8, fd: RawFd) -> Self {
+    pub(crate) fn new(queue: FillQueue, lease: Arc<Lease>) -> Self {
         Self {
             queue,
             scratch: scratch(),
-            slot,
-            fd,
             wakes: 0,
+            lease,
         }
     }
 
@@ -42,6 +42,9 @@ impl FillRing {
     ///
     /// Keep some frames back for sending: a fill ring takes all it can hold.
     pub fn refill(&mut self, umem: &mut Umem, max: usize) -> usize {
+        if !umem.serves(self.lease.region()) {
+            return 0;
+        }
         let mut moved = 0;
         while moved < max {
             let want = (max - moved).min(BATCH_FRAMES).min(umem.free_count());
@@ -50,7 +53,7 @@ impl FillRing {
             if n == 0 {
                 break;
             }
-            let n = umem.take_for_fill(self.slot, &mut self.scratch[..n]);
+            let n = umem.take_for_fill(self.lease.slot(), &mut self.scratch[..n]);
             // SAFETY: the descriptors are of this UMEM, and their chunks have just left the pool for this ring: no
             // Frame names them.
             let put = unsafe { self.queue.produce(&self.scratch[..n]) };
@@ -63,7 +66,7 @@ impl FillRing {
     /// Frames of the UMEM that the kernel has to receive into, or has received and not yet handed over.
     #[must_use]
     pub fn in_kernel(&self, umem: &Umem) -> u32 {
-        umem.in_fill(self.slot)
+        umem.in_fill(self.lease.slot())
     }
 
     /// Whether the driver sleeps until woken (need-wakeup flag of the fill ring).
@@ -79,8 +82,8 @@ impl FillRing {
             return false;
         }
         self.wakes += 1;
-        // SAFETY: `queue` keeps the socket, and with it the descriptor, open for as long as this borrow lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // SAFETY: `queue` is of this socket and lives as long as `self`.
+        let fd = unsafe { self.lease.fd() };
         if let Err(error) = sys::wake_rx(fd) {
             tracing::trace!(%error, "waking the receive side");
         }
@@ -99,30 +102,35 @@ impl FillRing {
 pub struct RxRing {
     queue: RxQueue,
     scratch: Scratch,
-    slot: u8,
+    /// Dropped after the queue.
+    lease: Arc<Lease>,
 }
 
 impl RxRing {
-    pub(crate) fn new(queue: RxQueue, slot: u8) -> Self {
+    pub(crate) fn new(queue: RxQueue, lease: Arc<Lease>) -> Self {
         Self {
             queue,
             scratch: scratch(),
-            slot,
+            lease,
         }
     }
 
     /// Append up to `max` received frames to `out`, but never more than its spare capacity: nothing is allocated.
     /// Returns how many. Descriptors that are not believable are counted by the UMEM and skipped.
     pub fn receive(&mut self, umem: &mut Umem, out: &mut Vec<Frame>, max: usize) -> usize {
+        if !umem.serves(self.lease.region()) {
+            return 0;
+        }
         let max = max.min(out.capacity() - out.len());
         let mut received = 0;
         while received < max {
             let want = (max - received).min(BATCH_FRAMES);
-            // SAFETY: this queue and `umem` belong together (Socket::open); what the kernel says is judged below.
+            // SAFETY: this queue and `umem` belong together (checked above); what the kernel says is judged below.
             let got = unsafe { self.queue.consume(&mut self.scratch[..want]) };
             for desc in &self.scratch[..got] {
                 let (len, more) = (desc.lengths().data(), desc.has_more_frames());
-                if let Some(frame) = umem.accept_received(self.slot, desc.addr(), len, more) {
+                if let Some(frame) = umem.accept_received(self.lease.slot(), desc.addr(), len, more)
+                {
                     out.push(frame);
                     received += 1;
                 }
@@ -146,30 +154,34 @@ impl RxRing {
 pub struct CompletionRing {
     queue: CompQueue,
     scratch: Scratch,
-    slot: u8,
     completed: u64,
+    /// Dropped after the queue.
+    lease: Arc<Lease>,
 }
 
 impl CompletionRing {
-    pub(crate) fn new(queue: CompQueue, slot: u8) -> Self {
+    pub(crate) fn new(queue: CompQueue, lease: Arc<Lease>) -> Self {
         Self {
             queue,
             scratch: scratch(),
-            slot,
             completed: 0,
+            lease,
         }
     }
 
     /// Move up to `max` completed frames to the pool. Returns how many.
     pub fn reap(&mut self, umem: &mut Umem, max: usize) -> usize {
+        if !umem.serves(self.lease.region()) {
+            return 0;
+        }
         let mut reaped = 0;
         let mut seen = 0;
         while seen < max {
             let want = (max - seen).min(BATCH_FRAMES);
-            // SAFETY: this queue and `umem` belong together (Socket::open); what the kernel says is judged below.
+            // SAFETY: this queue and `umem` belong together (checked above); what the kernel says is judged below.
             let got = unsafe { self.queue.consume(&mut self.scratch[..want]) };
             for desc in &self.scratch[..got] {
-                reaped += usize::from(umem.accept_completion(self.slot, desc.addr()));
+                reaped += usize::from(umem.accept_completion(self.lease.slot(), desc.addr()));
             }
             seen += got;
             if got < want {

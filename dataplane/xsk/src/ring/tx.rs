@@ -14,14 +14,16 @@
 //! wrap, differences are taken modulo 2^32.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use xsk_rs::TxQueue;
 
 use crate::frame::Frame;
 use crate::kick::{DOWN_RETRY_NS, KICK_ROUNDS, KickInput, KickPolicy, RETRY_NS};
+use crate::socket::Lease;
 use crate::stats::{KickCounters, TxCounters};
 use crate::sys::{self, RingOffsets};
 use crate::umem::Umem;
@@ -83,13 +85,12 @@ pub enum SendError {
     Full(Frame),
     /// Shorter than an Ethernet header.
     TooShort(Frame),
-    /// It belongs to another UMEM.
+    /// The frame, or this ring, belongs to another UMEM.
     Foreign(Frame),
 }
 
 impl SendError {
     /// The frame that was not taken.
-    #[must_use]
     pub fn into_frame(self) -> Frame {
         match self {
             Self::Full(frame) | Self::TooShort(frame) | Self::Foreign(frame) => frame,
@@ -116,12 +117,12 @@ pub struct TxRing {
     cached_consumer: u32,
     policy: KickPolicy,
     copy_mode: bool,
-    slot: u8,
-    fd: RawFd,
     kicks: KickCounters,
     counters: TxCounters,
     /// Owns the mapping that `ring` points into.
     _queue: TxQueue,
+    /// Dropped after the queue.
+    lease: Arc<Lease>,
 }
 
 // SAFETY: the pointers lead into a mapping that `_queue` (itself Send) keeps alive; only this value writes through
@@ -129,24 +130,17 @@ pub struct TxRing {
 unsafe impl Send for TxRing {}
 
 impl TxRing {
-    pub(crate) fn new(
-        queue: TxQueue,
-        ring: TxMapping,
-        slot: u8,
-        fd: RawFd,
-        copy_mode: bool,
-    ) -> Self {
+    pub(crate) fn new(queue: TxQueue, ring: TxMapping, lease: Arc<Lease>, copy_mode: bool) -> Self {
         let mut tx = Self {
             ring,
             next: 0,
             cached_consumer: 0,
             policy: KickPolicy::default(),
             copy_mode,
-            slot,
-            fd,
             kicks: KickCounters::default(),
             counters: TxCounters::default(),
             _queue: queue,
+            lease,
         };
         tx.next = tx.producer().load(Ordering::Relaxed);
         tx.cached_consumer = tx.consumer().load(Ordering::Acquire);
@@ -159,7 +153,7 @@ impl TxRing {
     ///
     /// The frame comes back with the reason.
     pub fn send(&mut self, umem: &mut Umem, frame: Frame) -> Result<(), SendError> {
-        if !umem.owns(&frame) {
+        if !umem.serves(self.lease.region()) || !umem.owns(&frame) {
             return Err(SendError::Foreign(frame));
         }
         if frame.len() < MIN_FRAME_BYTES {
@@ -169,7 +163,7 @@ impl TxRing {
         if self.room() == 0 {
             return Err(SendError::Full(frame));
         }
-        let (addr, len) = umem.give_to_tx(self.slot, frame);
+        let (addr, len) = umem.give_to_tx(self.lease.slot(), frame);
         let at = (self.next & (self.ring.size - 1)) as usize;
         // SAFETY: `at` is below the ring size, so the slot is inside the mapping; room() > 0 says that the kernel has
         // consumed what was there, and it does not read it again before publish() moves the producer.
@@ -178,8 +172,8 @@ impl TxRing {
                 addr,
                 len,
                 options: 0,
-            })
-        };
+            });
+        }
         self.next = self.next.wrapping_add(1);
         self.counters.frames += 1;
         self.counters.bytes += u64::from(len);
@@ -231,7 +225,7 @@ impl TxRing {
     /// Frames and bytes sent and not yet reaped from the completion ring.
     #[must_use]
     pub fn in_flight(&self, umem: &Umem) -> (u32, u64) {
-        umem.in_flight(self.slot)
+        umem.in_flight(self.lease.slot())
     }
 
     /// Whether the driver asks to be kicked.
@@ -255,7 +249,7 @@ impl TxRing {
         let input = KickInput {
             now_ns,
             pending: self.pending(),
-            outstanding: umem.in_flight(self.slot).0,
+            outstanding: umem.in_flight(self.lease.slot()).0,
             needs_wakeup: self.needs_wakeup(),
             copy_mode: self.copy_mode,
         };
@@ -272,12 +266,10 @@ impl TxRing {
     /// As [`kick`](Self::kick).
     pub fn kick_now(&mut self, now_ns: u64) -> io::Result<Kick> {
         self.publish();
-        // SAFETY: `_queue` keeps the socket, and with it the descriptor, open for as long as this borrow lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         for _ in 0..KICK_ROUNDS {
             let before = self.pending();
             self.kicks.calls += 1;
-            let answer = sys::kick_tx(fd);
+            let answer = sys::kick_tx(self.fd());
             let pending = self.pending();
             let Err(error) = answer else {
                 self.policy.kicked(now_ns, pending);
@@ -336,6 +328,12 @@ impl TxRing {
     #[must_use]
     pub fn counters(&self) -> TxCounters {
         self.counters
+    }
+
+    /// The socket's descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `_queue` is of this socket and lives as long as `self`.
+        unsafe { self.lease.fd() }
     }
 
     fn producer(&self) -> &AtomicU32 {

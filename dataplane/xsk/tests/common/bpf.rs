@@ -13,6 +13,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use florelay_xsk::AttachMode;
+
 const BPF_MAP_CREATE: i32 = 0; // enum bpf_cmd, linux/bpf.h
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
 const BPF_PROG_LOAD: i32 = 5;
@@ -20,6 +22,7 @@ const BPF_LINK_CREATE: i32 = 28;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1; // linux/if_link.h
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2; // linux/if_link.h
 
 /// union bpf_attr as bytes, fields set by offset.
@@ -61,7 +64,7 @@ impl Attr {
     }
 }
 
-/// The program, attached in driver mode until dropped.
+/// The program, attached until dropped.
 pub struct Redirect {
     map: OwnedFd,
     _program: OwnedFd,
@@ -70,7 +73,7 @@ pub struct Redirect {
 
 impl Redirect {
     /// Load and attach in the calling thread's network namespace.
-    pub fn attach(interface: &str) -> Self {
+    pub fn attach(interface: &str, mode: AttachMode) -> Self {
         let map = Attr::new()
             .u32(0, BPF_MAP_TYPE_XSKMAP)
             .u32(4, 4)
@@ -105,7 +108,14 @@ impl Redirect {
             .u32(0, program.as_raw_fd().unsigned_abs())
             .u32(4, ifindex)
             .u32(8, BPF_XDP)
-            .u32(12, XDP_FLAGS_DRV_MODE)
+            .u32(
+                12,
+                if mode == AttachMode::Skb {
+                    XDP_FLAGS_SKB_MODE
+                } else {
+                    XDP_FLAGS_DRV_MODE
+                },
+            )
             .descriptor(BPF_LINK_CREATE, "XDP link");
         Self {
             map,

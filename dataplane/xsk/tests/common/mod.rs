@@ -14,7 +14,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use florelay_xsk::{BindMode, Frame, OpenOptions, Socket, Umem, UmemOptions};
+use florelay_xsk::{AttachMode, BindMode, Frame, OpenOptions, Socket, Umem, UmemOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -103,6 +103,52 @@ impl Bed {
         }
     }
 
+    /// Open queue 0 in copy mode under a program that is attached already. A program is kept over a recycled socket, as
+    /// in the daemon; here also because a link's descriptor may live on for a moment in a child that another test forks.
+    pub fn reopen(
+        &self,
+        namespace: &str,
+        interface: &str,
+        umem: &mut Umem,
+        program: bpf::Redirect,
+    ) -> End {
+        self.enter(namespace);
+        let mut socket =
+            Socket::open(umem, copy(&self.interface(interface))).expect("copy mode on veth");
+        program.steer(0, socket.fd());
+        socket.fill().refill(umem, 1024);
+        End { program, socket }
+    }
+
+    /// Give this thread a private mount namespace whose /sys shows a network namespace.
+    pub fn sysfs(&self, namespace: &str) {
+        self.enter(namespace);
+        // SAFETY: unshares only this thread's mounts and working directory; nothing else in the process relies on them.
+        let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_FS) };
+        assert_eq!(unshared, 0, "unshare: {}", std::io::Error::last_os_error());
+        for (kind, target, flags) in [
+            (c"none", c"/", libc::MS_REC | libc::MS_PRIVATE),
+            (c"sysfs", c"/sys", 0),
+        ] {
+            // SAFETY: NUL-terminated strings that outlive the call; no data argument.
+            let code = unsafe {
+                libc::mount(
+                    c"none".as_ptr(),
+                    target.as_ptr(),
+                    kind.as_ptr(),
+                    flags,
+                    std::ptr::null(),
+                )
+            };
+            assert_eq!(
+                code,
+                0,
+                "mount {target:?}: {}",
+                std::io::Error::last_os_error()
+            );
+        }
+    }
+
     /// Delete an interface, and its peer with it.
     pub fn delete(&self, namespace: &str, interface: &str) {
         run(
@@ -167,13 +213,20 @@ impl Bed {
 
     /// Attach the redirect program to an interface and open queue 0 of it in copy mode; fill half the pool.
     pub fn end(&self, namespace: &str, interface: &str, umem: &mut Umem) -> End {
+        self.end_on(namespace, interface, umem, AttachMode::Driver)
+    }
+
+    /// The same, with the program in the driver or on the skb.
+    pub fn end_on(
+        &self,
+        namespace: &str,
+        interface: &str,
+        umem: &mut Umem,
+        mode: AttachMode,
+    ) -> End {
         self.enter(namespace);
-        let interface = self.interface(interface);
-        let program = bpf::Redirect::attach(&interface);
-        let mut socket = Socket::open(umem, copy(&interface)).expect("copy mode on veth");
-        program.steer(0, socket.fd());
-        socket.fill().refill(umem, 1024);
-        End { program, socket }
+        let program = bpf::Redirect::attach(&self.interface(interface), mode);
+        self.reopen(namespace, interface, umem, program)
     }
 
     fn full(&self, name: &str) -> String {

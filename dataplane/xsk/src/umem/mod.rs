@@ -27,12 +27,18 @@
 //! Limits: chunks of 2048 or 4096 bytes, aligned mode, no multi-buffer packets; at most 64 sockets; ring sizes are one
 //! set per UMEM, because libxdp keeps the fill and completion sizes with the UMEM.
 
+mod options;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use options::{FrameSize, RingSizes, UmemOptions};
+
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use xsk_rs::FrameDesc;
-use xsk_rs::config::{FrameSize as XskFrameSize, QueueSize, UmemConfig};
 
 use crate::error::Error;
 use crate::frame::{Frame, FreeFrame, HEADROOM_BYTES};
@@ -40,6 +46,8 @@ use crate::region::Region;
 use crate::socket::BindMode;
 use crate::stats::{FrameAccount, UmemCounters};
 use crate::sys;
+use options::umem_config;
+use state::{Slot, State};
 
 /// Sockets that one UMEM can tell apart: six bits of the state byte.
 pub const MAX_SOCKETS: usize = 64;
@@ -49,106 +57,6 @@ pub const MAX_SOCKETS: usize = 64;
 /// The kernel gives a queue back in deferred work after the last reference (xp_put_pool, net/xdp/xsk_buff_pool.c);
 /// that takes milliseconds. Binding the same queue again proves it is done; this is for queues that never come back.
 pub const QUARANTINE_NS: u64 = 2_000_000_000;
-
-/// Bytes of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FrameSize {
-    /// Two chunks a page: enough for Ethernet 1500 with labels.
-    #[default]
-    Bytes2048,
-    /// One chunk a page: for drivers that want page-sized frames, and MTUs up to 3800.
-    Bytes4096,
-}
-
-impl FrameSize {
-    /// The size in bytes.
-    #[must_use]
-    pub fn bytes(self) -> u32 {
-        match self {
-            Self::Bytes2048 => 2048,
-            Self::Bytes4096 => 4096,
-        }
-    }
-}
-
-/// Descriptors in the rings of every socket of a UMEM; powers of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RingSizes {
-    /// RX ring. The fill ring has twice as many: the driver takes a batch before it returns the previous one.
-    pub rx: u32,
-    /// TX ring; the completion ring has as many, because the kernel reserves a completion for each frame it takes.
-    pub tx: u32,
-}
-
-impl Default for RingSizes {
-    fn default() -> Self {
-        Self { rx: 2048, tx: 2048 }
-    }
-}
-
-impl RingSizes {
-    /// Descriptors in the fill ring.
-    #[must_use]
-    pub fn fill(self) -> u32 {
-        self.rx.saturating_mul(2)
-    }
-}
-
-/// What a UMEM is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UmemOptions {
-    /// Bytes of a chunk.
-    pub frame_size: FrameSize,
-    /// Number of chunks, 1 to 2^20.
-    pub frame_count: u32,
-    /// Ring sizes of every socket of this UMEM.
-    pub rings: RingSizes,
-    /// Try huge pages (MAP_HUGETLB) first; falls back to ordinary pages with a warning.
-    pub huge_pages: bool,
-}
-
-impl Default for UmemOptions {
-    fn default() -> Self {
-        Self {
-            frame_size: FrameSize::default(),
-            frame_count: 8192,
-            rings: RingSizes::default(),
-            huge_pages: true,
-        }
-    }
-}
-
-/// Where a chunk is, in one byte: two bits of kind, six of slot (zero for the first two kinds).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct State(u8);
-
-impl State {
-    const FREE: Self = Self(0);
-    const HELD: Self = Self(1);
-    fn fill(slot: u8) -> Self {
-        Self(0x40 | slot)
-    }
-    fn tx(slot: u8) -> Self {
-        Self(0x80 | slot)
-    }
-    fn quarantined(slot: u8) -> Self {
-        Self(0xC0 | slot)
-    }
-}
-
-/// One socket's share of the UMEM.
-#[derive(Debug, Default)]
-struct Slot {
-    interface: String,
-    queue: u32,
-    open: bool,
-    fill: u32,
-    tx: u32,
-    tx_bytes: u64,
-    quarantined: u32,
-    /// When housekeeping first saw it closed, in nanoseconds.
-    closed_ns: Option<u64>,
-}
 
 /// The socket whose descriptor libxdp keeps for the UMEM: the first one.
 #[derive(Debug, Clone, Copy)]
@@ -327,13 +235,7 @@ impl Umem {
             ..FrameAccount::default()
         };
         for state in &self.states {
-            match (*state, state.0 & 0xC0) {
-                (State::FREE, _) => account.free += 1,
-                (State::HELD, _) => account.held += 1,
-                (_, 0x40) => account.fill += 1,
-                (_, 0x80) => account.tx += 1,
-                (_, _) => account.quarantined += 1,
-            }
+            state.add_to(&mut account);
         }
         account.held = account.held.saturating_sub(dropped);
         account
@@ -352,6 +254,14 @@ impl Umem {
     #[must_use]
     pub fn options(&self) -> UmemOptions {
         self.options
+    }
+
+    /// How its open sockets are bound: what a further one must ask for. `None` if it has none.
+    #[must_use]
+    pub fn mode(&self) -> Option<BindMode> {
+        self.owner
+            .filter(|_| self.slots.iter().any(|s| s.open))
+            .map(|owner| owner.mode)
     }
 
     /// Whether the memory really is on huge pages.
@@ -403,6 +313,14 @@ impl Umem {
         Some(unsafe { Frame::from_parts(self.region, index, offset, len) })
     }
 
+    /// Whether a ring of that memory may be used with this UMEM; a foreign one is counted. Without this check the wrong
+    /// UMEM would judge the kernel's addresses.
+    pub(crate) fn serves(&mut self, region: &'static Region) -> bool {
+        let own = std::ptr::eq(self.region, region);
+        self.counters.foreign_rings += u64::from(!own);
+        own
+    }
+
     /// Whether a frame belongs to this UMEM; a foreign one is counted.
     pub(crate) fn owns(&mut self, frame: &Frame) -> bool {
         let own = frame.is_of(self.region);
@@ -443,13 +361,14 @@ impl Umem {
 
     /// Frames and bytes that `slot` has sent and not seen completed.
     pub(crate) fn in_flight(&self, slot: u8) -> (u32, u64) {
-        let s = &self.slots[usize::from(slot)];
-        (s.tx, s.tx_bytes)
+        self.slots
+            .get(usize::from(slot))
+            .map_or((0, 0), |s| (s.tx, s.tx_bytes))
     }
 
     /// Frames that `slot` has given to the kernel to receive into.
     pub(crate) fn in_fill(&self, slot: u8) -> u32 {
-        self.slots[usize::from(slot)].fill
+        self.slots.get(usize::from(slot)).map_or(0, |s| s.fill)
     }
 
     // ---- for sockets -------------------------------------------------------------------------------------------
@@ -591,35 +510,6 @@ impl std::fmt::Debug for Umem {
     }
 }
 
-fn umem_config(options: UmemOptions) -> Result<UmemConfig, Error> {
-    let size = |what, value: u32| {
-        QueueSize::new(value)
-            .ok()
-            .filter(|_| (64..=1 << 15).contains(&value))
-            .ok_or(Error::BadSize {
-                what,
-                value: value.into(),
-                must: "a power of two from 64 to 32768",
-            })
-    };
-    size("rings.rx", options.rings.rx)?;
-    let bad_frame = |_| Error::BadSize {
-        what: "frame_size",
-        value: 0,
-        must: "2048 or 4096",
-    };
-    let mut builder = UmemConfig::builder();
-    builder
-        .frame_size(XskFrameSize::new(options.frame_size.bytes()).map_err(bad_frame)?)
-        .fill_queue_size(size("fill ring (twice rings.rx)", options.rings.fill())?)
-        .comp_queue_size(size("rings.tx", options.rings.tx)?);
-    builder.build().map_err(|_| Error::BadSize {
-        what: "frame_size",
-        value: 0,
-        must: "2048 or 4096",
-    })
-}
-
 /// First byte of the mapping that xsk-rs made.
 fn base_of(xsk: &xsk_rs::Umem, first: &mut FrameDesc) -> NonNull<u8> {
     let offset = first.addr();
@@ -650,211 +540,4 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     error
         .source()
         .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Registering a UMEM needs CAP_NET_RAW.
-    fn umem() -> Option<Umem> {
-        if !rustix::process::geteuid().is_root() {
-            assert!(
-                std::env::var("CI").as_deref() != Ok("true"),
-                "needs root, and CI=true forbids skipping"
-            );
-            eprintln!("SKIPPED: needs root (AF_XDP)");
-            return None;
-        }
-        let rings = RingSizes { rx: 64, tx: 64 };
-        let options = UmemOptions {
-            frame_count: 16,
-            rings,
-            huge_pages: false,
-            ..UmemOptions::default()
-        };
-        Some(Umem::new(options).unwrap())
-    }
-
-    fn with_slot(umem: &mut Umem) -> u8 {
-        let slot = umem.claim_slot("x", 0).unwrap();
-        umem.opened(slot, Some(BindMode::Copy));
-        slot
-    }
-
-    #[test]
-    fn a_wrong_rx_descriptor_is_counted_and_yields_no_frame() {
-        let Some(mut umem) = umem() else { return };
-        let slot = with_slot(&mut umem);
-        let mut descs = [FrameDesc::default(); 4];
-        assert_eq!(umem.take_for_fill(slot, &mut descs), 4);
-        let address = descs[0].addr();
-        assert!(
-            umem.accept_received(slot, 16 * 2048, 60, false).is_none(),
-            "beyond the UMEM"
-        );
-        assert!(
-            umem.accept_received(slot, usize::MAX, 60, false).is_none(),
-            "far beyond the UMEM"
-        );
-        assert!(
-            umem.accept_received(slot, 15 * 2048, 60, false).is_none(),
-            "a free chunk"
-        );
-        assert!(
-            umem.accept_received(slot + 1, address, 60, false).is_none(),
-            "another socket's chunk"
-        );
-        assert_eq!(umem.counters().bad_rx_address, 4);
-        let frame = umem
-            .accept_received(slot, address, 60, false)
-            .expect("the real one");
-        assert!(
-            umem.accept_received(slot, address, 60, false).is_none(),
-            "the same one again: it is in hand"
-        );
-        assert_eq!(umem.counters().bad_rx_address, 5);
-        assert!(
-            umem.accept_received(slot, descs[1].addr(), 2048, false)
-                .is_none(),
-            "leaves its chunk"
-        );
-        assert!(
-            umem.accept_received(slot, descs[2].addr(), 60, true)
-                .is_none(),
-            "part of a larger packet"
-        );
-        assert_eq!(umem.counters().bad_rx_length, 2);
-        umem.free(frame);
-        assert_eq!((umem.account().fill, umem.account().free), (1, 15));
-        assert_eq!(umem.account(), umem.audit());
-    }
-
-    #[test]
-    fn a_wrong_completion_is_counted_and_frees_nothing() {
-        let Some(mut umem) = umem() else { return };
-        let slot = with_slot(&mut umem);
-        let mut frame = umem.alloc().unwrap();
-        assert!(frame.set_len(100));
-        let (address, len) = umem.give_to_tx(slot, frame);
-        let address = usize::try_from(address).unwrap();
-        assert_eq!((len, umem.in_flight(slot)), (100, (1, 100)));
-        assert!(!umem.accept_completion(slot, usize::MAX));
-        assert!(
-            !umem.accept_completion(slot, address ^ 2048),
-            "another chunk"
-        );
-        assert!(!umem.accept_completion(slot + 1, address), "another socket");
-        assert!(umem.accept_completion(slot, address));
-        assert!(!umem.accept_completion(slot, address), "twice");
-        assert_eq!(umem.counters().bad_completion_address, 4);
-        assert_eq!((umem.account().free, umem.in_flight(slot)), (16, (0, 0)));
-        assert_eq!(umem.account(), umem.audit());
-    }
-
-    #[test]
-    fn the_window_moves_within_its_chunk_only() {
-        let Some(mut umem) = umem() else { return };
-        let mut frame = umem.alloc().unwrap();
-        assert_eq!(
-            (frame.headroom(), frame.capacity(), frame.len()),
-            (HEADROOM_BYTES, 2048 - HEADROOM_BYTES, 0)
-        );
-        assert!(!frame.set_len(frame.capacity() + 1));
-        assert!(frame.set_len(3));
-        frame.bytes_mut().copy_from_slice(b"abc");
-        frame.push_front(2).unwrap().copy_from_slice(b"12");
-        assert_eq!(frame.bytes(), b"12abc");
-        assert!(frame.push_front(HEADROOM_BYTES - 1).is_none());
-        assert!(!frame.pull_front(6));
-        assert!(frame.pull_front(3));
-        assert_eq!(frame.bytes(), b"bc");
-        assert!(frame.reset(0) && frame.set_len(2048) && !frame.reset(2049));
-        assert_eq!(frame.bytes().len(), 2048);
-        umem.free(frame);
-    }
-
-    #[test]
-    fn a_dropped_frame_is_a_counted_leak_until_housekeeping() {
-        let Some(mut umem) = umem() else { return };
-        let frame = umem.alloc().unwrap();
-        assert_eq!((umem.account().held, umem.account().leaked), (1, 0));
-        drop(frame);
-        assert_eq!((umem.account().held, umem.account().leaked), (0, 1));
-        assert_eq!(umem.account(), umem.audit());
-        umem.housekeeping(0);
-        assert_eq!(
-            (
-                umem.account().free,
-                umem.account().leaked,
-                umem.counters().dropped
-            ),
-            (16, 0, 1)
-        );
-    }
-
-    #[test]
-    fn an_empty_pool_gives_none_and_a_foreign_frame_goes_home() {
-        let (Some(mut umem), Some(mut other)) = (umem(), umem()) else {
-            return;
-        };
-        let mut frames: Vec<_> = std::iter::from_fn(|| umem.alloc()).collect();
-        assert_eq!(frames.len(), 16);
-        other.free(frames.pop().unwrap());
-        assert_eq!(
-            (other.counters().foreign_frames, other.account().free),
-            (1, 16)
-        );
-        assert_eq!(umem.account().leaked, 1);
-        umem.housekeeping(0);
-        assert_eq!(umem.account().free, 1);
-        for frame in frames {
-            umem.free(frame);
-        }
-        assert_eq!(umem.account().free, 16);
-    }
-
-    #[test]
-    fn frames_of_a_closed_socket_wait_and_come_back() {
-        let Some(mut umem) = umem() else { return };
-        let slot = with_slot(&mut umem);
-        let mut descs = [FrameDesc::default(); 4];
-        umem.take_for_fill(slot, &mut descs);
-        umem.region().note_closed(slot);
-        umem.housekeeping(1_000);
-        assert_eq!((umem.account().quarantined, umem.account().free), (4, 12));
-        assert_eq!(umem.account(), umem.audit());
-        umem.housekeeping(1_000 + QUARANTINE_NS - 1);
-        assert_eq!(umem.account().quarantined, 4);
-        umem.housekeeping(1_000 + QUARANTINE_NS);
-        assert_eq!((umem.account().quarantined, umem.account().free), (0, 16));
-    }
-
-    #[test]
-    fn sizes_out_of_range_are_refused_by_name() {
-        let rings = RingSizes { rx: 100, tx: 64 };
-        let refused = Umem::new(UmemOptions {
-            rings,
-            ..UmemOptions::default()
-        });
-        assert!(matches!(
-            refused,
-            Err(Error::BadSize {
-                what: "rings.rx",
-                value: 100,
-                ..
-            })
-        ));
-        let refused = Umem::new(UmemOptions {
-            frame_count: 0,
-            ..UmemOptions::default()
-        });
-        assert!(matches!(
-            refused,
-            Err(Error::BadSize {
-                what: "frame_count",
-                ..
-            })
-        ));
-    }
 }
