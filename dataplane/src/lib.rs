@@ -3,5 +3,6 @@
 
 pub mod attach;
 pub mod ipc;
+pub mod ipc_codec;
 pub mod netlink;
 pub mod plan;

@@ -15,9 +15,18 @@
 
 pub mod api;
 pub mod config;
+pub mod egress;
+pub mod fib;
+mod messages;
+mod node;
+pub mod oam;
 pub mod port;
+mod relay;
+mod session;
 pub mod time;
+pub mod transport;
 
 pub use api::{Command, Event};
+pub use node::{Engine, EngineError, EngineStatus, LinkReport, PeerReport};
 pub use port::{FrameBuf, Port};
 pub use time::Nanos;

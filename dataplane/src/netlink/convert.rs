@@ -6,11 +6,15 @@ use florelay_wire::eth::MacAddr;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    VlanProtocol,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
+    RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -19,31 +23,49 @@ use super::table::{Address, Device, Neighbour, Reachability, Route, Update};
 /// The updates that a message amounts to; `flags` are those of its netlink header.
 pub(super) fn updates(message: RouteNetlinkMessage, flags: u16) -> Vec<Update> {
     match message {
-        RouteNetlinkMessage::NewLink(link) => device(&link).map(Update::Device).into_iter().collect(),
+        RouteNetlinkMessage::NewLink(link) => {
+            device(&link).map(Update::Device).into_iter().collect()
+        }
         // A bridge announces with this message, under its own family, that a port left it.
-        RouteNetlinkMessage::DelLink(link) if link.header.interface_family == AddressFamily::Unspec => {
+        RouteNetlinkMessage::DelLink(link)
+            if link.header.interface_family == AddressFamily::Unspec =>
+        {
             vec![Update::DeviceGone(link.header.index)]
         }
         RouteNetlinkMessage::NewAddress(message) => {
             address(&message).map(Update::Address).into_iter().collect()
         }
         RouteNetlinkMessage::DelAddress(message) => {
-            let gone = address(&message).map(|gone| Update::AddressGone(gone.ifindex, gone.address));
+            let gone =
+                address(&message).map(|gone| Update::AddressGone(gone.ifindex, gone.address));
             gone.into_iter().collect()
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let routes = routes(&message);
-            let replaced = routes.first().filter(|_| flags & NLM_F_REPLACE != 0).map(|route| {
-                Update::RoutesReplaced { network: route.network, prefix: route.prefix, metric: route.metric }
-            });
-            replaced.into_iter().chain(routes.into_iter().map(Update::Route)).collect()
+            let replaced = routes
+                .first()
+                .filter(|_| flags & NLM_F_REPLACE != 0)
+                .map(|route| Update::RoutesReplaced {
+                    network: route.network,
+                    prefix: route.prefix,
+                    metric: route.metric,
+                });
+            replaced
+                .into_iter()
+                .chain(routes.into_iter().map(Update::Route))
+                .collect()
         }
-        RouteNetlinkMessage::DelRoute(message) => routes(&message).into_iter().map(Update::RouteGone).collect(),
-        RouteNetlinkMessage::NewNeighbour(message) => {
-            neighbour(&message).map(Update::Neighbour).into_iter().collect()
-        }
+        RouteNetlinkMessage::DelRoute(message) => routes(&message)
+            .into_iter()
+            .map(Update::RouteGone)
+            .collect(),
+        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message)
+            .map(Update::Neighbour)
+            .into_iter()
+            .collect(),
         RouteNetlinkMessage::DelNeighbour(message) => {
-            let gone = neighbour(&message).map(|gone| Update::NeighbourGone(gone.ifindex, gone.address));
+            let gone =
+                neighbour(&message).map(|gone| Update::NeighbourGone(gone.ifindex, gone.address));
             gone.into_iter().collect()
         }
         _ => Vec::new(),
@@ -68,7 +90,9 @@ fn device(message: &LinkMessage) -> Option<Device> {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name.as_str().into(),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
-            LinkAttribute::Address(address) if message.header.link_layer_type == LinkLayerType::Ether => {
+            LinkAttribute::Address(address)
+                if message.header.link_layer_type == LinkLayerType::Ether =>
+            {
                 device.mac = mac(address);
             }
             LinkAttribute::Link(index) => parent = *index,
@@ -83,12 +107,16 @@ fn device(message: &LinkMessage) -> Option<Device> {
 
 /// VLAN id of a VLAN interface; 0 for a service tag.
 fn vlan_tag(part: &LinkInfo) -> Option<u16> {
-    let LinkInfo::Data(InfoData::Vlan(parts)) = part else { return None };
+    let LinkInfo::Data(InfoData::Vlan(parts)) = part else {
+        return None;
+    };
     let id = parts.iter().find_map(|part| match part {
         InfoVlan::Id(id) => Some(*id),
         _ => None,
     })?;
-    let service = parts.iter().any(|part| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let service = parts
+        .iter()
+        .any(|part| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
     Some(if service { 0 } else { id })
 }
 
@@ -107,10 +135,16 @@ fn address(message: &AddressMessage) -> Option<Address> {
             _ => {}
         }
     }
-    let flags = flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
-    let usable = flags.contains(AddressFlags::Optimistic) && !flags.contains(AddressFlags::Dadfailed);
+    let flags =
+        flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+    let usable =
+        flags.contains(AddressFlags::Optimistic) && !flags.contains(AddressFlags::Dadfailed);
     let tentative = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed) && !usable;
-    Some(Address { ifindex: message.header.index, address: own.or(other)?, tentative })
+    Some(Address {
+        ifindex: message.header.index,
+        address: own.or(other)?,
+        tentative,
+    })
 }
 
 /// One route for each next hop; none if it is not a unicast route of the main table.
@@ -136,8 +170,12 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
     let mut hops = &[][..];
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => route.network = IpAddr::V4(*address),
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => route.network = IpAddr::V6(*address),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                route.network = IpAddr::V4(*address);
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                route.network = IpAddr::V6(*address);
+            }
             RouteAttribute::Oif(index) => route.ifindex = *index,
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(id) => table = *id,
@@ -168,12 +206,10 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
-            Some(IpAddr::V4(*address))
-        }
-        RouteAttribute::Gateway(RouteAddress::Inet6(address)) | RouteAttribute::Via(RouteVia::Inet6(address)) => {
-            Some(IpAddr::V6(*address))
-        }
+        RouteAttribute::Gateway(RouteAddress::Inet(address))
+        | RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(address))
+        | RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })
 }
@@ -182,8 +218,12 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut link_address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(one)) => address = Some(IpAddr::V4(*one)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(one)) => address = Some(IpAddr::V6(*one)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(one)) => {
+                address = Some(IpAddr::V4(*one));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(one)) => {
+                address = Some(IpAddr::V6(*one));
+            }
             NeighbourAttribute::LinkLocalAddress(bytes) => link_address = mac(bytes),
             _ => {}
         }
@@ -198,5 +238,10 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         NeighbourState::Failed => Reachability::Failed,
         _ => Reachability::Incomplete,
     };
-    Some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: link_address, state })
+    Some(Neighbour {
+        ifindex: message.header.ifindex,
+        address: address?,
+        mac: link_address,
+        state,
+    })
 }

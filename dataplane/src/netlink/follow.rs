@@ -11,6 +11,7 @@
 //! went down: then the kernel flushes IPv4 routes without saying so.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -40,29 +41,35 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// Receive buffer of the notification socket. A full routing table's change may overflow it, which costs a dump.
-const RX_BUFFER_BYTES: usize = 1 << 20;
 /// Notifications taken before changes are published, so that an endless stream of them delays no link for ever.
 const BURST: usize = 256;
 /// After an error of the socket itself.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
-/// When a neighbour's resolution is provoked.
+/// How to follow: mostly when a neighbour's resolution is provoked.
 #[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// While the neighbour is not resolved.
+pub struct Options {
+    /// Between two provocations while the neighbour is not resolved.
     pub retry: Duration,
-    /// While its entry is stale. The kernel waits `delay_first_probe_time` (5 s) for a confirmation before it asks, and
+    /// The same while its entry is stale. The kernel waits `delay_first_probe_time` (5 s) for a confirmation before it asks, and
     /// does not notify the beginning of that wait.
     pub stale_retry: Duration,
-    /// While it is resolved: uses the entry, so that the kernel keeps it and confirms it when its time
+    /// The same while it is resolved: uses the entry, so that the kernel keeps it and confirms it when its time
     /// (`base_reachable_time`, 30 s) has run out. The datagrams are outside the link's rate plan, so: seldom.
     pub refresh: Duration,
+    /// Receive buffer of the notification socket, bytes (the kernel doubles it, and has a minimum). A change of a full
+    /// routing table may overflow it, which costs a dump.
+    pub rx_buffer_bytes: usize,
 }
 
-impl Default for Timing {
+impl Default for Options {
     fn default() -> Self {
-        Self { retry: Duration::from_secs(1), stale_retry: Duration::from_secs(7), refresh: Duration::from_secs(20) }
+        Self {
+            retry: Duration::from_secs(1),
+            stale_retry: Duration::from_secs(7),
+            refresh: Duration::from_secs(20),
+            rx_buffer_bytes: 1 << 20,
+        }
     }
 }
 
@@ -71,6 +78,7 @@ impl Default for Timing {
 pub struct Follower {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    overflows: Arc<AtomicU64>,
 }
 
 impl Follower {
@@ -85,27 +93,57 @@ impl Follower {
     /// The thread, the sockets or the first dump failed.
     pub fn start(
         links: Vec<(LinkId, LinkSpec)>,
-        timing: Timing,
+        options: Options,
         publish: impl FnMut(LinkId, Result<NextHop, Arc<str>>) + Send + 'static,
         provoke: impl FnMut(LinkId) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (started, first) = mpsc::sync_channel(1);
-        let links = links.into_iter().map(|(id, spec)| Link { id, spec, published: None, want: Want::Nothing, provoked: None });
-        let mut watch = Watch { links: links.collect(), timing, publish, provoke };
-        let thread = thread::Builder::new().name("netlink".to_owned()).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    let _ = started.send(Err(error));
-                    return;
-                }
-            };
-            runtime.block_on(run(&mut watch, stopped, &started));
-        })?;
-        let follower = Self { stop: Some(stop), thread: Some(thread) };
-        first.recv().map_err(|_| io::Error::other("the netlink thread ended"))??;
+        let links = links.into_iter().map(|(id, spec)| Link {
+            id,
+            spec,
+            published: None,
+            want: Want::Nothing,
+            provoked: None,
+        });
+        let overflows = Arc::new(AtomicU64::new(0));
+        let mut watch = Watch {
+            links: links.collect(),
+            options,
+            overflows: Arc::clone(&overflows),
+            publish,
+            provoke,
+        };
+        let thread = thread::Builder::new()
+            .name("netlink".to_owned())
+            .spawn(move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return;
+                    }
+                };
+                runtime.block_on(run(&mut watch, stopped, &started));
+            })?;
+        let follower = Self {
+            stop: Some(stop),
+            thread: Some(thread),
+            overflows,
+        };
+        first
+            .recv()
+            .map_err(|_| io::Error::other("the netlink thread ended"))??;
         Ok(follower)
+    }
+
+    /// How often notifications were lost and everything was read anew, for statistics.
+    #[must_use]
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
     }
 }
 
@@ -121,14 +159,17 @@ impl Drop for Follower {
 }
 
 /// Sessions, one after the other: each has a socket of its own.
-async fn run<P, Q>(watch: &mut Watch<P, Q>, mut stop: oneshot::Receiver<()>, started: &mpsc::SyncSender<io::Result<()>>)
-where
+async fn run<P, Q>(
+    watch: &mut Watch<P, Q>,
+    mut stop: oneshot::Receiver<()>,
+    started: &mpsc::SyncSender<io::Result<()>>,
+) where
     P: FnMut(LinkId, Result<NextHop, Arc<str>>),
     Q: FnMut(LinkId),
 {
     let mut first = true;
     loop {
-        let error = match open() {
+        let error = match open(watch.options.rx_buffer_bytes) {
             Ok((socket, table)) => {
                 if first {
                     first = false;
@@ -146,6 +187,7 @@ where
             Err(error) => error,
         };
         if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOBUFS) {
+            watch.overflows.fetch_add(1, Ordering::Relaxed);
             tracing::info!("rtnetlink notifications were lost: reading everything anew");
             continue;
         }
@@ -157,10 +199,12 @@ where
     }
 }
 
-fn open() -> io::Result<(TokioSocket, Table)> {
+fn open(rx_buffer_bytes: usize) -> io::Result<(TokioSocket, Table)> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let groups = GROUPS.iter().fold(0, |bits, group| bits | 1 << (*group as u32 - 1));
-    socket.socket_mut().set_rx_buf_sz(RX_BUFFER_BYTES)?;
+    let groups = GROUPS
+        .iter()
+        .fold(0, |bits, group| bits | 1 << (*group as u32 - 1));
+    socket.socket_mut().set_rx_buf_sz(rx_buffer_bytes)?;
     socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
     Ok((socket, dump()?))
 }
@@ -206,7 +250,10 @@ where
         let mut flushed = apply(&mut table, &datagram)?;
         for _ in 1..BURST {
             // What is there already; the timeout polls the socket before it looks at the time.
-            let Ok(next) = tokio::time::timeout(Duration::ZERO, socket.recv_from_full()).await else { break };
+            let Ok(next) = tokio::time::timeout(Duration::ZERO, socket.recv_from_full()).await
+            else {
+                break;
+            };
             flushed |= apply(&mut table, &next?.0)?;
         }
         if flushed {
@@ -221,7 +268,9 @@ fn apply(table: &mut Table, datagram: &[u8]) -> io::Result<bool> {
     for message in socket::messages(datagram) {
         let message = message?;
         let flags = message.header.flags;
-        let NetlinkPayload::InnerMessage(inner) = message.payload else { continue };
+        let NetlinkPayload::InnerMessage(inner) = message.payload else {
+            continue;
+        };
         for update in convert::updates(inner, flags) {
             flushed |= match &update {
                 Update::AddressGone(..) => true,
@@ -254,7 +303,8 @@ struct Link {
 /// The links and what their owner wants to know.
 struct Watch<P, Q> {
     links: Vec<Link>,
-    timing: Timing,
+    options: Options,
+    overflows: Arc<AtomicU64>,
     publish: P,
     provoke: Q,
 }
@@ -288,9 +338,9 @@ where
         for link in &mut self.links {
             let interval = match link.want {
                 Want::Nothing => continue,
-                Want::Refresh => self.timing.refresh,
-                Want::Confirm => self.timing.stale_retry,
-                Want::Resolve => self.timing.retry,
+                Want::Refresh => self.options.refresh,
+                Want::Confirm => self.options.stale_retry,
+                Want::Resolve => self.options.retry,
             };
             // A link that is fresh at the start needs nothing before its first interval.
             let at = match link.provoked {

@@ -16,5 +16,5 @@ pub mod table;
 mod convert;
 pub(crate) mod socket;
 
-pub use follow::{Follower, Timing};
+pub use follow::{Follower, Options};
 pub use table::{LinkSpec, NextHop};

@@ -98,7 +98,7 @@ pub(super) fn messages(
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
                 Ok(message) => return Some(Ok(message)),
                 Err(error) => {
-                    tracing::debug!(%error, "skipped a netlink message that cannot be parsed")
+                    tracing::debug!(%error, "skipped a netlink message that cannot be parsed");
                 }
             }
         }

@@ -51,9 +51,16 @@ pub(crate) fn may_run(test: &str) -> bool {
 pub(crate) fn kernel_has(test: &str, options: &str) -> bool {
     let name = unique("fk");
     run("ip", &["netns", "add", &name]);
-    run("ip", &["-n", &name, "link", "add", "k0", "type", "veth", "peer", "name", "k1"]);
+    run(
+        "ip",
+        &[
+            "-n", &name, "link", "add", "k0", "type", "veth", "peer", "name", "k1",
+        ],
+    );
     let add = format!("-n {name} link add link k0 name k2 type {options}");
-    let known = output("ip", &add.split(' ').collect::<Vec<_>>()).status.success();
+    let known = output("ip", &add.split(' ').collect::<Vec<_>>())
+        .status
+        .success();
     run("ip", &["netns", "del", &name]);
     if !known {
         eprintln!("SKIPPED {test}: this kernel has no interfaces of type {options}");

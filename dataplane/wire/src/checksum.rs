@@ -37,7 +37,7 @@ impl Sum {
         if let [last] = odd {
             low += u64::from(u16::from_ne_bytes([*last, 0]));
         }
-        // neither half can overflow for a slice that fits in memory, but their sum could: fold first
+        // a half overflows beyond 32 GiB, which no frame has; their sum could before, so fold first
         let native = fold(fold64(low) + fold64(high));
         Sum(u64::from(u16::from_be(native)))
     }
@@ -199,5 +199,103 @@ pub const fn pseudo(src: IpAddr, dst: IpAddr) -> Option<Sum> {
         (IpAddr::V4(src), IpAddr::V4(dst)) => Some(pseudo_v4(src, dst)),
         (IpAddr::V6(src), IpAddr::V6(dst)) => Some(pseudo_v6(src, dst)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// RFC 1071 section 4.1, word by word.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn rfc_1071_example() {
+        // section 3: the sum of these words is ddf2
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::of(&bytes).folded(), 0xddf2);
+        assert_eq!(checksum(&bytes), 0x220d);
+    }
+
+    #[test]
+    fn rfc_1624_example() {
+        // section 4: equation 2 would give ffff here
+        assert_eq!(update(0xDD2F, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn ipv4_header_of_a_known_packet() {
+        let header = [
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
+            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+        ];
+        assert!(verify(&header));
+        let mut without = header;
+        [without[10], without[11]] = [0, 0];
+        assert_eq!(checksum(&without), 0xb861);
+    }
+
+    #[test]
+    fn carries_are_not_lost() {
+        for len in [0, 1, 7, 8, 9, 63, 64, 1500, 65_535] {
+            let bytes = std::vec![0xFF; len];
+            assert_eq!(checksum(&bytes), reference(&bytes), "{len}");
+        }
+        assert_eq!(fold(u64::MAX), 0xFFFF);
+        assert_eq!(fold(0xFFFF_FFFF_0000_0001), 1);
+        // the inputs that need the third and the fourth step
+        assert_eq!(fold(0x1_FFFE_FFFF), 0xFFFF);
+        assert_eq!(fold(0x0001_0000_FFFF_FFFF), 1);
+    }
+
+    #[test]
+    fn no_udp_checksum_stays_none() {
+        assert_eq!(update32_udp(0, 1, 2), 0);
+        assert_eq!(Sum::ZERO.word(0xFFFF).udp_checksum(), 0xFFFF);
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_reference(bytes: Vec<u8>) {
+            prop_assert_eq!(checksum(&bytes), reference(&bytes));
+        }
+
+        #[test]
+        fn pieces_add_up(bytes in proptest::collection::vec(any::<u8>(), 0..200), at: proptest::sample::Index) {
+            let even = at.index(bytes.len() + 1) & !1;
+            let (a, b) = bytes.split_at(even);
+            prop_assert_eq!(Sum::of(a).plus(Sum::of(b)), Sum::of(&bytes));
+            prop_assert_eq!(Sum::of(&bytes).minus(Sum::of(b)), Sum::of(a));
+        }
+
+        #[test]
+        fn incremental_update_equals_recompute(
+            mut bytes in proptest::collection::vec(any::<u8>(), 8..200), at: proptest::sample::Index, new: u32,
+            // zeros and ones, where one's complement has two names for one number
+            corner in prop_oneof![Just(None), Just(Some(0u32)), Just(Some(u32::MAX)), Just(Some(0xFFFF_0000))],
+        ) {
+            bytes.truncate(bytes.len() & !1);
+            // a byte that never changes: a sum over zeros alone is no checksum of ours
+            bytes[0] |= 1;
+            let at = (2 + at.index(bytes.len() - 5)) & !1;
+            let new = corner.unwrap_or(new);
+            let before = checksum(&bytes);
+            let udp_before = Sum::of(&bytes).udp_checksum();
+            let old = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            bytes[at..at + 4].copy_from_slice(&new.to_be_bytes());
+            prop_assert_eq!(update32(before, old, new), checksum(&bytes));
+            prop_assert_eq!(update32_udp(udp_before, old, new), Sum::of(&bytes).udp_checksum());
+            let high = update(before, (old >> 16) as u16, (new >> 16) as u16);
+            prop_assert_eq!(update(high, old as u16, new as u16), checksum(&bytes));
+        }
     }
 }

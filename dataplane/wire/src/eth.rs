@@ -133,3 +133,94 @@ impl EthHeader {
         Some(self.header_len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{each_mutation, each_truncation};
+    use proptest::prelude::*;
+
+    const TAGGED: EthHeader = EthHeader {
+        dst: MacAddr([2, 0, 0, 0, 0, 1]),
+        src: MacAddr([2, 0, 0, 0, 0, 2]),
+        tci: Some(0xE123),
+        ether_type: ETHERTYPE_IPV6,
+    };
+
+    #[test]
+    fn known_headers() {
+        let mut buf = [0; 18];
+        assert_eq!(TAGGED.write(&mut buf), Some(18));
+        assert_eq!(
+            buf,
+            [
+                2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0x00, 0xE1, 0x23, 0x86, 0xDD
+            ]
+        );
+        assert_eq!(TAGGED.vlan(), Some(0x123));
+        assert_eq!(
+            EthHeader {
+                tci: Some(0xE000),
+                ..TAGGED
+            }
+            .vlan(),
+            None
+        );
+        let untagged = EthHeader {
+            tci: None,
+            ..TAGGED
+        };
+        assert_eq!(untagged.write(&mut buf), Some(14));
+        assert_eq!(
+            EthHeader::parse(&buf),
+            Ok((untagged, &[0xE1, 0x23, 0x86, 0xDD][..]))
+        );
+        assert_eq!(std::format!("{}", TAGGED.dst), "02:00:00:00:00:01");
+    }
+
+    #[test]
+    fn stacked_tags_are_refused() {
+        for inner in [ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN] {
+            let mut buf = [0; 22];
+            EthHeader {
+                ether_type: inner,
+                ..TAGGED
+            }
+            .write(&mut buf)
+            .unwrap();
+            assert_eq!(EthHeader::parse(&buf), Err(ParseError::StackedVlan));
+        }
+    }
+
+    #[test]
+    fn damage() {
+        let mut bytes = [0; 18];
+        TAGGED.write(&mut bytes).unwrap();
+        each_truncation(&bytes, |bytes| {
+            assert_eq!(EthHeader::parse(bytes), Err(ParseError::TooShort));
+        });
+        each_mutation(&bytes, |_, bytes| {
+            if let Ok((header, rest)) = EthHeader::parse(bytes) {
+                let mut again = [0; 18];
+                let len = header.write(&mut again).unwrap();
+                assert_eq!(again[..len], bytes[..len]);
+                assert_eq!(rest, &bytes[len..]);
+            }
+        });
+        let mut short = [0xA5; 17];
+        assert_eq!(TAGGED.write(&mut short), None);
+        assert_eq!(short, [0xA5; 17]);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(dst: [u8; 6], src: [u8; 6], tci: Option<u16>, ether_type: u16) {
+            prop_assume!(ether_type != ETHERTYPE_VLAN && ether_type != ETHERTYPE_SERVICE_VLAN);
+            let header = EthHeader { dst: MacAddr(dst), src: MacAddr(src), tci, ether_type };
+            let mut buf = [0; 18];
+            let len = header.write(&mut buf).unwrap();
+            prop_assert_eq!(len, header.header_len());
+            prop_assert_eq!(EthHeader::parse(&buf[..len]), Ok((header, &[][..])));
+        }
+    }
+}

@@ -254,3 +254,164 @@ impl Ipv6Header {
         Some(IPV6_BYTES)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum;
+    use crate::testing::{each_mutation, each_truncation};
+    use proptest::prelude::*;
+
+    const V4: [u8; 20] = [
+        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00,
+        0x01, 0xc0, 0xa8, 0x00, 0xc7,
+    ];
+    const V6: Ipv6Header = Ipv6Header {
+        traffic_class: 0xB9,
+        flow_label: 0x1_2345,
+        payload_len: 32,
+        next_header: 17,
+        hop_limit: 64,
+        src: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+        dst: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),
+    };
+
+    /// Puts a valid checksum into a changed header.
+    fn sealed(mut header: [u8; 20]) -> [u8; 20] {
+        [header[10], header[11]] = [0, 0];
+        [header[10], header[11]] = checksum::checksum(&header).to_be_bytes();
+        header
+    }
+
+    #[test]
+    fn a_known_ipv4_header() {
+        let (header, rest) = Ipv4Header::parse(&V4, 0x73).unwrap();
+        assert_eq!(rest, &[]);
+        assert_eq!(
+            header,
+            Ipv4Header {
+                tos: 0,
+                total_len: 0x73,
+                id: 0,
+                dont_fragment: true,
+                ttl: 64,
+                protocol: 17,
+                src: Ipv4Addr::new(192, 168, 0, 1),
+                dst: Ipv4Addr::new(192, 168, 0, 199),
+            }
+        );
+        assert_eq!(header.to_bytes(), V4);
+    }
+
+    #[test]
+    fn precise_ipv4_errors() {
+        let refused = |at: usize, value: u8, available: usize| {
+            let mut header = V4;
+            header[at] = value;
+            Ipv4Header::parse(&sealed(header), available)
+                .map(|_| ())
+                .unwrap_err()
+        };
+        assert_eq!(refused(0, 0x65, 0x73), ParseError::IpVersion);
+        assert_eq!(refused(0, 0x46, 0x73), ParseError::IpOptions);
+        assert_eq!(refused(0, 0x44, 0x73), ParseError::BadLength);
+        assert_eq!(refused(3, 19, 0x73), ParseError::BadLength);
+        assert_eq!(refused(3, 0x73, 0x72), ParseError::BadLength);
+        for fragment in [0x20, 0x80, 0x60, 0x01, 0x41] {
+            assert_eq!(refused(6, fragment, 0x73), ParseError::Fragment);
+        }
+        assert_eq!(refused(7, 1, 0x73), ParseError::Fragment);
+    }
+
+    #[test]
+    fn every_damaged_ipv4_byte_is_noticed() {
+        each_mutation(&V4, |_, bytes| {
+            assert!(Ipv4Header::parse(bytes, 0xFFFF).is_err());
+        });
+        each_truncation(&V4, |bytes| {
+            assert_eq!(Ipv4Header::parse(bytes, 0xFFFF), Err(ParseError::TooShort));
+        });
+        // with its checksum put right again it is refused or carried
+        each_mutation(&V4, |at, bytes| {
+            let bytes = sealed(bytes.try_into().unwrap());
+            if let Ok((header, _)) = Ipv4Header::parse(&bytes, 0xFFFF) {
+                assert_eq!(header.to_bytes(), bytes, "byte {at}");
+            }
+        });
+    }
+
+    #[test]
+    fn damaged_ipv6_headers_are_refused_or_carried() {
+        let mut bytes = [0; 40];
+        assert_eq!(V6.write(&mut bytes), Some(40));
+        assert_eq!(bytes[..8], [0x6B, 0x91, 0x23, 0x45, 0, 32, 17, 64]);
+        assert_eq!(V6.write(&mut [0; 39]), None);
+        each_truncation(&bytes, |bytes| {
+            assert_eq!(Ipv6Header::parse(bytes, 72), Err(ParseError::TooShort));
+        });
+        let mut carried = 0;
+        each_mutation(&bytes, |_, bytes| {
+            if let Ok((header, rest)) = Ipv6Header::parse(bytes, 72) {
+                let mut again = [0; 40];
+                assert_eq!(header.write(&mut again), Some(40));
+                assert_eq!(again, bytes);
+                assert_eq!(rest, &[]);
+                carried += 1;
+            }
+        });
+        assert!(carried > 36 * 255);
+    }
+
+    #[test]
+    fn precise_ipv6_errors() {
+        let refused = |header: Ipv6Header| {
+            let mut bytes = [0; 40];
+            header.write(&mut bytes).unwrap();
+            Ipv6Header::parse(&bytes, 72).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(
+            refused(Ipv6Header {
+                payload_len: 33,
+                ..V6
+            }),
+            ParseError::BadLength
+        );
+        assert_eq!(
+            refused(Ipv6Header {
+                next_header: 44,
+                ..V6
+            }),
+            ParseError::Fragment
+        );
+        assert_eq!(
+            Ipv6Header::parse(&[0x45; 40], 72).unwrap_err(),
+            ParseError::IpVersion
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn ipv4_round_trips(
+            tos: u8, total_len in 20..=u16::MAX, id: u16, dont_fragment: bool, ttl: u8, protocol: u8, src: u32, dst: u32,
+        ) {
+            let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
+            let header = Ipv4Header { tos, total_len, id, dont_fragment, ttl, protocol, src, dst };
+            let bytes = header.to_bytes();
+            prop_assert!(checksum::verify(&bytes));
+            prop_assert_eq!(Ipv4Header::parse(&bytes, usize::from(total_len)), Ok((header, &[][..])));
+        }
+
+        #[test]
+        fn ipv6_round_trips(
+            traffic_class: u8, flow_label in 0..=0xF_FFFFu32, payload_len: u16, next_header: u8, hop_limit: u8,
+            src: u128, dst: u128,
+        ) {
+            prop_assume!(next_header != 44);
+            let (src, dst) = (Ipv6Addr::from_bits(src), Ipv6Addr::from_bits(dst));
+            let header = Ipv6Header { traffic_class, flow_label, payload_len, next_header, hop_limit, src, dst };
+            let mut bytes = [0; 40];
+            prop_assert_eq!(header.write(&mut bytes), Some(40));
+            prop_assert_eq!(Ipv6Header::parse(&bytes, 40 + usize::from(payload_len)), Ok((header, &[][..])));
+        }
+    }
+}

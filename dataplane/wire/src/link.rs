@@ -363,7 +363,7 @@ mod tests {
     fn truncated_headers_are_too_short() {
         for (sample, header) in samples().iter().zip([12, 12, 8]) {
             each_truncation(&sample[..header], |bytes| {
-                assert_eq!(parse(bytes), Err(ParseError::TooShort))
+                assert_eq!(parse(bytes), Err(ParseError::TooShort));
             });
             assert!(parse(&sample[..header]).is_ok());
         }

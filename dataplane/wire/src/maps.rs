@@ -191,3 +191,76 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::each_mutation;
+    use proptest::prelude::*;
+
+    #[test]
+    fn known_encodings() {
+        let key = SteerKey {
+            vlan: 0x123,
+            port: 6635,
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+        };
+        assert_eq!(
+            key.to_bytes(),
+            [
+                1, 0x23, 0x19, 0xEB, 4, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+            ]
+        );
+        assert_eq!(
+            SteerValue {
+                link: 0x102,
+                flags: STEER_TO_KERNEL
+            }
+            .to_bytes(),
+            [1, 2, 0, 1, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn equal_keys_have_equal_bytes() {
+        // whatever decodes encodes to the same bytes, so no entry hides behind an unused byte
+        for address in [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ] {
+            let bytes = SteerKey {
+                vlan: 7,
+                port: 9,
+                address,
+            }
+            .to_bytes();
+            each_mutation(&bytes, |_, bytes| {
+                let bytes = bytes.try_into().unwrap();
+                if let Some(key) = SteerKey::from_bytes(&bytes) {
+                    assert_eq!(key.to_bytes(), bytes);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn outcomes_fill_the_counter_map() {
+        assert_eq!(Outcome::DropMalformed.index() as usize, Outcome::COUNT - 1);
+        assert_eq!(Outcome::DropMalformed.name(), "drop_malformed");
+        assert_eq!(Outcome::Steered.name(), "steered");
+        for error in ParseError::ALL {
+            assert!(Outcome::of_outer(*error).name().starts_with("pass_"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(vlan in 0..=4094u16, port: u16, v4: u32, v6: u128, four: bool, link: u16, flags: u16) {
+            let address = if four { IpAddr::V4(Ipv4Addr::from_bits(v4)) } else { IpAddr::V6(Ipv6Addr::from_bits(v6)) };
+            let key = SteerKey { vlan, port, address };
+            prop_assert_eq!(SteerKey::from_bytes(&key.to_bytes()), Some(key));
+            let value = SteerValue { link, flags };
+            prop_assert_eq!(SteerValue::from_bytes(&value.to_bytes()), value);
+        }
+    }
+}

@@ -381,3 +381,6 @@ impl OuterTemplate {
         self.ip_udp_bytes == IPV4_BYTES + UDP_BYTES
     }
 }
+
+#[cfg(test)]
+mod tests;

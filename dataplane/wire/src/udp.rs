@@ -53,3 +53,45 @@ impl UdpHeader {
         [s0, s1, d0, d1, l0, l1, c0, c1]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{each_mutation, each_truncation};
+
+    #[test]
+    fn damaged_headers_are_refused_or_carried() {
+        let header = UdpHeader {
+            src_port: 6635,
+            dst_port: 0x1234,
+            length: 100,
+            checksum: 0xBEEF,
+        };
+        let bytes = header.to_bytes();
+        assert_eq!(bytes, [0x19, 0xEB, 0x12, 0x34, 0, 100, 0xBE, 0xEF]);
+        assert_eq!(UdpHeader::parse(&bytes, 100), Ok(header));
+        each_truncation(&bytes, |bytes| {
+            assert_eq!(UdpHeader::parse(bytes, 100), Err(ParseError::TooShort));
+        });
+        each_mutation(&bytes, |at, bytes| match UdpHeader::parse(bytes, 100) {
+            Ok(header) => assert_eq!(header.to_bytes(), bytes),
+            Err(error) => assert_eq!((error, at & !1), (ParseError::BadLength, 4)),
+        });
+    }
+
+    #[test]
+    fn lengths_must_agree() {
+        let bytes = |length| {
+            UdpHeader {
+                src_port: 1,
+                dst_port: 2,
+                length,
+                checksum: 0,
+            }
+            .to_bytes()
+        };
+        assert_eq!(UdpHeader::parse(&bytes(7), 7), Err(ParseError::BadLength));
+        assert_eq!(UdpHeader::parse(&bytes(8), 9), Err(ParseError::BadLength));
+        assert!(UdpHeader::parse(&bytes(8), 8).is_ok());
+    }
+}

@@ -114,7 +114,7 @@ fn mutations_are_refused_or_carried() {
 fn truncations_are_too_short() {
     for (sample, rewrite) in samples() {
         each_truncation(&sample, |bytes| {
-            assert_eq!(rewrite(bytes), Err(ParseError::TooShort))
+            assert_eq!(rewrite(bytes), Err(ParseError::TooShort));
         });
     }
 }

@@ -1,0 +1,15 @@
+//! Florelay's configuration, command line and control process.
+//!
+//! ```text
+//! config   TOML ─► NodePlan, or reasons why not          pki      CA, certificates, link keys
+//! cli      the verbs; clients of the control process     process  the control process: clients ◄─► dataplane
+//! seam     where the supervisor and the dataplane are started
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod hex;
+pub mod pki;
+pub mod process;
+pub mod seam;

@@ -1,0 +1,240 @@
+//! Token bucket (CIR and CBS of RFC 2697) in exact integers.
+//!
+//! Tokens are whole bytes; what a refill leaves over, less than a byte, is carried as (bit/s)·ns to the next one. So no
+//! rounding ever leaks rate or invents it, whatever the times between refills, and across changes of the rate.
+//!
+//! Invariant: over any window, bytes consumed ≤ Σ rate × time + the largest burst of the window.
+
+use std::time::Duration;
+
+use crate::time::Nanos;
+
+/// (bit/s)·ns that make one byte.
+const BIT_NS_PER_BYTE: u64 = 8 * 1_000_000_000;
+
+/// A token bucket, or no limit at all.
+#[derive(Debug, Clone)]
+pub struct TokenBucket {
+    rate_bps: Option<u64>,
+    burst_bytes: u64,
+    tokens: u64,
+    /// Below `BIT_NS_PER_BYTE`.
+    carry: u64,
+    refilled: Nanos,
+}
+
+impl TokenBucket {
+    /// A full bucket. `rate_bps` = CIR in bit/s, `None` = uncapped; `burst_bytes` = CBS.
+    #[must_use]
+    pub fn new(now: Nanos, rate_bps: Option<u64>, burst_bytes: u64) -> Self {
+        Self { rate_bps, burst_bytes, tokens: burst_bytes, carry: 0, refilled: now }
+    }
+
+    /// Changes rate and burst. Credit earned so far at the old rate is kept, up to the new burst. A bucket that becomes
+    /// capped starts empty: what was sent uncapped a moment ago was not paid for.
+    pub fn set_rate(&mut self, now: Nanos, rate_bps: Option<u64>, burst_bytes: u64) {
+        self.refill(now);
+        if self.rate_bps.is_none() {
+            self.tokens = 0;
+            self.carry = 0;
+        }
+        self.rate_bps = rate_bps;
+        self.burst_bytes = burst_bytes;
+        self.cap();
+    }
+
+    /// Adds what was earned since the last refill. Time that goes back adds nothing.
+    pub fn refill(&mut self, now: Nanos) {
+        let elapsed = now.0.saturating_sub(self.refilled.0);
+        self.refilled = self.refilled.max(now);
+        let Some(rate) = self.rate_bps else { return };
+        if let Some(earned) = rate.checked_mul(elapsed).and_then(|e| e.checked_add(self.carry)) {
+            self.tokens = self.tokens.saturating_add(earned / BIT_NS_PER_BYTE);
+            self.carry = earned % BIT_NS_PER_BYTE;
+        } else {
+            // Seldom: more than 2^64 (bit/s)·ns, e.g. 18 s at 1 Gbit/s.
+            let earned = u128::from(rate) * u128::from(elapsed) + u128::from(self.carry);
+            let bytes = earned / u128::from(BIT_NS_PER_BYTE);
+            self.tokens = self.tokens.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+            self.carry = (earned % u128::from(BIT_NS_PER_BYTE)) as u64;
+        }
+        self.cap();
+    }
+
+    /// Takes `bytes`; `false`, and nothing taken, if there are not enough.
+    #[must_use]
+    pub fn consume(&mut self, bytes: u64) -> bool {
+        if self.rate_bps.is_none() {
+            return true;
+        }
+        match self.tokens.checked_sub(bytes) {
+            Some(left) => {
+                self.tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Bytes that may go now, as of the last refill; `u64::MAX` if uncapped.
+    #[must_use]
+    pub fn available(&self) -> u64 {
+        if self.rate_bps.is_some() { self.tokens } else { u64::MAX }
+    }
+
+    /// Time from the last refill until `bytes` are available; `None` = never (a rate of 0, or more than the burst).
+    #[must_use]
+    pub fn time_until(&self, bytes: u64) -> Option<Duration> {
+        let missing = bytes.saturating_sub(self.available());
+        if missing == 0 {
+            return Some(Duration::ZERO);
+        }
+        let rate = self.rate_bps.filter(|rate| *rate > 0 && bytes <= self.burst_bytes)?;
+        let need = u128::from(missing) * u128::from(BIT_NS_PER_BYTE) - u128::from(self.carry);
+        let nanos = need.div_ceil(u128::from(rate));
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// When `bytes` are available; `None` = never. In the past, or now, if they are already.
+    #[must_use]
+    pub fn ready_at(&self, bytes: u64) -> Option<Nanos> {
+        Some(self.refilled + self.time_until(bytes)?)
+    }
+
+    /// CIR in bit/s; `None` = uncapped.
+    #[must_use]
+    pub fn rate_bps(&self) -> Option<u64> {
+        self.rate_bps
+    }
+
+    /// CBS in bytes.
+    #[must_use]
+    pub fn burst_bytes(&self) -> u64 {
+        self.burst_bytes
+    }
+
+    fn cap(&mut self) {
+        if self.tokens >= self.burst_bytes {
+            self.tokens = self.burst_bytes;
+            self.carry = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_nanosecond_polled_earns_exactly_the_rate() {
+        // 7 bit/s over 8 s is 7 bytes, however finely it is refilled.
+        let mut bucket = TokenBucket::new(Nanos(0), Some(7), 100);
+        assert!(bucket.consume(100));
+        for step in 1..=800_000u64 {
+            bucket.refill(Nanos(step * 10_000));
+        }
+        assert_eq!((bucket.available(), bucket.carry), (7, 0));
+    }
+
+    #[test]
+    fn a_century_at_full_rate_is_one_burst() {
+        let mut bucket = TokenBucket::new(Nanos(0), Some(400_000_000_000), 9000);
+        assert!(bucket.consume(9000) && !bucket.consume(1));
+        bucket.refill(Nanos(u64::MAX));
+        assert_eq!(bucket.available(), 9000);
+    }
+
+    #[test]
+    fn what_never_comes_is_never() {
+        let mut bucket = TokenBucket::new(Nanos(0), Some(0), 1500);
+        assert!(bucket.consume(1500));
+        assert_eq!(bucket.time_until(1), None);
+        bucket.set_rate(Nanos(5), Some(1000), 1500);
+        assert_eq!(bucket.time_until(1501), None);
+        assert_eq!(bucket.time_until(1500), Some(Duration::from_secs(12)));
+        assert_eq!(bucket.ready_at(125), Some(Nanos(1_000_000_005)));
+    }
+
+    #[test]
+    fn uncapped_to_capped_starts_empty() {
+        let mut bucket = TokenBucket::new(Nanos(0), None, 1500);
+        assert_eq!(bucket.available(), u64::MAX);
+        assert!(bucket.consume(1 << 40));
+        bucket.set_rate(Nanos(10), Some(8_000_000_000), 1500);
+        assert_eq!(bucket.available(), 0);
+        bucket.refill(Nanos(20));
+        assert_eq!(bucket.available(), 10);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Wait(u64),
+        Take(u64),
+        TakeWhenReady(u64),
+        Rate(u64, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u64..3_000_000).prop_map(Step::Wait),
+            4 => (1u64..4000).prop_map(Step::Take),
+            4 => (1u64..1500).prop_map(Step::TakeWhenReady),
+            1 => (1u64..20_000_000_000, 1500u64..100_000).prop_map(|(r, b)| Step::Rate(r, b)),
+        ]
+    }
+
+    proptest! {
+        // The cap, over every window that begins and ends at a packet, to the bit and nanosecond; and full use of it:
+        // a packet that waits for `ready_at` goes then, and would not have gone one nanosecond earlier.
+        #[test]
+        fn never_above_rate_times_window_plus_burst(
+            rate in 1u64..20_000_000_000, burst in 1500u64..100_000, steps in prop::collection::vec(step(), 1..200),
+        ) {
+            let mut now = Nanos(1);
+            let mut bucket = TokenBucket::new(now, Some(rate), burst);
+            let (mut rate, mut largest) = (rate, burst);
+            // (bit·s⁻¹·ns allowed since the start, bytes of the packet) at each packet.
+            let mut allowed = 0u128;
+            let mut packets: Vec<(u128, u128)> = Vec::new();
+            let advance = |now: &mut Nanos, to: Nanos, rate: u64, allowed: &mut u128| {
+                *allowed += u128::from(to.0 - now.0) * u128::from(rate);
+                *now = to;
+            };
+            for step in steps {
+                let mut take = None;
+                match step {
+                    Step::Wait(ns) => { let to = Nanos(now.0 + ns); advance(&mut now, to, rate, &mut allowed); }
+                    Step::Take(bytes) => take = Some(bytes),
+                    Step::TakeWhenReady(bytes) => {
+                        bucket.refill(now);
+                        let at = bucket.ready_at(bytes).unwrap();
+                        if at > now {
+                            let mut early = bucket.clone();
+                            early.refill(Nanos(at.0 - 1));
+                            prop_assert!(!early.consume(bytes));
+                            advance(&mut now, at, rate, &mut allowed);
+                        }
+                        let mut on_time = bucket.clone();
+                        on_time.refill(now);
+                        prop_assert!(on_time.consume(bytes));
+                        take = Some(bytes);
+                    }
+                    Step::Rate(r, b) => { bucket.set_rate(now, Some(r), b); rate = r; largest = largest.max(b); }
+                }
+                bucket.refill(now);
+                if let Some(bytes) = take && bucket.consume(bytes) {
+                    packets.push((allowed, u128::from(bytes)));
+                }
+            }
+            for first in 0..packets.len() {
+                let mut sent = 0;
+                for (until, bytes) in &packets[first..] {
+                    sent += bytes * u128::from(BIT_NS_PER_BYTE);
+                    let earned = until - packets[first].0;
+                    prop_assert!(sent <= earned + u128::from(largest) * u128::from(BIT_NS_PER_BYTE));
+                }
+            }
+        }
+    }
+}

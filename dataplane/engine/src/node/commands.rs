@@ -1,0 +1,130 @@
+//! What gateways want.
+
+use super::Engine;
+use crate::api::{Command, Event, TransferId};
+use crate::config::{LinkId, PeerId, RatePlan};
+use crate::port::FrameBuf;
+use crate::time::Nanos;
+use crate::transport::Lane;
+
+impl<F: FrameBuf> Engine<F> {
+    /// Carry out one command. Answers come as events.
+    pub fn handle_command(&mut self, now: Nanos, command: Command) {
+        match command {
+            Command::Send { peer, id, meta } => {
+                if usize::from(peer.0) >= self.peers.len() {
+                    self.events.push_back(Event::TransferEnded { id, result: Err("no such peer".into()) });
+                    return;
+                }
+                if self.transfers.get(&id).is_some_and(|of| *of != peer) {
+                    let reason = "a transfer with this id is running with another peer".into();
+                    self.events.push_back(Event::TransferEnded { id, result: Err(reason) });
+                    return;
+                }
+                self.transfers.insert(id, peer);
+                let handle = self.transport.current(peer, Lane::Bulk);
+                let runtime = &mut self.peers[usize::from(peer.0)];
+                let conn = handle.and_then(|handle| runtime.bulk.get_mut(&handle));
+                runtime.relay.send(conn, id, meta, &mut self.events);
+                self.mark_ready(peer, Lane::Bulk);
+            }
+            Command::Supply { id, offset, data } => {
+                let Some(peer) = self.owner(id) else { return };
+                self.peers[usize::from(peer.0)].relay.supply(id, offset, data);
+                self.mark_ready(peer, Lane::Bulk);
+            }
+            Command::SupplyEnd { id, size, digest } => {
+                let Some(peer) = self.owner(id) else { return };
+                self.peers[usize::from(peer.0)].relay.supply_end(id, size, digest);
+                self.mark_ready(peer, Lane::Bulk);
+            }
+            Command::Accept { id, offset } => {
+                let Some(peer) = self.owner(id) else { return };
+                let handle = self.transport.current(peer, Lane::Bulk);
+                let runtime = &mut self.peers[usize::from(peer.0)];
+                let conn = handle.and_then(|handle| runtime.bulk.get_mut(&handle));
+                runtime.relay.accept(conn, id, offset);
+                self.mark_ready(peer, Lane::Bulk);
+            }
+            Command::Cancel { id, reason } => self.with_bulk(id, |relay, conn, events| {
+                relay.cancel(conn, id, &reason, events);
+            }),
+            Command::Written { id, offset } => self.with_bulk(id, |relay, conn, events| {
+                relay.written(now, conn, id, offset, events);
+            }),
+            Command::Complete { id, result } => self.with_bulk(id, |relay, conn, events| {
+                relay.complete(conn, id, result, events);
+            }),
+            Command::Message { peer, id, payload } => {
+                let Some(runtime) = self.peers.get_mut(usize::from(peer.0)) else {
+                    self.events.push_back(Event::MessageFailed { id, reason: "no such peer".into() });
+                    return;
+                };
+                runtime.messages.send(now, id, payload, &mut self.events);
+                self.mark_ready(peer, Lane::Control);
+            }
+            Command::SetRate { link, rate } => self.set_rate(now, link, rate),
+            Command::SetAdmin { link, up } => {
+                if let Some(index) = self.index(link) {
+                    self.links[index].admin_up = up;
+                    self.hold_or_release(now, index);
+                }
+            }
+            Command::SetCarrier { link, state } => {
+                if let Some(index) = self.index(link) {
+                    self.links[index].carrier = state;
+                    self.hold_or_release(now, index);
+                }
+            }
+            Command::Trace { peer, token } => self.start_trace(now, peer, token),
+        }
+    }
+
+    fn owner(&self, id: TransferId) -> Option<PeerId> {
+        self.transfers.get(&id).copied()
+    }
+
+    /// Run `act` on the relay of a transfer's peer, with its bulk connection if there is one.
+    fn with_bulk(
+        &mut self,
+        id: TransferId,
+        act: impl FnOnce(
+            &mut crate::relay::Relay,
+            Option<(&mut crate::relay::BulkConn, &mut quinn_proto::Connection)>,
+            &mut std::collections::VecDeque<Event>,
+        ),
+    ) {
+        let Some(peer) = self.owner(id) else { return };
+        let handle = self.transport.current(peer, Lane::Bulk);
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        let mut quic = handle.and_then(|handle| self.transport.conn(handle));
+        let conn = handle
+            .and_then(|handle| runtime.bulk.get_mut(&handle))
+            .zip(quic.as_mut().map(|conn| &mut conn.quic))
+            .filter(|(state, _)| state.session.ready);
+        act(&mut runtime.relay, conn, &mut self.events);
+        if let Some(handle) = handle {
+            // Reading has opened flow control, writing has made work.
+            self.transport.mark_dirty(handle);
+        }
+    }
+
+    fn set_rate(&mut self, now: Nanos, link: LinkId, rate: RatePlan) {
+        let Some(index) = self.index(link) else { return };
+        let runtime = &mut self.links[index];
+        runtime.rate = rate;
+        runtime.egress.set_rate(now, rate);
+        runtime.liveness.set_rate(now, rate.rate_bps);
+        let configured = runtime.config.rate.rate_bps;
+        for peer in 0..self.peers.len() {
+            let peer = PeerId(peer as u16);
+            let Some(state) = self.transport.peer(peer).filter(|state| state.config.link == link) else { continue };
+            // A path that was configured as fast as this link follows it; a slower hop elsewhere stays the bound.
+            let path = match state.config.path_rate_bps {
+                slower if slower != configured => slower.zip(rate.rate_bps).map(|(a, b)| a.min(b)).or(slower),
+                _ => rate.rate_bps,
+            };
+            self.transport.set_path_rate(peer, path);
+        }
+    }
+}

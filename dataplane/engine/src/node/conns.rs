@@ -1,0 +1,280 @@
+//! What connections say: established, lost, streams, datagrams; and dialling them again.
+
+use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent};
+
+use super::{Engine, RETRY_FIRST, RETRY_LIMIT, Retry};
+use crate::api::{Event, PeerState};
+use crate::config::{PeerId, Role};
+use crate::port::FrameBuf;
+use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, SessionError};
+use crate::time::Nanos;
+use crate::transport::{Handle, Lane};
+
+const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
+
+impl<F: FrameBuf> Engine<F> {
+    /// Look at every connection that something was done to.
+    pub(super) fn service(&mut self, now: Nanos) {
+        while let Some(handle) = self.transport.take_dirty() {
+            self.service_one(now, handle);
+        }
+        self.forget_ended_transfers();
+    }
+
+    fn service_one(&mut self, now: Nanos, handle: Handle) {
+        let Some(conn) = self.transport.conn(handle) else { return };
+        let (peer, lane) = (conn.peer, conn.lane);
+        while let Some(event) = self.transport.conn(handle).and_then(|conn| conn.quic.poll()) {
+            match event {
+                QuicEvent::Connected => self.established(now, handle, peer, lane),
+                QuicEvent::ConnectionLost { reason } => self.lost(now, handle, peer, lane, &reason),
+                QuicEvent::Stream(event) => self.stream(now, handle, peer, lane, &event),
+                QuicEvent::DatagramReceived => {
+                    let Some(conn) = self.transport.conn(handle) else { continue };
+                    if lane == Lane::Control {
+                        let runtime = &mut self.peers[usize::from(peer.0)];
+                        runtime.messages.datagrams_received(now, &mut conn.quic, &mut self.events);
+                    } else {
+                        while conn.quic.datagrams().recv().is_some() {}
+                    }
+                }
+                QuicEvent::HandshakeDataReady | QuicEvent::DatagramsUnblocked => {}
+            }
+        }
+        self.transport.settle(handle);
+        self.mark_ready(peer, lane);
+    }
+
+    fn established(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane) {
+        if let Some(old) = self.transport.establish(now, handle) {
+            self.disconnected(old, peer, lane);
+        }
+        let hello = Message::Hello {
+            version: SESSION_VERSION,
+            min_version: MIN_SESSION_VERSION,
+            class: lane as u8,
+            node: self.node.to_string(),
+        };
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        runtime.retry[lane as usize] = Retry::default();
+        let Some(conn) = self.transport.conn(handle) else { return };
+        let session = match lane {
+            Lane::Control => &mut runtime.control.entry(handle).or_default().session,
+            Lane::Bulk => &mut runtime.bulk.entry(handle).or_default().session,
+        };
+        if conn.quic.side().is_client() {
+            session.open(&mut conn.quic);
+        }
+        session.push(&hello);
+    }
+
+    fn lost(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, reason: &ConnectionError) {
+        let current = self.transport.current(peer, lane) == Some(handle);
+        let established = self.disconnected(handle, peer, lane);
+        if let Some(state) = self.transport.peer_mut(peer) {
+            if established {
+                state.stats.lost += 1;
+            } else {
+                state.stats.handshake_failures += 1;
+            }
+            tracing::info!(peer = %state.config.name, ?lane, %reason, "connection lost");
+        }
+        if current {
+            self.transport.unset_current(peer, lane);
+            self.set_peer_state(peer, PeerState::Lost(reason.to_string().into()));
+            self.schedule_dial(now, peer, lane);
+        }
+    }
+
+    /// Forget a connection's session. Says whether there was one.
+    fn disconnected(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> bool {
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        match lane {
+            Lane::Control => runtime.control.remove(&handle).is_some(),
+            Lane::Bulk => {
+                let was = runtime.bulk.remove(&handle).is_some();
+                if was {
+                    runtime.relay.disconnected();
+                }
+                was
+            }
+        }
+    }
+
+    fn stream(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, event: &StreamEvent) {
+        let Some(conn) = self.transport.conn(handle) else { return };
+        let quic = &mut conn.quic;
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        let events = &mut self.events;
+        let result = match lane {
+            Lane::Control => {
+                let Some(state) = runtime.control.get_mut(&handle) else { return };
+                match *event {
+                    StreamEvent::Opened { dir: Dir::Uni } => runtime.messages.streams_opened(state, quic, events),
+                    StreamEvent::Readable { id } if !state.session.is(id) => {
+                        runtime.messages.readable(state, quic, id, events);
+                    }
+                    StreamEvent::Finished { id } => runtime.messages.stream_finished(now, state, id, events),
+                    _ => {}
+                }
+                session_event(&mut state.session, quic, event)
+            }
+            Lane::Bulk => {
+                let Some(state) = runtime.bulk.get_mut(&handle) else { return };
+                match *event {
+                    StreamEvent::Opened { dir: Dir::Uni } => runtime.relay.stripes_opened(state, quic, events),
+                    StreamEvent::Readable { id } if !state.session.is(id) => {
+                        runtime.relay.readable(state, quic, id, events);
+                    }
+                    _ => {}
+                }
+                session_event(&mut state.session, quic, event)
+            }
+        };
+        let result = match result {
+            Ok(false) => Ok(()),
+            Ok(true) => self.session_messages(handle, peer, lane),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::warn!(peer = peer.0, ?lane, %error, "session ended");
+            self.transport.close(now, handle, "session error");
+            self.lost_by_us(now, handle, peer, lane, &error);
+        }
+    }
+
+    /// Closed from this end: quinn-proto says nothing more about it.
+    fn lost_by_us(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, error: &SessionError) {
+        let current = self.transport.current(peer, lane) == Some(handle);
+        self.disconnected(handle, peer, lane);
+        if current {
+            self.transport.unset_current(peer, lane);
+            self.set_peer_state(peer, PeerState::Lost(error.to_string().into()));
+            self.schedule_dial(now, peer, lane);
+        }
+    }
+
+    fn session_messages(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> Result<(), SessionError> {
+        loop {
+            let runtime = &mut self.peers[usize::from(peer.0)];
+            let session = match lane {
+                Lane::Control => runtime.control.get_mut(&handle).map(|state| &mut state.session),
+                Lane::Bulk => runtime.bulk.get_mut(&handle).map(|state| &mut state.session),
+            };
+            let Some(session) = session else { return Ok(()) };
+            let Some(message) = session.next()? else { return Ok(()) };
+            if !session.ready {
+                session.greet(&message, lane as u8)?;
+                match lane {
+                    Lane::Control => runtime.messages.connected(),
+                    Lane::Bulk => {
+                        if let Some(state) = runtime.bulk.get_mut(&handle) {
+                            runtime.relay.connected(state);
+                        }
+                    }
+                }
+                self.check_connected(peer);
+                continue;
+            }
+            let (Lane::Bulk, Some(conn)) = (lane, self.transport.conn(handle)) else { continue };
+            if let Some(state) = runtime.bulk.get_mut(&handle) {
+                if let (Message::Offer { .. }, Some(id)) = (&message, message.transfer()) {
+                    self.transfers.entry(id).or_insert(peer);
+                }
+                runtime.relay.message(state, &mut conn.quic, message, &mut self.events);
+            }
+        }
+    }
+
+    /// The peer is connected once both sessions are.
+    pub(super) fn check_connected(&mut self, peer: PeerId) {
+        let ready = LANES.iter().all(|lane| {
+            let runtime = &self.peers[usize::from(peer.0)];
+            self.transport.current(peer, *lane).is_some_and(|handle| match lane {
+                Lane::Control => runtime.control.get(&handle).is_some_and(|state| state.session.ready),
+                Lane::Bulk => runtime.bulk.get(&handle).is_some_and(|state| state.session.ready),
+            })
+        });
+        if ready && self.transport.peer(peer).is_some_and(|state| !state.dark) {
+            self.set_peer_state(peer, PeerState::Connected);
+        }
+    }
+
+    pub(super) fn set_peer_state(&mut self, peer: PeerId, state: PeerState) {
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        if runtime.state != state {
+            runtime.state = state.clone();
+            self.events.push_back(Event::Peer { peer, state });
+        }
+    }
+
+    /// Dial now, if this end dials and there is no connection.
+    pub(super) fn dial(&mut self, now: Nanos, peer: PeerId) {
+        for lane in LANES {
+            self.peers[usize::from(peer.0)].retry[lane as usize].at = None;
+            let Some(state) = self.transport.peer(peer) else { return };
+            let wanted = state.config.role == Role::Originator && !state.dark;
+            if wanted && self.transport.current(peer, lane).is_none() {
+                self.transport.connect(now, peer, lane);
+                self.mark_ready(peer, lane);
+            }
+        }
+    }
+
+    fn schedule_dial(&mut self, now: Nanos, peer: PeerId, lane: Lane) {
+        if self.transport.peer(peer).is_none_or(|state| state.config.role == Role::Acceptor) {
+            return;
+        }
+        let retry = &mut self.peers[usize::from(peer.0)].retry[lane as usize];
+        retry.at = Some(now + retry.wait);
+        retry.wait = (retry.wait * 2).clamp(RETRY_FIRST, RETRY_LIMIT);
+    }
+
+    pub(super) fn retry(&mut self, now: Nanos) {
+        for index in 0..self.peers.len() {
+            if self.peers[index].retry.iter().any(|retry| retry.at.is_some_and(|at| at <= now)) {
+                self.dial(now, PeerId(index as u16));
+            }
+        }
+    }
+
+    pub(super) fn confirmations(&mut self, now: Nanos) {
+        for index in 0..self.peers.len() {
+            let peer = PeerId(index as u16);
+            if self.peers[index].relay.next_timeout().is_none_or(|at| at > now) {
+                continue;
+            }
+            let handle = self.transport.current(peer, Lane::Bulk);
+            let runtime = &mut self.peers[index];
+            if let Some(state) = handle.and_then(|handle| runtime.bulk.get_mut(&handle)) {
+                runtime.relay.handle_timeout(now, state);
+                self.mark_ready(peer, Lane::Bulk);
+            }
+        }
+    }
+
+    /// An id may be used again once its transfer has ended.
+    fn forget_ended_transfers(&mut self) {
+        for event in &self.events {
+            if let Event::TransferEnded { id, .. } = event {
+                self.transfers.remove(id);
+            }
+        }
+    }
+}
+
+/// Let the session stream take its share of an event. `Ok(true)` = messages may have come.
+fn session_event(
+    session: &mut crate::session::Session,
+    quic: &mut quinn_proto::Connection,
+    event: &StreamEvent,
+) -> Result<bool, SessionError> {
+    match *event {
+        StreamEvent::Opened { dir: Dir::Bi } => session.accept(quic),
+        StreamEvent::Readable { id } if session.is(id) => {}
+        StreamEvent::Stopped { id, .. } if session.is(id) => return Err(SessionError::Ended),
+        _ => return Ok(false),
+    }
+    session.receive(quic)?;
+    Ok(true)
+}

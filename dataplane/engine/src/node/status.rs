@@ -1,0 +1,122 @@
+//! What an engine shows of itself. Read off the packet path.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use crate::api::{LinkState, PeerState};
+use crate::config::{LinkId, PeerId, RatePlan};
+use crate::egress::EgressCounters;
+use crate::fib::DropReason;
+use crate::port::FrameBuf;
+use crate::transport::{Lane, PeerCounters};
+
+/// State of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineStatus {
+    /// Configuration snapshot it runs.
+    pub snapshot: u64,
+    /// Its links.
+    pub links: Vec<LinkReport>,
+    /// Its peers.
+    pub peers: Vec<PeerReport>,
+}
+
+/// State of a link.
+#[derive(Debug, Clone)]
+pub struct LinkReport {
+    /// Which.
+    pub id: LinkId,
+    /// Its state.
+    pub state: LinkState,
+    /// Its rate now.
+    pub rate: RatePlan,
+    /// From liveness echoes.
+    pub rtt: Option<Duration>,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received at layer 2.
+    pub rx_bytes: u64,
+    /// Frames lost on the way here, by the link's sequence numbers.
+    pub rx_lost: u64,
+    /// Frames that came out of order.
+    pub rx_reordered: u64,
+    /// What egress counted.
+    pub egress: EgressCounters,
+    /// Drops by reason, zeroes left out.
+    pub drops: Vec<(&'static str, u64)>,
+    /// OAM messages for which there was no room.
+    pub oam_dropped: u64,
+}
+
+/// State of a peer.
+#[derive(Debug, Clone)]
+pub struct PeerReport {
+    /// Which.
+    pub id: PeerId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its state.
+    pub state: PeerState,
+    /// Smoothed round trip of the bulk connection.
+    pub rtt: Option<Duration>,
+    /// Congestion window of the bulk connection in bytes.
+    pub cwnd: u64,
+    /// QUIC packets sent on the bulk connection.
+    pub sent_packets: u64,
+    /// QUIC packets lost on the bulk connection.
+    pub lost_packets: u64,
+    /// Bytes of lost packets on the bulk connection.
+    pub lost_bytes: u64,
+    /// Handshakes and losses.
+    pub counters: PeerCounters,
+}
+
+impl<F: FrameBuf> Engine<F> {
+    /// The state of everything.
+    pub fn status(&mut self) -> EngineStatus {
+        let links = self
+            .links
+            .iter()
+            .map(|link| LinkReport {
+                id: link.config.id,
+                state: link.state.clone(),
+                rate: link.rate,
+                rtt: link.liveness.rtt(),
+                rx_frames: link.rx_frames,
+                rx_bytes: link.rx_bytes,
+                rx_lost: link.sequence.lost,
+                rx_reordered: link.sequence.reordered,
+                egress: *link.egress.counters(),
+                drops: DropReason::ALL
+                    .iter()
+                    .map(|reason| (reason.name(), link.drops[reason.index()]))
+                    .filter(|(_, count)| *count > 0)
+                    .collect(),
+                oam_dropped: link.oam_dropped,
+            })
+            .collect();
+        let peers = (0..self.peers.len()).filter_map(|index| self.peer_report(PeerId(index as u16))).collect();
+        EngineStatus { snapshot: self.snapshot, links, peers }
+    }
+
+    fn peer_report(&mut self, id: PeerId) -> Option<PeerReport> {
+        let stats = self
+            .transport
+            .current(id, Lane::Bulk)
+            .and_then(|handle| self.transport.conn(handle))
+            .map(|conn| conn.quic.stats().path);
+        let peer = self.transport.peer(id)?;
+        Some(PeerReport {
+            id,
+            name: peer.config.name.clone(),
+            state: self.peers[usize::from(id.0)].state.clone(),
+            rtt: stats.map(|path| path.rtt),
+            cwnd: stats.map_or(0, |path| path.cwnd),
+            sent_packets: stats.map_or(0, |path| path.sent_packets),
+            lost_packets: stats.map_or(0, |path| path.lost_packets),
+            lost_bytes: stats.map_or(0, |path| path.lost_bytes),
+            counters: peer.stats,
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! File transfers above QUIC: offers, stripes, confirmation, resume.
+//!
+//! A transfer outlives connections. Its bytes travel in *stripes*: unidirectional streams of at most
+//! [`STRIPE_BYTES`](crate::transport::STRIPE_BYTES), each with the transfer's id and its own offset in front, so
+//! that a stripe says by itself where its bytes belong and a resume is just the next stripe. (One stream per
+//! file would make quinn-proto walk a segment list as long as the window for each packet.)
+//!
+//! ```text
+//!  sender    Offer ──►            Accept(offset)   confirmed ≤ sent ≤ supplied ≤ limit
+//!            stripes, Finish ──►
+//!  receiver            ◄── Confirm(offset) … Done   written ≤ delivered ≤ received
+//! ```
+//!
+//! The receiver hands bytes on in order, each exactly once, and only `unwritten_bytes` ahead of what its gateway
+//! has reported written; QUIC's flow control does the rest.
+
+mod receive;
+mod send;
+
+use std::collections::VecDeque;
+
+use quinn_proto::{Connection, Dir, StreamId};
+use rustc_hash::FxHashMap;
+
+use self::receive::{Incoming, StripeIn};
+use self::send::Outgoing;
+use crate::api::{Event, TransferId, TransferMeta};
+use crate::config::{Limits, PeerId};
+use crate::session::{Message, Session};
+use crate::time::Nanos;
+
+/// Longest file name in bytes.
+const MAX_NAME_BYTES: usize = 255;
+/// Most attributes, and the longest key or value in bytes.
+const MAX_ATTRIBUTES: usize = 64;
+const MAX_ATTRIBUTE_BYTES: usize = 1024;
+/// Longest reason that a peer may give, in bytes; the rest is cut.
+const MAX_REASON_BYTES: usize = 1024;
+/// Finished incoming transfers remembered per peer, so that a repeated offer is answered `Done` again.
+const MAX_REMEMBERED: usize = 4096;
+/// Stripe header: 16 bytes id, 8 bytes offset, big-endian.
+const STRIPE_HEADER_BYTES: usize = 24;
+
+/// State of one bulk connection.
+#[derive(Default)]
+pub(crate) struct BulkConn {
+    pub(crate) session: Session,
+    stripes: FxHashMap<StreamId, StripeIn>,
+}
+
+/// All transfers with one peer.
+pub(crate) struct Relay {
+    peer: PeerId,
+    limits: Limits,
+    outgoing: FxHashMap<TransferId, Outgoing>,
+    incoming: FxHashMap<TransferId, Incoming>,
+    /// Own transfers that may have something to write, in the order of their turns: strict, bulk.
+    turns: [VecDeque<TransferId>; 2],
+    /// Received and in place.
+    done: VecDeque<TransferId>,
+    /// Given up while there was no connection; the peer is told at the next.
+    cancelled: Vec<(TransferId, String)>,
+}
+
+impl Relay {
+    pub(crate) fn new(peer: PeerId, limits: Limits) -> Self {
+        Self {
+            peer,
+            limits,
+            outgoing: FxHashMap::default(),
+            incoming: FxHashMap::default(),
+            turns: [VecDeque::new(), VecDeque::new()],
+            done: VecDeque::new(),
+            cancelled: Vec::new(),
+        }
+    }
+
+    pub(crate) fn debug(&self) -> String {
+        format!(
+            "turns {:?} out {:?} in {:?}",
+            self.turns,
+            self.outgoing.iter().map(|(id, t)| (id, t.debug())).collect::<Vec<_>>(),
+            self.incoming
+        )
+    }
+
+    /// The session is established: offer every own transfer that still runs.
+    pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
+        for turns in &mut self.turns {
+            turns.clear();
+        }
+        for (id, reason) in self.cancelled.drain(..) {
+            conn.session.push(&Message::Cancel { id: id.0, reason });
+        }
+        // By id, so that equal seeds offer in equal order.
+        let mut ids: Vec<_> = self.outgoing.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            if let Some(transfer) = self.outgoing.get_mut(&id) {
+                transfer.disconnected();
+                conn.session.push(&Message::Offer { id: id.0, meta: transfer.meta.clone() });
+            }
+        }
+        for incoming in self.incoming.values_mut() {
+            incoming.disconnected();
+        }
+    }
+
+    /// The connection is gone; transfers wait for the next one.
+    pub(crate) fn disconnected(&mut self) {
+        for turns in &mut self.turns {
+            turns.clear();
+        }
+        for transfer in self.outgoing.values_mut() {
+            transfer.disconnected();
+        }
+        for transfer in self.incoming.values_mut() {
+            transfer.disconnected();
+        }
+    }
+
+    /// A message of an established session.
+    pub(crate) fn message(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        message: Message,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(id) = message.transfer() else { return };
+        match message {
+            Message::Hello { .. } => {}
+            Message::Offer { meta, .. } => self.offered(conn, id, meta, events),
+            Message::Finish { size, digest, .. } => {
+                if let Some(transfer) = self.incoming.get_mut(&id) {
+                    transfer.finish(size, digest);
+                    self.deliver(conn, quic, id, events);
+                }
+            }
+            Message::Accept { offset, .. } => self.accepted(id, offset, events),
+            Message::Confirm { offset, .. } => {
+                if let Some(transfer) = self.outgoing.get_mut(&id)
+                    && transfer.confirm(offset)
+                {
+                    events.push_back(Event::Confirmed { id, offset });
+                }
+            }
+            Message::Done { .. } => self.end_outgoing(id, Ok(()), quic, events),
+            Message::Cancel { mut reason, .. } => {
+                truncate(&mut reason, MAX_REASON_BYTES);
+                self.end_outgoing(id, Err(reason.clone()), quic, events);
+                self.end_incoming(conn, quic, id, Err(reason), events);
+            }
+        }
+    }
+
+    /// Stream events of the connection that are not the session's.
+    pub(crate) fn stripes_opened(&mut self, conn: &mut BulkConn, quic: &mut Connection, events: &mut VecDeque<Event>) {
+        while let Some(stream) = quic.streams().accept(Dir::Uni) {
+            conn.stripes.insert(stream, StripeIn::default());
+            self.readable(conn, quic, stream, events);
+        }
+    }
+
+    /// Either end gives a transfer up.
+    pub(crate) fn cancel(
+        &mut self,
+        conn: Option<(&mut BulkConn, &mut Connection)>,
+        id: TransferId,
+        reason: &str,
+        events: &mut VecDeque<Event>,
+    ) {
+        let known = self.outgoing.contains_key(&id) || self.incoming.contains_key(&id);
+        let Some((conn, quic)) = conn else {
+            if known {
+                self.cancelled.push((id, reason.to_owned()));
+            }
+            for ended in [self.outgoing.remove(&id).is_some(), self.incoming.remove(&id).is_some()] {
+                if ended {
+                    events.push_back(Event::TransferEnded { id, result: Err(reason.to_owned()) });
+                }
+            }
+            return;
+        };
+        if known {
+            conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
+        }
+        self.end_outgoing(id, Err(reason.to_owned()), quic, events);
+        self.end_incoming(conn, quic, id, Err(reason.to_owned()), events);
+    }
+
+    /// When `handle_timeout` wants to be called: the earliest confirmation that waits for company.
+    pub(crate) fn next_timeout(&self) -> Option<Nanos> {
+        self.incoming.values().filter_map(Incoming::confirm_at).min()
+    }
+
+    /// Confirmations whose time has come.
+    pub(crate) fn handle_timeout(&mut self, now: Nanos, conn: &mut BulkConn) {
+        for (id, transfer) in &mut self.incoming {
+            if let Some(offset) = transfer.confirm_due(now) {
+                conn.session.push(&Message::Confirm { id: id.0, offset });
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.outgoing.len() + self.incoming.len() >= self.limits.transfers_per_peer as usize
+    }
+}
+
+/// Refuse what a careless or hostile peer could put into an offer.
+fn check_meta(meta: &TransferMeta) -> Result<(), &'static str> {
+    if meta.name.is_empty() || meta.name.len() > MAX_NAME_BYTES {
+        return Err("the name must have 1 to 255 bytes");
+    }
+    if meta.name.contains(['/', '\0']) || meta.name == "." || meta.name == ".." {
+        return Err("the name must be a file name without a directory");
+    }
+    if meta.priority > 127 {
+        return Err("the priority must be 0 to 127");
+    }
+    let long = |text: &String| text.len() > MAX_ATTRIBUTE_BYTES;
+    if meta.attributes.len() > MAX_ATTRIBUTES || meta.attributes.iter().any(|(key, value)| long(key) || long(value)) {
+        return Err("at most 64 attributes of at most 1024 bytes");
+    }
+    Ok(())
+}
+
+fn truncate(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+}

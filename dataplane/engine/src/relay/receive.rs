@@ -1,0 +1,334 @@
+//! The receiver's half of a transfer.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use quinn_proto::{Connection, ReadError, StreamId, VarInt};
+
+use super::{BulkConn, MAX_REMEMBERED, Relay, STRIPE_HEADER_BYTES, check_meta};
+use crate::api::{Event, TransferId, TransferMeta};
+use crate::session::Message;
+use crate::time::Nanos;
+
+/// Confirm at once when this much was written since the last confirmation …
+const CONFIRM_STEP_BYTES: u64 = 1 << 20;
+/// … and otherwise after this long, so that progress is seen on slow links without a message per packet.
+const CONFIRM_DELAY: Duration = Duration::from_millis(200);
+/// Largest piece handed to the gateway in one event, in bytes.
+const PIECE_BYTES: u64 = 64 << 10;
+
+/// A stripe that arrives.
+#[derive(Debug, Default)]
+pub(super) struct StripeIn {
+    header: [u8; STRIPE_HEADER_BYTES],
+    have: usize,
+    transfer: Option<TransferId>,
+    /// Offset in the file of the next byte to read from the stream.
+    next: u64,
+}
+
+/// A transfer that this node receives.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// The gateway has accepted it.
+    accepted: bool,
+    /// First byte not yet handed to the gateway.
+    delivered: u64,
+    /// First byte that the gateway has not written.
+    written: u64,
+    confirmed: u64,
+    confirm_at: Option<Nanos>,
+    /// Stripes of this connection that may have something to read, by their next offset. Several can be at the same: one
+    /// whose end has not been seen, and the one that goes on from there.
+    waiting: BTreeSet<(u64, StreamId)>,
+    end: Option<(u64, [u8; 32])>,
+    end_delivered: bool,
+}
+
+impl Incoming {
+    fn new() -> Self {
+        Self {
+            accepted: false,
+            delivered: 0,
+            written: 0,
+            confirmed: 0,
+            confirm_at: None,
+            waiting: BTreeSet::new(),
+            end: None,
+            end_delivered: false,
+        }
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.waiting.clear();
+        self.confirm_at = None;
+        self.confirmed = 0;
+        if !self.end_delivered {
+            self.end = None;
+        }
+    }
+
+    pub(super) fn finish(&mut self, size: u64, digest: [u8; 32]) {
+        self.end.get_or_insert((size, digest));
+    }
+
+    pub(super) fn confirm_at(&self) -> Option<Nanos> {
+        self.confirm_at
+    }
+
+    pub(super) fn confirm_due(&mut self, now: Nanos) -> Option<u64> {
+        if self.confirm_at? > now {
+            return None;
+        }
+        self.confirm_at = None;
+        self.confirmed = self.written;
+        Some(self.written)
+    }
+}
+
+impl Relay {
+    pub(super) fn offered(
+        &mut self,
+        conn: &mut BulkConn,
+        id: TransferId,
+        meta: TransferMeta,
+        events: &mut VecDeque<Event>,
+    ) {
+        if self.done.contains(&id) {
+            // Our `Done` was lost with the connection; nothing is sent again.
+            conn.session.push(&Message::Done { id: id.0 });
+            return;
+        }
+        if let Some(transfer) = self.incoming.get(&id) {
+            if transfer.accepted {
+                conn.session.push(&Message::Accept { id: id.0, offset: transfer.delivered });
+            }
+            return;
+        }
+        let refusal =
+            if self.is_full() { Err("the receiver's limit of transfers is reached") } else { check_meta(&meta) };
+        if let Err(reason) = refusal {
+            conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
+            return;
+        }
+        self.incoming.insert(id, Incoming::new());
+        events.push_back(Event::Offered { peer: self.peer, id, meta });
+    }
+
+    /// The gateway takes an offered transfer from `offset` on.
+    pub(crate) fn accept(&mut self, conn: Option<&mut BulkConn>, id: TransferId, offset: u64) {
+        let Some(transfer) = self.incoming.get_mut(&id).filter(|t| !t.accepted) else { return };
+        transfer.accepted = true;
+        transfer.delivered = offset;
+        transfer.written = offset;
+        if let Some(conn) = conn.filter(|conn| conn.session.ready) {
+            conn.session.push(&Message::Accept { id: id.0, offset });
+        }
+    }
+
+    /// The gateway has written everything below `offset`.
+    pub(crate) fn written(
+        &mut self,
+        now: Nanos,
+        conn: Option<(&mut BulkConn, &mut Connection)>,
+        id: TransferId,
+        offset: u64,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(transfer) = self.incoming.get_mut(&id) else { return };
+        if offset <= transfer.written || offset > transfer.delivered {
+            return;
+        }
+        transfer.written = offset;
+        let Some((conn, quic)) = conn else { return };
+        if offset - transfer.confirmed >= CONFIRM_STEP_BYTES {
+            transfer.confirmed = offset;
+            transfer.confirm_at = None;
+            conn.session.push(&Message::Confirm { id: id.0, offset });
+        } else {
+            transfer.confirm_at.get_or_insert(now + CONFIRM_DELAY);
+        }
+        self.deliver(conn, quic, id, events);
+    }
+
+    /// The gateway is through with the whole.
+    pub(crate) fn complete(
+        &mut self,
+        conn: Option<(&mut BulkConn, &mut Connection)>,
+        id: TransferId,
+        result: Result<(), String>,
+        events: &mut VecDeque<Event>,
+    ) {
+        if !self.incoming.contains_key(&id) {
+            return;
+        }
+        if result.is_ok() {
+            if self.done.len() == MAX_REMEMBERED {
+                self.done.pop_front();
+            }
+            self.done.push_back(id);
+        }
+        match conn {
+            Some((conn, quic)) => {
+                conn.session.push(&match &result {
+                    Ok(()) => Message::Done { id: id.0 },
+                    Err(reason) => Message::Cancel { id: id.0, reason: reason.clone() },
+                });
+                self.end_incoming(conn, quic, id, result, events);
+            }
+            None => {
+                self.incoming.remove(&id);
+                events.push_back(Event::TransferEnded { id, result });
+            }
+        }
+    }
+
+    /// A stripe has bytes, or its end.
+    pub(crate) fn readable(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        stream: StreamId,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(stripe) = conn.stripes.get_mut(&stream) else { return };
+        let id = match stripe.transfer {
+            Some(id) => id,
+            None => match read_header(stripe, quic, stream) {
+                Header::Whole(id) => id,
+                Header::Partial => return,
+                Header::Broken => {
+                    conn.stripes.remove(&stream);
+                    return;
+                }
+            },
+        };
+        let Some(transfer) = self.incoming.get_mut(&id).filter(|t| t.accepted) else {
+            // Nobody waits for it (cancelled here): say so, and let its bytes go.
+            let _ = quic.recv_stream(stream).stop(VarInt::from_u32(0));
+            conn.stripes.remove(&stream);
+            return;
+        };
+        transfer.waiting.insert((stripe.next, stream));
+        self.deliver(conn, quic, id, events);
+    }
+
+    /// Hand on what is in order, as far as the gateway keeps up.
+    pub(super) fn deliver(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        id: TransferId,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(transfer) = self.incoming.get_mut(&id).filter(|t| t.accepted) else { return };
+        let ceiling = transfer.written + u64::from(self.limits.unwritten_bytes);
+        while let Some(&(at, stream)) = transfer.waiting.first() {
+            if at > transfer.delivered {
+                break;
+            }
+            // `at < delivered` only for bytes that an older connection has brought already: read and skipped.
+            let budget = ceiling.saturating_sub(transfer.delivered).min(PIECE_BYTES);
+            if budget == 0 {
+                break;
+            }
+            transfer.waiting.pop_first();
+            let Some(stripe) = conn.stripes.get_mut(&stream) else { continue };
+            match read_chunk(quic, stream, usize::try_from(budget).unwrap_or(usize::MAX)) {
+                Read::Bytes(mut data) => {
+                    let skip = (transfer.delivered - at).min(data.len() as u64);
+                    stripe.next = at + data.len() as u64;
+                    transfer.waiting.insert((stripe.next, stream));
+                    let data = data.split_off(skip as usize);
+                    if !data.is_empty() {
+                        let offset = transfer.delivered;
+                        transfer.delivered += data.len() as u64;
+                        events.push_back(Event::Data { id, offset, data });
+                    }
+                }
+                // `readable` brings it back.
+                Read::Blocked => {}
+                Read::Ended => {
+                    conn.stripes.remove(&stream);
+                }
+            }
+        }
+        if let Some((size, digest)) = transfer.end
+            && !transfer.end_delivered
+        {
+            if transfer.delivered == size {
+                transfer.end_delivered = true;
+                events.push_back(Event::DataEnd { id, size, digest });
+            } else if transfer.delivered > size {
+                let reason = format!("the sender says {size} bytes but has sent more");
+                conn.session.push(&Message::Cancel { id: id.0, reason: reason.clone() });
+                self.end_incoming(conn, quic, id, Err(reason), events);
+            }
+        }
+    }
+
+    pub(super) fn end_incoming(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        id: TransferId,
+        result: Result<(), String>,
+        events: &mut VecDeque<Event>,
+    ) {
+        if self.incoming.remove(&id).is_none() {
+            return;
+        }
+        conn.stripes.retain(|stream, stripe| {
+            let ours = stripe.transfer == Some(id);
+            if ours {
+                let _ = quic.recv_stream(*stream).stop(VarInt::from_u32(0));
+            }
+            !ours
+        });
+        events.push_back(Event::TransferEnded { id, result });
+    }
+}
+
+enum Header {
+    Whole(TransferId),
+    Partial,
+    Broken,
+}
+
+fn read_header(stripe: &mut StripeIn, quic: &mut Connection, stream: StreamId) -> Header {
+    while stripe.have < STRIPE_HEADER_BYTES {
+        match read_chunk(quic, stream, STRIPE_HEADER_BYTES - stripe.have) {
+            Read::Bytes(data) => {
+                stripe.header[stripe.have..stripe.have + data.len()].copy_from_slice(&data);
+                stripe.have += data.len();
+            }
+            Read::Blocked => return Header::Partial,
+            Read::Ended => return Header::Broken,
+        }
+    }
+    let [id @ .., _, _, _, _, _, _, _, _] = stripe.header;
+    let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, offset @ ..] = stripe.header;
+    let id = TransferId(u128::from_be_bytes(id));
+    stripe.transfer = Some(id);
+    stripe.next = u64::from_be_bytes(offset);
+    Header::Whole(id)
+}
+
+enum Read {
+    Bytes(bytes::Bytes),
+    Blocked,
+    Ended,
+}
+
+fn read_chunk(quic: &mut Connection, stream: StreamId, limit: usize) -> Read {
+    let mut receiver = quic.recv_stream(stream);
+    let Ok(mut chunks) = receiver.read(true) else { return Read::Ended };
+    let read = match chunks.next(limit) {
+        Ok(Some(chunk)) => Read::Bytes(chunk.bytes),
+        Ok(None) | Err(ReadError::Reset(_)) => Read::Ended,
+        Err(ReadError::Blocked) => Read::Blocked,
+    };
+    // Window updates leave with the next packet: the connection is polled after every event anyway.
+    let _ = chunks.finalize();
+    read
+}

@@ -1,0 +1,338 @@
+//! The sender's half of a transfer.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
+
+use super::{BulkConn, Relay, STRIPE_HEADER_BYTES, check_meta};
+use crate::api::{Event, TransferId, TransferMeta};
+use crate::session::Message;
+use crate::transport::STRIPE_BYTES;
+
+/// Priorities from here on are strict over all below (COMPAT, part A).
+const STRICT_PRIORITY: u8 = 64;
+/// Packets per turn and weight unit: the second-level DRR quantum.
+const QUANTUM_PACKETS: u32 = 1;
+/// Announce a higher limit only when it has grown by this share of `supply_bytes`.
+const LIMIT_STEP_DIVISOR: u64 = 8;
+
+/// A transfer that this node sends.
+pub(super) struct Outgoing {
+    pub(super) meta: TransferMeta,
+    /// Supplied, not yet written to QUIC; begins at `sent`.
+    supply: VecDeque<Bytes>,
+    /// First byte not yet written to QUIC on this connection.
+    sent: u64,
+    /// First byte not supplied.
+    supplied: u64,
+    /// First byte that may not be supplied.
+    limit: u64,
+    /// First byte that the receiver has not confirmed.
+    confirmed: u64,
+    /// Size and digest, once the gateway has said them.
+    end: Option<(u64, [u8; 32])>,
+    /// The open stripe and the bytes it can still take.
+    stripe: Option<(StreamId, u64)>,
+    /// The receiver has accepted on this connection.
+    flowing: bool,
+    finish_sent: bool,
+    queued: bool,
+    /// Packets left in this turn.
+    deficit: u32,
+}
+
+impl Outgoing {
+    fn new(meta: TransferMeta) -> Self {
+        Self {
+            meta,
+            supply: VecDeque::new(),
+            sent: 0,
+            supplied: 0,
+            limit: 0,
+            confirmed: 0,
+            end: None,
+            stripe: None,
+            flowing: false,
+            finish_sent: false,
+            queued: false,
+            deficit: 0,
+        }
+    }
+
+    pub(super) fn debug(&self) -> String {
+        format!(
+            "sent {} supplied {} limit {} confirmed {} end {:?} stripe {:?} flowing {} finish {} queued {} supply {}",
+            self.sent,
+            self.supplied,
+            self.limit,
+            self.confirmed,
+            self.end.map(|e| e.0),
+            self.stripe,
+            self.flowing,
+            self.finish_sent,
+            self.queued,
+            self.supply.len()
+        )
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.supply.clear();
+        self.stripe = None;
+        self.flowing = false;
+        self.finish_sent = false;
+        self.queued = false;
+        self.limit = 0;
+    }
+
+    /// Whether the confirmed offset has grown.
+    pub(super) fn confirm(&mut self, offset: u64) -> bool {
+        let grows = offset > self.confirmed && offset <= self.sent;
+        if grows {
+            self.confirmed = offset;
+        }
+        grows
+    }
+
+    fn lane(&self) -> usize {
+        usize::from(self.meta.priority < STRICT_PRIORITY)
+    }
+
+    fn weight(&self) -> u32 {
+        u32::from(self.meta.priority % STRICT_PRIORITY) + 1
+    }
+
+    fn has_work(&self) -> bool {
+        self.flowing && (!self.supply.is_empty() || (self.end.is_some() && !self.finish_sent))
+    }
+}
+
+impl Relay {
+    /// Begin a transfer, and offer it if there is a connection.
+    pub(crate) fn send(
+        &mut self,
+        conn: Option<&mut BulkConn>,
+        id: TransferId,
+        meta: TransferMeta,
+        events: &mut VecDeque<Event>,
+    ) {
+        let refusal = if self.outgoing.contains_key(&id) {
+            Err("a transfer with this id is running".to_owned())
+        } else if self.is_full() {
+            Err(format!("{} transfers with this peer are running, which is the limit", self.limits.transfers_per_peer))
+        } else {
+            check_meta(&meta).map_err(str::to_owned)
+        };
+        if let Err(reason) = refusal {
+            events.push_back(Event::TransferEnded { id, result: Err(reason) });
+            return;
+        }
+        if let Some(conn) = conn.filter(|conn| conn.session.ready) {
+            conn.session.push(&Message::Offer { id: id.0, meta: meta.clone() });
+        }
+        self.outgoing.insert(id, Outgoing::new(meta));
+    }
+
+    pub(super) fn accepted(&mut self, id: TransferId, offset: u64, events: &mut VecDeque<Event>) {
+        let supply = u64::from(self.limits.supply_bytes);
+        let Some(transfer) = self.outgoing.get_mut(&id).filter(|t| !t.flowing) else { return };
+        if transfer.meta.size.is_some_and(|size| offset > size) {
+            // The receiver has more than the file: not the same file. It will fail the digest; start over.
+            return self.accepted(id, 0, events);
+        }
+        transfer.flowing = true;
+        transfer.sent = offset;
+        transfer.supplied = offset;
+        transfer.confirmed = transfer.confirmed.min(offset);
+        transfer.limit = offset + supply;
+        transfer.end = None;
+        events.push_back(Event::SupplyFrom { id, offset });
+        events.push_back(Event::SupplyUpTo { id, limit: transfer.limit });
+    }
+
+    /// Bytes from the gateway. Anything but the next bytes within the limit is an answer to an older question.
+    pub(crate) fn supply(&mut self, id: TransferId, offset: u64, data: Bytes) {
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
+        let end = offset.saturating_add(data.len() as u64);
+        if !transfer.flowing || offset != transfer.supplied || end > transfer.limit || data.is_empty() {
+            return;
+        }
+        transfer.supplied = end;
+        transfer.supply.push_back(data);
+        self.queue(id);
+    }
+
+    pub(crate) fn supply_end(&mut self, id: TransferId, size: u64, digest: [u8; 32]) {
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
+        if transfer.flowing && size == transfer.supplied {
+            transfer.end = Some((size, digest));
+            self.queue(id);
+        }
+    }
+
+    fn queue(&mut self, id: TransferId) {
+        if let Some(transfer) = self.outgoing.get_mut(&id)
+            && transfer.has_work()
+            && !transfer.queued
+        {
+            transfer.queued = true;
+            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
+            self.turns[transfer.lane()].push_back(id);
+        }
+    }
+
+    /// Write one packet's worth, at most `limit` bytes: session messages first, then the transfer whose turn it is.
+    /// `false` = there is nothing to write, or QUIC takes nothing now.
+    pub(crate) fn feed(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        limit: usize,
+        events: &mut VecDeque<Event>,
+    ) -> bool {
+        if conn.session.feed(quic, limit) > 0 {
+            return true;
+        }
+        if !conn.session.ready {
+            return false;
+        }
+        for lane in 0..self.turns.len() {
+            // Each round takes one transfer off its turn for good, or writes.
+            while let Some(id) = self.turns[lane].front().copied() {
+                let Some(transfer) = self.outgoing.get_mut(&id) else {
+                    self.turns[lane].pop_front();
+                    continue;
+                };
+                if !transfer.has_work() {
+                    transfer.queued = false;
+                    self.turns[lane].pop_front();
+                    continue;
+                }
+                match write_packet(id, transfer, conn, quic, limit) {
+                    Wrote::Data => {
+                        self.announce(id, events);
+                        self.end_turn(id, lane);
+                        return true;
+                    }
+                    Wrote::Message => return conn.session.feed(quic, limit) > 0,
+                    Wrote::Blocked => return false,
+                    Wrote::Refused => {
+                        // The receiver has stopped the stripe; its message says why, and ends the transfer.
+                        transfer.queued = false;
+                        transfer.flowing = false;
+                        self.turns[lane].pop_front();
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn end_turn(&mut self, id: TransferId, lane: usize) {
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
+        transfer.deficit = transfer.deficit.saturating_sub(1);
+        if transfer.deficit == 0 && self.turns[lane].len() > 1 {
+            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
+            self.turns[lane].rotate_left(1);
+        }
+    }
+
+    fn announce(&mut self, id: TransferId, events: &mut VecDeque<Event>) {
+        let supply = u64::from(self.limits.supply_bytes);
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
+        let limit = transfer.sent + supply;
+        if limit.saturating_sub(transfer.limit) >= supply / LIMIT_STEP_DIVISOR {
+            transfer.limit = limit;
+            events.push_back(Event::SupplyUpTo { id, limit });
+        }
+    }
+
+    pub(super) fn end_outgoing(
+        &mut self,
+        id: TransferId,
+        result: Result<(), String>,
+        quic: &mut Connection,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(transfer) = self.outgoing.remove(&id) else { return };
+        if let Some((stream, _)) = transfer.stripe {
+            let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
+        }
+        events.push_back(Event::TransferEnded { id, result });
+    }
+}
+
+enum Wrote {
+    /// Stream bytes, or the end of a stripe.
+    Data,
+    /// A session message waits now.
+    Message,
+    /// Flow control or the stream limit holds us back; an event will tell.
+    Blocked,
+    /// The peer does not want this stripe.
+    Refused,
+}
+
+fn write_packet(
+    id: TransferId,
+    transfer: &mut Outgoing,
+    conn: &mut BulkConn,
+    quic: &mut Connection,
+    limit: usize,
+) -> Wrote {
+    let mut room = limit;
+    if let Some(front) = transfer.supply.front_mut() {
+        let (stream, left) = match transfer.stripe {
+            Some(open) => open,
+            None => {
+                let Some(stream) = quic.streams().open(Dir::Uni) else { return Wrote::Blocked };
+                let mut header = [0; STRIPE_HEADER_BYTES];
+                header[..16].copy_from_slice(&id.0.to_be_bytes());
+                header[16..].copy_from_slice(&transfer.sent.to_be_bytes());
+                match quic.send_stream(stream).write(&header) {
+                    // A stream that takes no whole header is of no use: connection-level flow control is shut.
+                    Ok(STRIPE_HEADER_BYTES) => {}
+                    Ok(_) | Err(WriteError::Blocked) => {
+                        let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
+                        return Wrote::Blocked;
+                    }
+                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return Wrote::Refused,
+                }
+                room -= STRIPE_HEADER_BYTES;
+                transfer.stripe = Some((stream, STRIPE_BYTES));
+                (stream, STRIPE_BYTES)
+            }
+        };
+        let take = room.min(front.len()).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut piece = [front.slice(..take)];
+        let written = match quic.send_stream(stream).write_chunks(&mut piece) {
+            Ok(written) => written.bytes,
+            Err(WriteError::Blocked) => return if room < limit { Wrote::Data } else { Wrote::Blocked },
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                transfer.stripe = None;
+                return Wrote::Refused;
+            }
+        };
+        if written == front.len() {
+            transfer.supply.pop_front();
+        } else {
+            bytes::Buf::advance(front, written);
+        }
+        transfer.sent += written as u64;
+        let left = left - written as u64;
+        transfer.stripe = Some((stream, left));
+        let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);
+        if left == 0 || whole {
+            let _ = quic.send_stream(stream).finish();
+            transfer.stripe = None;
+        }
+        return Wrote::Data;
+    }
+    let Some((size, digest)) = transfer.end else { return Wrote::Blocked };
+    if let Some((stream, _)) = transfer.stripe.take() {
+        let _ = quic.send_stream(stream).finish();
+    }
+    transfer.finish_sent = true;
+    conn.session.push(&Message::Finish { id: id.0, size, digest });
+    Wrote::Message
+}

@@ -1,0 +1,221 @@
+//! The session stream of a connection: its one bidirectional stream, on which both ends exchange framed messages
+//! (big-endian `u32` length, postcard body). It opens with a hello from each side.
+
+use bytes::{Buf, BufMut, BytesMut};
+use quinn_proto::{Connection, Dir, StreamId};
+use serde::{Deserialize, Serialize};
+
+use crate::api::{TransferId, TransferMeta};
+
+/// Version of the session messages; the peer's may differ by one (N and N−1 interoperate).
+pub(crate) const SESSION_VERSION: u16 = 1;
+/// Oldest session version this end still speaks.
+pub(crate) const MIN_SESSION_VERSION: u16 = 1;
+/// Largest message body in bytes: an offer with all its attributes.
+const MAX_MESSAGE_BYTES: usize = 192 << 10;
+const LENGTH_BYTES: usize = 4;
+
+/// What travels on a session stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// First in each direction.
+    Hello { version: u16, min_version: u16, class: u8, node: String },
+    /// Sender: a transfer begins, or goes on after a lost connection.
+    Offer { id: u128, meta: TransferMeta },
+    /// Receiver: send from this offset on.
+    Accept { id: u128, offset: u64 },
+    /// Sender: the transfer is complete.
+    Finish { id: u128, size: u64, digest: [u8; 32] },
+    /// Receiver: everything below is written.
+    Confirm { id: u128, offset: u64 },
+    /// Receiver: verified, synced, in place.
+    Done { id: u128 },
+    /// Either: given up, for this reason.
+    Cancel { id: u128, reason: String },
+}
+
+impl Message {
+    pub(crate) fn transfer(&self) -> Option<TransferId> {
+        match self {
+            Self::Hello { .. } => None,
+            Self::Offer { id, .. }
+            | Self::Accept { id, .. }
+            | Self::Finish { id, .. }
+            | Self::Confirm { id, .. }
+            | Self::Done { id }
+            | Self::Cancel { id, .. } => Some(TransferId(*id)),
+        }
+    }
+}
+
+/// Why a session cannot go on. The connection is closed with it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum SessionError {
+    #[error("a message of {0} bytes is too long")]
+    TooLong(usize),
+    #[error("a message does not parse")]
+    Malformed,
+    #[error("the peer ended the session stream")]
+    Ended,
+    #[error("the session speaks versions {min}..={max}, this node {MIN_SESSION_VERSION}..={SESSION_VERSION}")]
+    Version { min: u16, max: u16 },
+    #[error("the first message is not a hello, or says another class than the path")]
+    Hello,
+}
+
+/// One end of a session stream.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    stream: Option<StreamId>,
+    inbox: BytesMut,
+    outbox: BytesMut,
+    /// The peer's hello was read.
+    pub(crate) ready: bool,
+}
+
+impl Session {
+    /// The end that dialled opens the stream.
+    pub(crate) fn open(&mut self, quic: &mut Connection) {
+        self.stream = quic.streams().open(Dir::Bi);
+    }
+
+    /// The end that was dialled takes it.
+    pub(crate) fn accept(&mut self, quic: &mut Connection) {
+        if self.stream.is_none() {
+            self.stream = quic.streams().accept(Dir::Bi);
+        }
+    }
+
+    pub(crate) fn is(&self, stream: StreamId) -> bool {
+        self.stream == Some(stream)
+    }
+
+    pub(crate) fn push(&mut self, message: &Message) {
+        let at = self.outbox.len();
+        self.outbox.put_u32(0);
+        // Writing into a growing buffer cannot fail; a message that serde refuses would be a bug of ours.
+        if let Err(error) = postcard::to_io(message, (&mut self.outbox).writer()) {
+            tracing::error!(%error, "session message dropped");
+            self.outbox.truncate(at);
+            return;
+        }
+        let body = self.outbox.len() - at - LENGTH_BYTES;
+        self.outbox[at..at + LENGTH_BYTES].copy_from_slice(&(body as u32).to_be_bytes());
+    }
+
+    /// Write at most `limit` bytes of what waits; returns how many.
+    pub(crate) fn feed(&mut self, quic: &mut Connection, limit: usize) -> usize {
+        let Some(stream) = self.stream else { return 0 };
+        let take = limit.min(self.outbox.len());
+        if take == 0 {
+            return 0;
+        }
+        let written = quic.send_stream(stream).write(&self.outbox[..take]).unwrap_or(0);
+        self.outbox.advance(written);
+        written
+    }
+
+    /// Take what has arrived.
+    pub(crate) fn receive(&mut self, quic: &mut Connection) -> Result<(), SessionError> {
+        let Some(stream) = self.stream else { return Ok(()) };
+        let mut receiver = quic.recv_stream(stream);
+        let mut chunks = receiver.read(true).map_err(|_| SessionError::Ended)?;
+        let result = loop {
+            // A peer cannot make us hold more than one message and one flow-control window.
+            match chunks.next(MAX_MESSAGE_BYTES) {
+                Ok(Some(chunk)) => self.inbox.extend_from_slice(&chunk.bytes),
+                Ok(None) | Err(quinn_proto::ReadError::Reset(_)) => break Err(SessionError::Ended),
+                Err(quinn_proto::ReadError::Blocked) => break Ok(()),
+            }
+        };
+        let _ = chunks.finalize();
+        result
+    }
+
+    /// The next whole message.
+    pub(crate) fn next(&mut self) -> Result<Option<Message>, SessionError> {
+        let Some(length) = self.inbox.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > MAX_MESSAGE_BYTES {
+            return Err(SessionError::TooLong(length));
+        }
+        let Some(body) = self.inbox.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
+        let Ok((message, [])) = postcard::take_from_bytes(body) else { return Err(SessionError::Malformed) };
+        self.inbox.advance(LENGTH_BYTES + length);
+        Ok(Some(message))
+    }
+
+    /// Check the peer's hello.
+    pub(crate) fn greet(&mut self, message: &Message, class: u8) -> Result<(), SessionError> {
+        match message {
+            Message::Hello { version, min_version, .. }
+                if *min_version > SESSION_VERSION || *version < MIN_SESSION_VERSION =>
+            {
+                Err(SessionError::Version { min: *min_version, max: *version })
+            }
+            Message::Hello { class: theirs, .. } if *theirs == class => {
+                self.ready = true;
+                Ok(())
+            }
+            _ => Err(SessionError::Hello),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(bytes: &[u8]) -> Session {
+        Session { inbox: BytesMut::from(bytes), ..Session::default() }
+    }
+
+    #[test]
+    fn messages_survive_any_split() {
+        let mut out = Session::default();
+        let messages = [
+            Message::Confirm { id: 7, offset: u64::MAX },
+            Message::Cancel { id: u128::MAX, reason: "no space left".into() },
+            Message::Done { id: 0 },
+        ];
+        for message in &messages {
+            out.push(message);
+        }
+        let bytes = out.outbox.to_vec();
+        let mut inbox = Session::default();
+        let mut seen = Vec::new();
+        for byte in bytes {
+            inbox.inbox.extend_from_slice(&[byte]);
+            while let Some(message) = inbox.next().unwrap() {
+                seen.push(message);
+            }
+        }
+        assert_eq!(seen, messages);
+    }
+
+    #[test]
+    fn too_long_or_malformed_is_an_error_and_never_a_panic() {
+        assert_eq!(delivered(&[0xff; 8]).next(), Err(SessionError::TooLong(0xffff_ffff)));
+        assert_eq!(delivered(&[0, 0, 0, 1, 0xff]).next(), Err(SessionError::Malformed));
+        // Trailing bytes inside a message are refused too.
+        let mut out = Session::default();
+        out.push(&Message::Done { id: 1 });
+        let mut bytes = out.outbox.to_vec();
+        bytes[3] += 1;
+        bytes.push(0);
+        assert_eq!(delivered(&bytes).next(), Err(SessionError::Malformed));
+        for first in 0..=255u8 {
+            let _ = delivered(&[0, 0, 0, 3, first, 0x80, 0x80]).next();
+        }
+    }
+
+    #[test]
+    fn hello_checks_version_overlap_and_class() {
+        let hello = |version, min_version, class| Message::Hello { version, min_version, class, node: "b".into() };
+        let mut session = Session::default();
+        assert!(session.greet(&hello(SESSION_VERSION + 1, SESSION_VERSION, 1), 1).is_ok());
+        assert_eq!(session.greet(&hello(9, 8, 1), 1), Err(SessionError::Version { min: 8, max: 9 }));
+        assert_eq!(session.greet(&hello(1, 1, 0), 1), Err(SessionError::Hello));
+        assert_eq!(session.greet(&Message::Done { id: 1 }, 1), Err(SessionError::Hello));
+    }
+}

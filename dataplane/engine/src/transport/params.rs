@@ -1,0 +1,84 @@
+//! quinn-proto's transport parameters for one peer's path: windows from the rate plan, no MTU discovery (the
+//! MTU is configured), acknowledgements thinned so that the return path is not flooded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quinn_proto::congestion::{ControllerFactory, CubicConfig};
+use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
+
+use super::contracted::{ContractedConfig, window_bytes};
+use crate::config::{Congestion, PeerConfig};
+
+/// Stripe payload limit in bytes; see `relay`.
+pub(crate) const STRIPE_BYTES: u64 = 1 << 20;
+/// Stripe header and slack on top of `STRIPE_BYTES` in a stream's window.
+const STRIPE_SLACK_BYTES: u64 = 4096;
+/// Receive window floor: short paths at high rates are bounded by processing, not by distance.
+const MIN_RECEIVE_WINDOW_BYTES: u64 = 16 << 20;
+/// Receive window ceiling, a bound on memory per peer: 10 Gbit/s at 400 ms.
+const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
+/// Rate assumed for windows where the path is uncapped.
+const UNCAPPED_RATE_BPS: u64 = 10_000_000_000;
+/// Initial window of CUBIC in packets; the link's bucket already prevents bursts above the cap.
+const CUBIC_INITIAL_PACKETS: u64 = 64;
+/// At most one ACK for this many ack-eliciting packets.
+const MAX_ACK_THRESHOLD: u64 = 31;
+/// ACKs per window: one for each eighth keeps loss recovery and the window moving.
+const ACKS_PER_WINDOW: u64 = 8;
+/// The path's clock stops while it is dark, so this counts silence on a path that works: the peer is gone.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Several keep-alives fit the idle timeout, so that a few losses do not end a connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(12);
+
+/// Transport parameters for one connection of `peer`.
+pub(crate) fn transport_config(
+    peer: &PeerConfig,
+    congestion: Congestion,
+    rate_bps: &Arc<AtomicU64>,
+) -> TransportConfig {
+    let rate = match rate_bps.load(Ordering::Relaxed) {
+        0 => UNCAPPED_RATE_BPS,
+        rate => rate,
+    };
+    let window = window_bytes(rate, peer.initial_rtt, peer.quic_mtu);
+    let receive = window.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES);
+    let mut config = TransportConfig::default();
+    let controller: Arc<dyn ControllerFactory + Send + Sync> = match (congestion, peer.path_rate_bps) {
+        (Congestion::Contracted, Some(_)) => {
+            Arc::new(ContractedConfig { rate_bps: rate_bps.clone(), initial_rtt: peer.initial_rtt })
+        }
+        (Congestion::Contracted, None) | (Congestion::Shared, _) => {
+            let mut cubic = CubicConfig::default();
+            cubic.initial_window(CUBIC_INITIAL_PACKETS * u64::from(peer.quic_mtu));
+            Arc::new(cubic)
+        }
+    };
+    let mut acks = AckFrequencyConfig::default();
+    let packets = window / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
+    acks.ack_eliciting_threshold(varint(packets.clamp(1, MAX_ACK_THRESHOLD)));
+    config
+        .congestion_controller_factory(controller)
+        .ack_frequency_config(Some(acks))
+        .initial_mtu(peer.quic_mtu)
+        .min_mtu(peer.quic_mtu)
+        .mtu_discovery_config(None)
+        .initial_rtt(peer.initial_rtt)
+        .receive_window(varint(receive))
+        .stream_receive_window(varint(STRIPE_BYTES + STRIPE_SLACK_BYTES))
+        .send_window(receive.saturating_mul(2))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(varint((receive / STRIPE_BYTES * 2).max(4096)))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        // Streams are fed one packet's worth at a time by our own scheduler: nothing is left to be fair about.
+        .send_fairness(false)
+        .enable_segmentation_offload(false)
+        .allow_spin(false);
+    config
+}
+
+fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}

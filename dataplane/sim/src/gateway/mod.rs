@@ -1,0 +1,151 @@
+//! The gateways of one simulated node: files out, files in, messages both ways; and the log of what the engine said.
+//!
+//! The content of a file and of a message follows from its id, so a receiver knows every byte that must come and
+//! checks each as it comes. What the engine promises is asserted here, on the spot: bytes in order and exactly once,
+//! limits that only grow, confirmations that never go back, one end per transfer, one delivery per message.
+
+mod file;
+mod message;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId, TransferMeta};
+use florelay_engine::config::{LinkId, PeerId};
+use florelay_engine::time::Nanos;
+
+pub use file::{FileSink, FileSource};
+pub use message::{MessageInbox, MessageSender};
+
+/// All gateways of one node.
+#[derive(Debug, Default)]
+pub struct Gateway {
+    /// Files sent from here.
+    pub sources: BTreeMap<TransferId, FileSource>,
+    /// Files received here.
+    pub sinks: BTreeMap<TransferId, FileSink>,
+    /// Message flows sent from here.
+    pub senders: Vec<MessageSender>,
+    /// Messages received here.
+    pub inbox: MessageInbox,
+    /// From a piece's arrival to its being written, and from the last piece to the end of the sync.
+    pub write_delay: Duration,
+    /// States of links, as the engine told them.
+    pub links: Vec<(Nanos, LinkId, LinkState)>,
+    /// States of peers, as the engine told them.
+    pub peers: Vec<(Nanos, PeerId, PeerState)>,
+    /// Answers to traces: hop and node name.
+    pub hops: Vec<(u8, Option<String>)>,
+}
+
+impl Gateway {
+    /// Begin to send a file of `size` bytes whose content follows from `id`.
+    pub fn send_file(&mut self, peer: PeerId, id: TransferId, size: u64, priority: u8) -> Command {
+        let source = FileSource::new(id, size);
+        assert!(self.sources.insert(id, source).is_none(), "{id:?} is sent twice");
+        let meta = TransferMeta { name: format!("{:x}.bin", id.0), size: Some(size), priority, attributes: Vec::new() };
+        Command::Send { peer, id, meta }
+    }
+
+    /// Begin a flow of `count` messages of `payload_bytes` (at least 16) to `peer`, the first at `start`.
+    pub fn send_messages(
+        &mut self,
+        peer: PeerId,
+        start: Nanos,
+        interval: Duration,
+        payload_bytes: usize,
+        count: u64,
+    ) -> usize {
+        let index = self.senders.len();
+        self.senders.push(MessageSender::new(index, peer, start, interval, payload_bytes, count));
+        index
+    }
+
+    /// The engine said something; answers go to `commands`.
+    pub fn handle(&mut self, now: Nanos, event: Event, commands: &mut Vec<Command>) {
+        match event {
+            Event::SupplyFrom { id, offset } => self.source(id).supply_from(offset),
+            Event::SupplyUpTo { id, limit } => self.source(id).supply_up_to(limit, commands),
+            Event::Confirmed { id, offset } => self.source(id).confirmed(now, offset),
+            Event::TransferEnded { id, result } => {
+                if let Some(source) = self.sources.get_mut(&id) {
+                    source.ended(now, result);
+                } else if let Some(sink) = self.sinks.get_mut(&id) {
+                    sink.ended(now, result);
+                } else {
+                    panic!("the end of an unknown transfer {id:?} at {now:?}: {result:?}");
+                }
+            }
+            Event::Offered { id, meta, .. } => {
+                let delay = self.write_delay;
+                let sink = self.sinks.entry(id).or_insert_with(|| FileSink::new(id, delay));
+                sink.offered(&meta, commands);
+            }
+            Event::Data { id, offset, data } => self.sink(id).data(now, offset, &data),
+            Event::DataEnd { id, size, digest } => self.sink(id).data_end(now, size, digest),
+            Event::Message { peer, id, payload } => self.inbox.received(now, peer, id, &payload),
+            Event::MessageAcked { id, rtt } => self.sender(id).acked(id, rtt),
+            Event::MessageFailed { id, reason } => self.sender(id).failed(id, reason),
+            Event::Link { link, state } => self.links.push((now, link, state)),
+            Event::Peer { peer, state } => self.peers.push((now, peer, state)),
+            Event::TraceHop { hop, node, .. } => self.hops.push((hop, node)),
+        }
+    }
+
+    /// Timers that are due by `now`.
+    pub fn handle_timeout(&mut self, now: Nanos, commands: &mut Vec<Command>) {
+        for sink in self.sinks.values_mut() {
+            sink.handle_timeout(now, commands);
+        }
+        for sender in &mut self.senders {
+            sender.handle_timeout(now, commands);
+        }
+    }
+
+    /// When it wants to be called again.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Nanos> {
+        let sinks = self.sinks.values().filter_map(FileSink::next_timeout);
+        sinks.chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
+    }
+
+    /// The node was restarted: what was not yet written is gone, and transfers that are not through are offered anew.
+    pub fn restarted(&mut self, commands: &mut Vec<Command>, peer_of: impl Fn(TransferId) -> PeerId) {
+        self.sinks.values_mut().for_each(FileSink::restarted);
+        for (&id, source) in &mut self.sources {
+            if source.result().is_none() {
+                *source = FileSource::new(id, source.size());
+                let meta = TransferMeta {
+                    name: format!("{:x}.bin", id.0),
+                    size: Some(source.size()),
+                    priority: 0,
+                    attributes: Vec::new(),
+                };
+                commands.push(Command::Send { peer: peer_of(id), id, meta });
+            }
+        }
+    }
+
+    /// Is every file sent or received here through, and well?
+    #[must_use]
+    pub fn files_done(&self) -> bool {
+        let sources = self.sources.values().map(FileSource::result);
+        sources.chain(self.sinks.values().map(FileSink::result)).all(|result| result == Some(&Ok(())))
+    }
+
+    fn source(&mut self, id: TransferId) -> &mut FileSource {
+        self.sources.get_mut(&id).unwrap_or_else(|| panic!("{id:?} is not sent from here"))
+    }
+
+    fn sink(&mut self, id: TransferId) -> &mut FileSink {
+        self.sinks.get_mut(&id).unwrap_or_else(|| panic!("{id:?} was not offered here"))
+    }
+
+    fn sender(&mut self, id: u64) -> &mut MessageSender {
+        let found = self.senders.get_mut(message::sender_of(id));
+        found.unwrap_or_else(|| panic!("message {id:x} was not sent from here"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Networks of engines: a topology, a seed, and what flows.
+
+use std::time::Duration;
+
+use florelay_engine::Engine;
+use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId};
+use florelay_engine::config::{EngineConfig, LinkId, PeerId, RatePlan};
+use florelay_engine::port::Ecn;
+use florelay_engine::time::Nanos;
+
+use crate::net::{Net, NodeId};
+use crate::node::Node;
+use crate::port::{DEFAULT_FRAMES, SimFrame, SimPort};
+use crate::topo::Topology;
+
+/// A network of engines.
+pub type Sim = Net<Engine<SimFrame>>;
+
+impl Node for Engine<SimFrame> {
+    fn handle_frame(&mut self, now: Nanos, link: LinkId, frame: SimFrame, ecn: Ecn, port: &mut SimPort) {
+        Self::handle_frame(self, now, link, frame, ecn, port);
+    }
+
+    fn handle_command(&mut self, now: Nanos, command: Command) {
+        Self::handle_command(self, now, command);
+    }
+
+    fn handle_timeout(&mut self, now: Nanos) {
+        Self::handle_timeout(self, now);
+    }
+
+    fn transmit(&mut self, now: Nanos, link: LinkId, port: &mut SimPort) -> usize {
+        Self::transmit(self, now, link, port)
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        Self::poll_event(self)
+    }
+
+    fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
+        Self::next_timeout(self, now)
+    }
+}
+
+/// Start an engine for the simulation.
+///
+/// # Panics
+/// If the engine refuses the configuration.
+#[must_use]
+pub fn start(config: &EngineConfig, now: Nanos) -> Engine<SimFrame> {
+    Engine::new(config.clone(), now).unwrap_or_else(|error| panic!("{}: {error}", config.node))
+}
+
+/// How a network of engines is set up.
+#[derive(Clone)]
+pub struct Scenario {
+    topology: Topology,
+    seed: u64,
+    frames: usize,
+    write_delay: Duration,
+}
+
+impl Scenario {
+    /// Engines for this topology, seed 0, the usual pool of frames, gateways that write in no time.
+    #[must_use]
+    pub fn new(topology: Topology) -> Self {
+        Self { topology, seed: 0, frames: DEFAULT_FRAMES, write_delay: Duration::ZERO }
+    }
+
+    /// With this seed for every engine and link.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// With pools of this many frames.
+    #[must_use]
+    pub fn frames(self, frames: usize) -> Self {
+        Self { frames, ..self }
+    }
+
+    /// With gateways that take this long to write a piece.
+    #[must_use]
+    pub fn write_delay(self, write_delay: Duration) -> Self {
+        Self { write_delay, ..self }
+    }
+
+    /// The network at time zero.
+    #[must_use]
+    pub fn build(&self) -> Sim {
+        let mut net = Net::new(self.seed);
+        net.add_topology(&self.topology, self.frames, start);
+        for id in net.node_ids() {
+            net.gateway_mut(id).write_delay = self.write_delay;
+        }
+        net
+    }
+}
+
+impl Sim {
+    /// Run until both ends of a path say that they are connected.
+    ///
+    /// # Panics
+    /// If they are not by `limit`.
+    pub fn run_until_connected(&mut self, ends: &[(NodeId, PeerId)], limit: Nanos) {
+        let done = self.run_while(limit, |net| {
+            !ends.iter().all(|&(id, peer)| net.peer_state(id, peer) == Some(&PeerState::Connected))
+        });
+        let states: Vec<_> = ends.iter().map(|&(id, peer)| self.peer_state(id, peer)).collect();
+        assert!(done, "not connected by {limit:?}: {states:?}");
+    }
+
+    /// What a node last said of a peer.
+    #[must_use]
+    pub fn peer_state(&self, id: NodeId, peer: PeerId) -> Option<&PeerState> {
+        self.gateway(id).peers.iter().rev().find(|(_, of, _)| *of == peer).map(|(_, _, state)| state)
+    }
+
+    /// What a node last said of a link.
+    #[must_use]
+    pub fn link_state(&self, id: NodeId, link: LinkId) -> Option<&LinkState> {
+        self.gateway(id).links.iter().rev().find(|(_, of, _)| *of == link).map(|(_, _, state)| state)
+    }
+
+    /// Change the cap of a link at a node.
+    pub fn set_rate(&mut self, id: NodeId, link: LinkId, rate: RatePlan) {
+        self.command(id, Command::SetRate { link, rate });
+    }
+
+    /// The power of a node is cut and comes back; files that are not through are offered to `peer` again.
+    pub fn power_cut(&mut self, id: NodeId, peer: PeerId) {
+        self.restart(id, start, |_: TransferId| peer);
+    }
+}

@@ -1,0 +1,149 @@
+//! Files that this node receives: written in order into a partial file, verified, synced, then renamed into the
+//! inbox in one step, so that nobody ever sees half a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use florelay_engine::api::{TransferId, TransferMeta};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use uuid::Uuid;
+
+/// A name is tried with `.1`, `.2` … up to this before the transfer fails.
+const MAX_RENAMES: u32 = 10_000;
+
+/// A file on its way in. Partial data lies beside the inbox's files, hidden, so that the rename never crosses
+/// file systems.
+pub(crate) struct IncomingFile {
+    id: TransferId,
+    file: File,
+    partial: PathBuf,
+    inbox: PathBuf,
+    name: String,
+    written: u64,
+    hasher: blake3::Hasher,
+}
+
+impl IncomingFile {
+    /// Open, or go on with, the partial file of a transfer.
+    pub(crate) fn open(inbox: &Path, id: TransferId, meta: &TransferMeta) -> Result<Self, String> {
+        let partial = inbox.join(format!(".{}.part", Uuid::from_u128(id.0)));
+        let open = || -> io::Result<(File, blake3::Hasher, u64)> {
+            let mut file =
+                OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&partial)?;
+            let mut hasher = blake3::Hasher::new();
+            let mut buffer = vec![0; 256 << 10];
+            let mut length = 0;
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok((file, hasher, length)),
+                    n => {
+                        hasher.update(&buffer[..n]);
+                        length += n as u64;
+                    }
+                }
+            }
+        };
+        let (file, hasher, written) = open().map_err(|error| format!("cannot write to the inbox: {error}"))?;
+        Ok(Self { id, file, partial, inbox: inbox.to_owned(), name: meta.name.clone(), written, hasher })
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Append the next bytes.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), String> {
+        if offset != self.written {
+            return Err(format!("bytes at {offset} where {} was expected", self.written));
+        }
+        self.file.write_all(data).map_err(|error| format!("cannot write to the inbox: {error}"))?;
+        self.hasher.update(data);
+        self.written += data.len() as u64;
+        Ok(())
+    }
+
+    /// Verify, sync, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway thread.
+    pub(crate) fn finish(self, size: u64, digest: &[u8; 32]) -> Result<PathBuf, String> {
+        let result = self.try_finish(size, digest);
+        if result.is_err() {
+            let _ = fs::remove_file(&self.partial);
+        }
+        result
+    }
+
+    fn try_finish(&self, size: u64, digest: &[u8; 32]) -> Result<PathBuf, String> {
+        if self.written != size {
+            return Err(format!("{} bytes were written, {size} were announced", self.written));
+        }
+        if self.hasher.finalize() != blake3::Hash::from_bytes(*digest) {
+            return Err("the received bytes do not have the sender's BLAKE3".into());
+        }
+        let disk = |error: io::Error| format!("cannot put the file into the inbox: {error}");
+        self.file.sync_all().map_err(disk)?;
+        let target = self.rename().map_err(disk)?;
+        File::open(&self.inbox).and_then(|directory| directory.sync_all()).map_err(disk)?;
+        Ok(target)
+    }
+
+    /// To its name, or the first free `name.N`: a file that is there is never overwritten.
+    fn rename(&self) -> io::Result<PathBuf> {
+        for attempt in 0..MAX_RENAMES {
+            let name = if attempt == 0 { self.name.clone() } else { format!("{}.{attempt}", self.name) };
+            let target = self.inbox.join(name);
+            match renameat_with(CWD, &self.partial, CWD, &target, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(target),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Cancelled: remove what was written.
+    pub(crate) fn discard(self) {
+        if let Err(error) = fs::remove_file(&self.partial) {
+            tracing::warn!(transfer = %Uuid::from_u128(self.id.0), %error, "partial file not removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> TransferMeta {
+        TransferMeta { name: "image.tif".into(), size: None, priority: 0, attributes: vec![] }
+    }
+
+    #[test]
+    fn verified_files_appear_whole_and_never_replace_another() {
+        let inbox = tempfile::tempdir().unwrap();
+        for expected in ["image.tif", "image.tif.1"] {
+            let mut file = IncomingFile::open(inbox.path(), TransferId(5), &meta()).unwrap();
+            file.write(0, b"hello ").unwrap();
+            assert!(file.write(3, b"x").is_err());
+            drop(file);
+            // A restart goes on where the partial file ends.
+            let mut file = IncomingFile::open(inbox.path(), TransferId(5), &meta()).unwrap();
+            assert_eq!(file.written(), 6);
+            file.write(6, b"world").unwrap();
+            let target = file.finish(11, blake3::hash(b"hello world").as_bytes()).unwrap();
+            assert_eq!(target.file_name().unwrap(), expected);
+            assert_eq!(fs::read(target).unwrap(), b"hello world");
+        }
+        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_wrong_digest_or_size_leaves_nothing_behind() {
+        let inbox = tempfile::tempdir().unwrap();
+        for (size, digest) in [(3, [0; 32]), (4, *blake3::hash(b"abc").as_bytes())] {
+            let mut file = IncomingFile::open(inbox.path(), TransferId(6), &meta()).unwrap();
+            file.write(0, b"abc").unwrap();
+            assert!(file.finish(size, &digest).is_err());
+            assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
+        }
+    }
+}

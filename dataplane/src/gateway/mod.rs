@@ -1,0 +1,514 @@
+//! The gateway thread: files, command messages, and the answers to the control process. May make syscalls, so that
+//! workers need not.
+//!
+//! ```text
+//!   control ─ ipc thread ─► inputs ─► gateway ─► ToWorker ring ─► worker
+//!           ◄─ replies ◄───────────── gateway ◄─ FromWorker ring ◄─ worker
+//!                                      │ finished files
+//!                                      └► finisher thread (hash check, fsync, rename)
+//! ```
+//!
+//! One thread serves all transfers in turns of one chunk; what may block for long (fsync) is the finisher's.
+
+mod incoming;
+pub(crate) mod ipc_server;
+mod log;
+mod outgoing;
+mod transfers;
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
+use florelay_engine::config::{LinkId, PeerId, RatePlan};
+use florelay_engine::{Command, Event};
+
+use self::incoming::IncomingFile;
+use self::log::MessageLog;
+use self::outgoing::OutgoingFile;
+use self::transfers::Transfers;
+use crate::ipc::{Answer, Request, RequestBody, Response};
+use crate::netlink::NextHop;
+use crate::plan::NodePlan;
+use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
+use crate::worker::WorkerReport;
+
+/// Progress is reported to watchers this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// The gateway looks around at least this often.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// Events taken from one worker before the others have their turn.
+const EVENT_BATCH: usize = 256;
+
+/// Answers to one conversation.
+pub(crate) type Replies = Sender<Response>;
+
+/// What other threads say to the gateway.
+pub(crate) enum Input {
+    /// A request, perhaps with a descriptor, and where its answers go.
+    Request(Request, Option<OwnedFd>, Replies),
+    /// A link's next hop, from netlink.
+    NextHop(u16, Result<NextHop, Arc<str>>),
+    /// The finisher is through with a received file.
+    Finished(TransferId, Result<PathBuf, String>),
+    /// Stop.
+    Stop,
+}
+
+/// A received file with nothing missing, on its way to the finisher.
+struct Finishing {
+    file: IncomingFile,
+    id: TransferId,
+    size: u64,
+    digest: [u8; 32],
+}
+
+pub(crate) struct Gateway {
+    plan: Arc<NodePlan>,
+    started: Instant,
+    workers: Vec<Arc<Rings>>,
+    /// Commands that did not fit a ring, by worker.
+    backlog: Vec<VecDeque<ToWorker>>,
+    inputs: Receiver<Input>,
+    bell: GatewayBell,
+    outgoing: HashMap<TransferId, OutgoingFile>,
+    incoming: HashMap<TransferId, IncomingFile>,
+    transfers: Transfers,
+    messages: HashMap<u64, (u64, Replies)>,
+    traces: HashMap<u64, (u64, Replies)>,
+    next_number: u64,
+    status_waiters: Vec<(u64, Replies)>,
+    reports: Vec<Option<Box<WorkerReport>>>,
+    rates: Vec<RatePlan>,
+    log: MessageLog,
+    finisher: Sender<Finishing>,
+    stopping: bool,
+}
+
+impl Gateway {
+    /// Must be made on the thread that will `run` it.
+    pub(crate) fn new(
+        plan: Arc<NodePlan>,
+        workers: Vec<Arc<Rings>>,
+        inputs: Receiver<Input>,
+        to_self: Sender<Input>,
+        bell: GatewayBell,
+        boot_id: u64,
+    ) -> std::io::Result<Self> {
+        let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
+        let finisher = start_finisher(to_self, bell.clone())?;
+        Ok(Self {
+            started: Instant::now(),
+            backlog: workers.iter().map(|_| VecDeque::new()).collect(),
+            reports: workers.iter().map(|_| None).collect(),
+            workers,
+            inputs,
+            bell,
+            outgoing: HashMap::new(),
+            incoming: HashMap::new(),
+            transfers: Transfers::new(),
+            messages: HashMap::new(),
+            traces: HashMap::new(),
+            // Unique at this node over restarts: the receiver's duplicate filter remembers numbers.
+            next_number: boot_id << 20,
+            status_waiters: Vec::new(),
+            rates,
+            log: MessageLog::open(&plan.inbox)?,
+            finisher,
+            plan,
+            stopping: false,
+        })
+    }
+
+    /// Until `Input::Stop`.
+    pub(crate) fn run(&mut self) {
+        let mut progress_due = Instant::now();
+        while !self.stopping {
+            let mut busy = false;
+            while let Ok(input) = self.inputs.try_recv() {
+                busy = true;
+                self.input(input);
+            }
+            for worker in 0..self.workers.len() {
+                busy |= self.events(worker);
+            }
+            busy |= self.supply();
+            for worker in 0..self.workers.len() {
+                busy |= self.flush(worker);
+            }
+            let now = Instant::now();
+            if now >= progress_due {
+                progress_due = now + PROGRESS_INTERVAL;
+                self.transfers.report_progress();
+            }
+            if !busy {
+                self.park();
+            }
+        }
+        for worker in 0..self.workers.len() {
+            self.to_worker(worker, ToWorker::Stop);
+            self.flush(worker);
+        }
+    }
+
+    fn park(&mut self) {
+        self.bell.about_to_park();
+        let waiting = self.workers.iter().any(|rings| !rings.events.is_empty());
+        if !waiting && let Ok(input) = self.inputs.try_recv() {
+            self.bell.awake();
+            self.input(input);
+            return;
+        }
+        if !waiting {
+            std::thread::park_timeout(IDLE_WAIT);
+        }
+        self.bell.awake();
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Request(request, descriptor, replies) => self.request(request, descriptor, &replies),
+            Input::NextHop(link, hop) => {
+                if let Some(plan) = self.plan.links.get(usize::from(link)) {
+                    self.to_worker(plan.worker, ToWorker::NextHop(link, hop));
+                }
+            }
+            Input::Finished(id, result) => {
+                if let Ok(path) = &result {
+                    tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
+                }
+                self.to_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
+            }
+            Input::Stop => self.stopping = true,
+        }
+    }
+
+    fn request(&mut self, request: Request, descriptor: Option<OwnedFd>, replies: &Replies) {
+        let tag = request.tag;
+        let result = match request.body {
+            RequestBody::Status => {
+                self.status_waiters.push((tag, replies.clone()));
+                if self.status_waiters.len() == 1 {
+                    for worker in 0..self.workers.len() {
+                        self.reports[worker] = None;
+                        self.to_worker(worker, ToWorker::Report);
+                    }
+                }
+                Ok(())
+            }
+            RequestBody::SendFile { to, id, name, priority, attributes } => {
+                let meta = TransferMeta { name, size: None, priority, attributes };
+                self.send_file(&to, TransferId(id), meta, descriptor, tag, replies)
+            }
+            RequestBody::Watch { id } => self.transfers.watch(TransferId(id), tag, replies),
+            RequestBody::Cancel { id } => self.cancel(TransferId(id), tag, replies),
+            RequestBody::Message { to, payload } => self.message(&to, payload, tag, replies),
+            RequestBody::SetRate { link, rate_bps, burst_bytes } => {
+                self.set_rate(&link, rate_bps, burst_bytes).map(|()| reply(replies, tag, Answer::Done))
+            }
+            RequestBody::SetAdmin { link, up } => self.link(&link).map(|id| {
+                self.to_link(id, Command::SetAdmin { link: id, up });
+                reply(replies, tag, Answer::Done);
+            }),
+            RequestBody::Trace { to } => self.peer(&to).map(|peer| {
+                let token = self.number();
+                self.traces.insert(token, (tag, replies.clone()));
+                self.to_peer(peer, Command::Trace { peer, token });
+            }),
+        };
+        if let Err(reason) = result {
+            reply(replies, tag, Answer::Failed(reason));
+        }
+    }
+
+    fn send_file(
+        &mut self,
+        to: &str,
+        id: TransferId,
+        mut meta: TransferMeta,
+        descriptor: Option<OwnedFd>,
+        tag: u64,
+        replies: &Replies,
+    ) -> Result<(), String> {
+        let peer = self.peer(to)?;
+        if self.transfers.is_running(id) {
+            // The same command again: go on watching.
+            return self.transfers.watch(id, tag, replies);
+        }
+        let descriptor = descriptor.ok_or("the request carries no file")?;
+        let file = OutgoingFile::new(id, File::from(descriptor))?;
+        meta.size = Some(file.size());
+        self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
+        self.transfers.watch(id, tag, replies)?;
+        self.outgoing.insert(id, file);
+        self.to_peer(peer, Command::Send { peer, id, meta });
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {
+        if !self.transfers.is_running(id) {
+            return Err(format!("no transfer {} is running", uuid::Uuid::from_u128(id.0)));
+        }
+        self.to_transfer(id, Command::Cancel { id, reason: "cancelled by the operator".into() });
+        reply(replies, tag, Answer::Done);
+        Ok(())
+    }
+
+    fn message(&mut self, to: &str, payload: Vec<u8>, tag: u64, replies: &Replies) -> Result<(), String> {
+        let peer = self.peer(to)?;
+        if payload.len() > MAX_MESSAGE_BYTES {
+            return Err(format!("the message has {} bytes; at most {MAX_MESSAGE_BYTES} are allowed", payload.len()));
+        }
+        let id = self.number();
+        self.messages.insert(id, (tag, replies.clone()));
+        self.to_peer(peer, Command::Message { peer, id, payload: Bytes::from(payload) });
+        Ok(())
+    }
+
+    fn set_rate(&mut self, name: &str, rate_bps: Option<u64>, burst_bytes: Option<u32>) -> Result<(), String> {
+        let link = self.link(name)?;
+        let plan = &self.plan.links[usize::from(link.0)];
+        let mut rate = self.rates[usize::from(link.0)];
+        rate.rate_bps = rate_bps;
+        if let Some(burst) = burst_bytes {
+            rate.burst_bytes = burst;
+        }
+        let frame = u32::from(plan.mtu) + u32::from(crate::daemon::layer2_overhead(plan));
+        if rate_bps == Some(0) {
+            return Err("a rate of 0 would stop the link; use `link down`".into());
+        }
+        if rate.burst_bytes < frame {
+            return Err(format!("the burst of {} bytes is smaller than one frame of {frame}", rate.burst_bytes));
+        }
+        self.rates[usize::from(link.0)] = rate;
+        self.to_link(link, Command::SetRate { link, rate });
+        Ok(())
+    }
+
+    /// Take a worker's events. Says whether there were any.
+    fn events(&mut self, worker: usize) -> bool {
+        let rings = self.workers[worker].clone();
+        let mut any = false;
+        for _ in 0..EVENT_BATCH {
+            let Some(event) = rings.events.pop() else { break };
+            any = true;
+            match event {
+                FromWorker::Event(event) => self.event(worker, event),
+                FromWorker::Report(report) => self.report(worker, report),
+            }
+        }
+        any
+    }
+
+    fn event(&mut self, worker: usize, event: Event) {
+        match event {
+            Event::SupplyFrom { id, .. } | Event::SupplyUpTo { id, .. } => {
+                if let Some(file) = self.outgoing.get_mut(&id) {
+                    file.event(&event);
+                }
+            }
+            Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
+            Event::TransferEnded { id, result } => self.ended(id, result),
+            Event::Offered { peer, id, meta } => self.offered(worker, peer, id, &meta),
+            Event::Data { id, offset, data } => {
+                let Some(file) = self.incoming.get_mut(&id) else { return };
+                match file.write(offset, &data) {
+                    Ok(()) => {
+                        let offset = file.written();
+                        self.transfers.confirmed(id, offset);
+                        self.to_worker(worker, ToWorker::Engine(Command::Written { id, offset }));
+                    }
+                    Err(reason) => self.to_worker(worker, ToWorker::Engine(Command::Cancel { id, reason })),
+                }
+            }
+            Event::DataEnd { id, size, digest } => {
+                if let Some(file) = self.incoming.remove(&id) {
+                    self.transfers.digest(id, digest);
+                    // The finisher lives as long as the gateway.
+                    let _ = self.finisher.send(Finishing { file, id, size, digest });
+                }
+            }
+            Event::Message { peer, id, payload } => {
+                let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
+                self.log.append(name, id, &payload);
+            }
+            Event::MessageAcked { id, rtt } => {
+                if let Some((tag, replies)) = self.messages.remove(&id) {
+                    reply(&replies, tag, Answer::Message { rtt_ns: nanos(rtt) });
+                }
+            }
+            Event::MessageFailed { id, reason } => {
+                if let Some((tag, replies)) = self.messages.remove(&id) {
+                    reply(&replies, tag, Answer::Failed(reason));
+                }
+            }
+            Event::TraceHop { token, hop, node, rtt, last } => {
+                if let Some((tag, replies)) = self.traces.get(&token) {
+                    reply(replies, *tag, Answer::Hop { hop, node, rtt_ns: nanos(rtt), last });
+                }
+                if last {
+                    self.traces.remove(&token);
+                }
+            }
+            Event::Link { link, state } => {
+                let name = self.plan.links.get(usize::from(link.0)).map_or("?", |link| &link.name);
+                tracing::info!(link = name, ?state, "link");
+            }
+            Event::Peer { peer, state } => {
+                let Some(plan) = self.plan.peers.get(usize::from(peer.0)) else { return };
+                tracing::info!(peer = plan.name, ?state, "peer");
+                self.transfers.peer_state(&plan.name, state == florelay_engine::api::PeerState::Connected);
+            }
+        }
+    }
+
+    fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: &TransferMeta) {
+        let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
+        let command = match IncomingFile::open(&self.plan.inbox, id, meta) {
+            Ok(file) => {
+                let offset = file.written();
+                self.transfers.started(id, name, meta, false);
+                self.incoming.insert(id, file);
+                Command::Accept { id, offset }
+            }
+            Err(reason) => Command::Cancel { id, reason },
+        };
+        self.to_worker(worker, ToWorker::Engine(command));
+    }
+
+    fn ended(&mut self, id: TransferId, result: Result<(), String>) {
+        let digest = self.outgoing.remove(&id).map(|file| file.digest());
+        if let Some(file) = self.incoming.remove(&id) {
+            file.discard();
+        }
+        self.transfers.ended(id, result, digest);
+    }
+
+    /// Read the next chunk of each file whose turn it is.
+    fn supply(&mut self) -> bool {
+        let mut steps = Vec::new();
+        for (id, file) in &mut self.outgoing {
+            if !file.is_ready() {
+                continue;
+            }
+            let Some(peer) = self.transfers.peer_of(*id).and_then(|name| peer_index(&self.plan, name)) else { continue };
+            let worker = peer_worker(&self.plan, peer);
+            // Back-pressure: a worker that does not keep up is not read for.
+            if self.backlog[worker].is_empty() {
+                let command = file.step().unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
+                steps.extend(command.map(|command| (worker, command)));
+            }
+        }
+        let any = !steps.is_empty();
+        for (worker, command) in steps {
+            self.to_worker(worker, ToWorker::Engine(command));
+        }
+        any
+    }
+
+    fn report(&mut self, worker: usize, report: Box<WorkerReport>) {
+        self.reports[worker] = Some(report);
+        if self.reports.iter().all(Option::is_some) {
+            let reports: Vec<_> = self.reports.iter_mut().filter_map(Option::take).collect();
+            let status = crate::status::assemble(&self.plan, self.started.elapsed(), &reports, self.transfers.list());
+            for (tag, replies) in self.status_waiters.drain(..) {
+                reply(&replies, tag, Answer::Status(Box::new(status.clone())));
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn peer(&self, name: &str) -> Result<PeerId, String> {
+        peer_index(&self.plan, name).ok_or_else(|| {
+            let known: Vec<_> = self.plan.peers.iter().map(|peer| peer.name.as_str()).collect();
+            format!("no peer `{name}`; this node knows: {}", known.join(", "))
+        })
+    }
+
+    fn link(&self, name: &str) -> Result<LinkId, String> {
+        let index = self.plan.links.iter().position(|link| link.name == name);
+        index.map(|index| LinkId(index as u16)).ok_or_else(|| {
+            let known: Vec<_> = self.plan.links.iter().map(|link| link.name.as_str()).collect();
+            format!("no link `{name}`; this node has: {}", known.join(", "))
+        })
+    }
+
+    fn to_link(&mut self, link: LinkId, command: Command) {
+        let worker = self.plan.links[usize::from(link.0)].worker;
+        self.to_worker(worker, ToWorker::Engine(command));
+    }
+
+    fn to_peer(&mut self, peer: PeerId, command: Command) {
+        let worker = peer_worker(&self.plan, peer);
+        self.to_worker(worker, ToWorker::Engine(command));
+    }
+
+    fn to_transfer(&mut self, id: TransferId, command: Command) {
+        if let Some(peer) = self.transfers.peer_of(id).and_then(|name| peer_index(&self.plan, name)) {
+            self.to_peer(peer, command);
+        }
+    }
+
+    fn to_worker(&mut self, worker: usize, message: ToWorker) {
+        self.backlog[worker].push_back(message);
+        self.flush(worker);
+    }
+
+    /// Move what waits into the worker's ring. Says whether something moved.
+    fn flush(&mut self, worker: usize) -> bool {
+        let rings = &self.workers[worker];
+        let mut moved = false;
+        while let Some(message) = self.backlog[worker].pop_front() {
+            if let Err(message) = rings.commands.push(message) {
+                self.backlog[worker].push_front(message);
+                break;
+            }
+            moved = true;
+        }
+        if moved {
+            rings.doorbell.ring();
+        }
+        moved
+    }
+}
+
+fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Finishing>> {
+    let (sender, receiver) = channel::<Finishing>();
+    std::thread::Builder::new().name("finisher".into()).spawn(move || {
+        for Finishing { file, id, size, digest } in receiver {
+            let result = file.finish(size, &digest);
+            if to_gateway.send(Input::Finished(id, result)).is_err() {
+                return;
+            }
+            bell.ring();
+        }
+    })?;
+    Ok(sender)
+}
+
+fn peer_index(plan: &NodePlan, name: &str) -> Option<PeerId> {
+    plan.peers.iter().position(|peer| peer.name == name).map(|index| PeerId(index as u16))
+}
+
+fn peer_worker(plan: &NodePlan, peer: PeerId) -> usize {
+    plan.peers.get(usize::from(peer.0)).and_then(|peer| plan.links.get(usize::from(peer.link))).map_or(0, |link| link.worker)
+}
+
+fn reply(replies: &Replies, tag: u64, body: Answer) {
+    // A client that has gone wants no answer.
+    let _ = replies.send(Response { tag, body });
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,185 @@
+//! Files that this node sends: read in place, hashed as they are read, supplied as far as the engine allows.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use bytes::Bytes;
+use florelay_engine::Command;
+use florelay_engine::api::{Event, TransferId};
+
+/// Bytes read and supplied at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// An open file on its way out.
+pub(crate) struct OutgoingFile {
+    id: TransferId,
+    file: File,
+    size: u64,
+    /// Modification time when it was opened: a file that changes under way is reported, not sent garbled.
+    modified: (i64, i64),
+    /// Next byte to supply.
+    next: u64,
+    limit: u64,
+    /// Covers exactly the bytes below `hashed`.
+    hasher: blake3::Hasher,
+    hashed: u64,
+    end_said: bool,
+    flowing: bool,
+}
+
+impl OutgoingFile {
+    /// `file` must be a regular file.
+    pub(crate) fn new(id: TransferId, file: File) -> Result<Self, String> {
+        let metadata = file.metadata().map_err(|error| format!("cannot examine the file: {error}"))?;
+        if !metadata.is_file() {
+            return Err("only regular files can be sent".into());
+        }
+        Ok(Self {
+            id,
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            file,
+            next: 0,
+            limit: 0,
+            hasher: blake3::Hasher::new(),
+            hashed: 0,
+            end_said: false,
+            flowing: false,
+        })
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) fn event(&mut self, event: &Event) {
+        match *event {
+            Event::SupplyFrom { offset, .. } => {
+                self.next = offset;
+                self.limit = offset;
+                self.end_said = false;
+                self.flowing = true;
+            }
+            Event::SupplyUpTo { limit, .. } => self.limit = limit,
+            _ => {}
+        }
+    }
+
+    /// Whether `step` has something to do.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.flowing && !self.end_said && (self.next < self.limit || self.next >= self.size)
+    }
+
+    /// The next command for the engine. An error ends the transfer.
+    pub(crate) fn step(&mut self) -> Result<Option<Command>, String> {
+        if !self.is_ready() {
+            return Ok(None);
+        }
+        if self.next >= self.size {
+            self.check_unchanged()?;
+            self.hash_up_to(self.size)?;
+            self.end_said = true;
+            let digest = *self.hasher.finalize().as_bytes();
+            return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size, digest }));
+        }
+        let want = (self.limit - self.next).min(self.size - self.next).min(READ_BYTES as u64) as usize;
+        let mut buffer = vec![0; want];
+        self.read(&mut buffer, self.next)?;
+        // What the receiver already has was not read here yet: the hash covers it too.
+        self.hash_up_to(self.next)?;
+        if self.hashed == self.next {
+            self.hasher.update(&buffer);
+            self.hashed += want as u64;
+        }
+        let offset = self.next;
+        self.next += want as u64;
+        Ok(Some(Command::Supply { id: self.id, offset, data: Bytes::from(buffer) }))
+    }
+
+    /// BLAKE3 of the whole, once it was supplied to the end.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    fn hash_up_to(&mut self, end: u64) -> Result<(), String> {
+        let mut buffer = vec![0; READ_BYTES];
+        while self.hashed < end {
+            let take = (end - self.hashed).min(READ_BYTES as u64) as usize;
+            self.read(&mut buffer[..take], self.hashed)?;
+            self.hasher.update(&buffer[..take]);
+            self.hashed += take as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), String> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the file was cut short while it was sent".to_owned(),
+            _ => format!("cannot read the file at offset {offset}: {error}"),
+        })
+    }
+
+    fn check_unchanged(&self) -> Result<(), String> {
+        let metadata = self.file.metadata().map_err(|error| format!("cannot examine the file: {error}"))?;
+        if metadata.len() == self.size && (metadata.mtime(), metadata.mtime_nsec()) == self.modified {
+            Ok(())
+        } else {
+            Err("the file was changed while it was sent; send it again".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const ID: TransferId = TransferId(1);
+
+    fn supplied(file: &mut OutgoingFile) -> (Vec<u8>, Option<(u64, [u8; 32])>) {
+        let mut bytes = Vec::new();
+        loop {
+            match file.step().unwrap() {
+                Some(Command::Supply { data, .. }) => bytes.extend_from_slice(&data),
+                Some(Command::SupplyEnd { size, digest, .. }) => return (bytes, Some((size, digest))),
+                Some(other) => panic!("unexpected {other:?}"),
+                None => return (bytes, None),
+            }
+        }
+    }
+
+    #[test]
+    fn supplies_within_the_limit_and_hashes_the_whole_after_a_rewind() {
+        let content: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
+        let mut temp = tempfile::tempfile().unwrap();
+        temp.write_all(&content).unwrap();
+        let mut file = OutgoingFile::new(ID, temp).unwrap();
+        assert!(!file.is_ready());
+        file.event(&Event::SupplyFrom { id: ID, offset: 150_000 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: 170_000 });
+        let (bytes, end) = supplied(&mut file);
+        assert_eq!((bytes.as_slice(), end), (&content[150_000..170_000], None));
+        file.event(&Event::SupplyFrom { id: ID, offset: 100 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: 1 << 20 });
+        let (bytes, end) = supplied(&mut file);
+        assert_eq!(bytes, content[100..]);
+        assert_eq!(end, Some((200_000, *blake3::hash(&content).as_bytes())));
+    }
+
+    #[test]
+    fn an_empty_file_ends_at_once_and_a_changed_one_is_an_error() {
+        let mut file = OutgoingFile::new(ID, tempfile::tempfile().unwrap()).unwrap();
+        file.event(&Event::SupplyFrom { id: ID, offset: 0 });
+        assert_eq!(supplied(&mut file).1, Some((0, *blake3::hash(b"").as_bytes())));
+
+        let mut temp = tempfile::tempfile().unwrap();
+        temp.write_all(b"12345").unwrap();
+        let mut file = OutgoingFile::new(ID, temp.try_clone().unwrap()).unwrap();
+        file.event(&Event::SupplyFrom { id: ID, offset: 0 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: 10 });
+        temp.set_len(3).unwrap();
+        assert!(file.step().unwrap_err().contains("cut short"));
+    }
+}

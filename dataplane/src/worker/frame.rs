@@ -1,0 +1,86 @@
+//! A worker's frames: a UMEM frame where an AF_XDP adapter made it, a pooled heap buffer elsewhere.
+
+use florelay_engine::FrameBuf;
+
+/// Capacity of a heap frame in bytes: a jumbo frame's link payload.
+pub(crate) const HEAP_FRAME_BYTES: usize = 9216;
+
+/// A frame in hand.
+pub(crate) enum WorkerFrame {
+    /// In the worker's UMEM.
+    Umem(florelay_xsk::Frame),
+    /// On the heap, from the worker's pool.
+    Heap(HeapFrame),
+}
+
+/// A pooled buffer.
+pub(crate) struct HeapFrame {
+    bytes: Box<[u8]>,
+    len: usize,
+}
+
+impl FrameBuf for WorkerFrame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Umem(frame) => frame.bytes(),
+            Self::Heap(frame) => &frame.bytes[..frame.len],
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Umem(frame) => frame.bytes_mut(),
+            Self::Heap(frame) => &mut frame.bytes[..frame.len],
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Umem(frame) => frame.capacity(),
+            Self::Heap(frame) => frame.bytes.len(),
+        }
+    }
+
+    fn set_len(&mut self, len: usize) {
+        match self {
+            Self::Umem(frame) => frame.set_len(len),
+            Self::Heap(frame) => frame.len = len.min(frame.bytes.len()),
+        }
+    }
+}
+
+/// Heap frames that wait to be used again. Grows to its limit and never beyond.
+pub(crate) struct HeapPool {
+    free: Vec<HeapFrame>,
+    made: usize,
+    limit: usize,
+}
+
+impl HeapPool {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { free: Vec::with_capacity(limit), made: 0, limit }
+    }
+
+    pub(crate) fn alloc(&mut self) -> Option<HeapFrame> {
+        if let Some(mut frame) = self.free.pop() {
+            frame.len = 0;
+            return Some(frame);
+        }
+        (self.made < self.limit).then(|| {
+            self.made += 1;
+            HeapFrame { bytes: vec![0; HEAP_FRAME_BYTES].into(), len: 0 }
+        })
+    }
+
+    pub(crate) fn free(&mut self, frame: HeapFrame) {
+        self.free.push(frame);
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.made
+    }
+
+    pub(crate) fn available(&self) -> usize {
+        self.free.len()
+    }
+}
