@@ -34,9 +34,7 @@ impl Apt {
         }
         let mirror = mirror(Path::new("/etc/apt"))?;
         let suites = pins::suites().join(" ");
-        let sources = format!(
-            "Types: deb\nURIs: {mirror}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
-        );
+        let sources = format!("Types: deb\nURIs: {mirror}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n");
         let path = state.join("sources/florelay.sources");
         if fs::read_to_string(&path).unwrap_or_default() != sources {
             fs::write(&path, sources)?;
@@ -51,20 +49,12 @@ impl Apt {
     /// If the suite no longer has that version, the sum differs, or unpacking fails.
     pub fn unpack(&self, pin: &Pin, into: &Path) -> Result<()> {
         let deb = self.download(pin.package, pin.version).with_context(|| {
-            format!(
-                "{} {} is not in {}: see vm-tests/src/pins.rs",
-                pin.package, pin.version, pin.suite
-            )
+            format!("{} {} is not in {}: see vm-tests/src/pins.rs", pin.package, pin.version, pin.suite)
         })?;
         let sum = tool::sha256(&deb)?;
         if sum != pin.sha256 {
             let _ = fs::remove_file(&deb);
-            bail!(
-                "{} {} has SHA-256 {sum}, the pin says {}",
-                pin.package,
-                pin.version,
-                pin.sha256
-            );
+            bail!("{} {} has SHA-256 {sum}, the pin says {}", pin.package, pin.version, pin.sha256);
         }
         extract(&deb, into)
     }
@@ -77,11 +67,12 @@ impl Apt {
     pub fn unpack_missing_libraries(&self, package: &Pin, but: &[&str], into: &Path) -> Result<()> {
         self.update_once()?;
         let wanted = format!("{}={}", package.package, package.version);
-        let plan = tool::text(
-            self.command("apt-get")
-                .args(["--simulate", "--no-install-recommends"])
-                .args(["--target-release", package.suite, "install", &wanted]),
-        )
+        let plan = tool::text(self.command("apt-get").args(["--simulate", "--no-install-recommends"]).args([
+            "--target-release",
+            package.suite,
+            "install",
+            &wanted,
+        ]))
         .with_context(|| format!("apt cannot resolve {wanted} on this machine"))?;
         for (name, version) in simulated_installs(&plan) {
             if !but.contains(&name) {
@@ -101,17 +92,10 @@ impl Apt {
         tool::output(
             // As root apt would drop to its own user, which cannot write here, and warn about it.
             self.command("apt-get")
-                .args([
-                    "-o",
-                    "APT::Sandbox::User=",
-                    "download",
-                    &format!("{package}={version}"),
-                ])
+                .args(["-o", "APT::Sandbox::User=", "download", &format!("{package}={version}")])
                 .current_dir(&folder),
         )?;
-        let file = fs::read_dir(&folder)?
-            .next()
-            .context("apt-get download left no file")??;
+        let file = fs::read_dir(&folder)?.next().context("apt-get download left no file")??;
         Ok(file.path())
     }
 
@@ -161,10 +145,7 @@ fn simulated_installs(plan: &str) -> Vec<(&str, &str)> {
     plan.lines()
         .filter_map(|line| {
             let mut words = line.strip_prefix("Inst ")?.split_whitespace();
-            Some((
-                words.next()?,
-                words.find_map(|word| word.strip_prefix('('))?,
-            ))
+            Some((words.next()?, words.find_map(|word| word.strip_prefix('('))?))
         })
         .collect()
 }
@@ -182,26 +163,14 @@ fn mirror(etc_apt: &Path) -> Result<String> {
         .filter_map(|file| fs::read_to_string(file).ok())
         .flat_map(|text| addresses(&text))
         .find(|address| address.trim_end_matches('/').ends_with("/debian"))
-        .with_context(|| {
-            format!(
-                "no Debian mirror in {}: kernels and QEMU are fetched from it",
-                etc_apt.display()
-            )
-        })
+        .with_context(|| format!("no Debian mirror in {}: kernels and QEMU are fetched from it", etc_apt.display()))
 }
 
 fn addresses(text: &str) -> Vec<String> {
     text.lines()
         .flat_map(|line| {
-            let value = line
-                .strip_prefix("URIs:")
-                .or_else(|| line.strip_prefix("deb "))
-                .unwrap_or_default();
-            value
-                .split_whitespace()
-                .filter(|word| word.contains("://"))
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
+            let value = line.strip_prefix("URIs:").or_else(|| line.strip_prefix("deb ")).unwrap_or_default();
+            value.split_whitespace().filter(|word| word.contains("://")).map(str::to_owned).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -215,19 +184,13 @@ mod tests {
         let old = "# deb http://off.example/debian x main\ndeb [arch=amd64] http://a.example/debian bookworm main\n";
         assert_eq!(addresses(old), ["http://a.example/debian"]);
         let new = "Types: deb\n# http://off.example/debian\nURIs: http://b.example/debian http://c.example/debian\n";
-        assert_eq!(
-            addresses(new),
-            ["http://b.example/debian", "http://c.example/debian"]
-        );
+        assert_eq!(addresses(new), ["http://b.example/debian", "http://c.example/debian"]);
     }
 
     #[test]
     fn reads_a_simulation() {
         let plan = "NOTE: only a simulation\nInst libfdt1 (1.6.1-4+b1 Debian:12/stable [amd64])\n\
                     Inst libusb [2.0] (2:2.1 Debian:12/stable [amd64])\nConf libfdt1 (1.6.1 x)\n";
-        assert_eq!(
-            simulated_installs(plan),
-            [("libfdt1", "1.6.1-4+b1"), ("libusb", "2:2.1")]
-        );
+        assert_eq!(simulated_installs(plan), [("libfdt1", "1.6.1-4+b1"), ("libusb", "2:2.1")]);
     }
 }

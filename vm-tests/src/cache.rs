@@ -33,14 +33,9 @@ impl Cache {
     pub fn at(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
         let path = root.join("lock");
-        let lock =
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        lock.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Self {
-            root: root.to_owned(),
-            _lock: lock,
-        })
+        let lock = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
     /// A path inside the cache.
@@ -65,8 +60,7 @@ impl Cache {
         }
         fs::create_dir_all(&scratch)?;
         fill(&scratch)?;
-        fs::rename(&scratch, &path)
-            .with_context(|| format!("cannot rename {}", scratch.display()))?;
+        fs::rename(&scratch, &path).with_context(|| format!("cannot rename {}", scratch.display()))?;
         Ok(path)
     }
 }
@@ -90,13 +84,9 @@ mod tests {
             anyhow::bail!("interrupted")
         });
         assert!(broken.is_err());
-        let whole = cache
-            .folder("thing", |at| Ok(fs::write(at.join("whole"), "x")?))
-            .unwrap();
+        let whole = cache.folder("thing", |at| Ok(fs::write(at.join("whole"), "x")?)).unwrap();
         assert!(whole.join("whole").is_file() && !whole.join("half").exists());
-        cache
-            .folder("thing", |_| panic!("a cached folder is reused"))
-            .unwrap();
+        cache.folder("thing", |_| panic!("a cached folder is reused")).unwrap();
         drop(cache);
         fs::remove_dir_all(root).unwrap();
     }

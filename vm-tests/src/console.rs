@@ -81,10 +81,7 @@ impl Console {
             return Some(format!("the kernel died: {line}"));
         }
         if let Some(failed) = self.failed.first() {
-            return Some(format!(
-                "{} checks failed, first: {failed}",
-                self.failed.len()
-            ));
+            return Some(format!("{} checks failed, first: {failed}", self.failed.len()));
         }
         match self.end {
             None => return Some("the guest ended without its end marker".to_owned()),
@@ -115,12 +112,7 @@ mod tests {
 
     #[test]
     fn a_pass_needs_all_its_signs() {
-        let good = read(&[
-            "vm-guest 6.18 up 1.5",
-            "ok boot",
-            "figure x 1 2",
-            "vm-guest end 0 uptime 2",
-        ]);
+        let good = read(&["vm-guest 6.18 up 1.5", "ok boot", "figure x 1 2", "vm-guest end 0 uptime 2"]);
         assert_eq!(good.objection(Some(EXIT_PASSED)), None);
         assert_eq!(good.figures, [("x".to_owned(), "1 2".to_owned())]);
         assert_eq!(good.boot_s, Some(1.5));
@@ -137,22 +129,10 @@ mod tests {
             (vec![end], "nothing"),
             (vec!["ok a", "FAIL b: why", end], "b: why"),
             (vec!["ok a", "vm-guest end 1 uptime 2"], "ended with 1"),
-            (
-                vec!["ok a", "[    3.1] Kernel panic - not syncing: sysrq", end],
-                "panic",
-            ),
-            (
-                vec![
-                    "ok a",
-                    "[    3.1] BUG: kernel NULL pointer dereference",
-                    end,
-                ],
-                "NULL",
-            ),
+            (vec!["ok a", "[    3.1] Kernel panic - not syncing: sysrq", end], "panic"),
+            (vec!["ok a", "[    3.1] BUG: kernel NULL pointer dereference", end], "NULL"),
         ] {
-            let said = read(&lines)
-                .objection(Some(EXIT_PASSED))
-                .unwrap_or_default();
+            let said = read(&lines).objection(Some(EXIT_PASSED)).unwrap_or_default();
             assert!(said.contains(part), "{lines:?}: {said}");
         }
     }

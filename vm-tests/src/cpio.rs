@@ -66,22 +66,15 @@ impl Archive {
 
     fn entry(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), content: &[u8]) {
         self.inode += 1;
-        let links = if mode & TYPE_FOLDER == TYPE_FOLDER {
-            2
-        } else {
-            1
-        };
+        let links = if mode & TYPE_FOLDER == TYPE_FOLDER { 2 } else { 1 };
         let name_bytes = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
         // The format's own limit is 4 GiB a file; ours are megabytes.
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        let fields = [
-            self.inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_bytes, 0,
-        ];
+        let fields = [self.inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_bytes, 0];
         let start = self.bytes.len();
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
         }
         debug_assert_eq!(self.bytes.len() - start, HEADER_BYTES);
         self.bytes.extend_from_slice(path.as_bytes());
@@ -126,10 +119,7 @@ mod tests {
         let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         let count = |needle: &str| said.matches(needle).count();
         assert_eq!(count("usr/lib/a.txt"), 1, "{said}");
-        assert!(
-            said.contains("crw-------") && said.contains("-rwxr-xr-x"),
-            "{said}"
-        );
+        assert!(said.contains("crw-------") && said.contains("-rwxr-xr-x"), "{said}");
         assert_eq!(said.lines().count(), 6, "{said}");
     }
 }

@@ -42,23 +42,16 @@ pub fn build(contents: &Contents<'_>) -> Result<Vec<u8>> {
 
     let busybox = tool::which("busybox").context("no busybox; `apt install busybox-static`")?;
     if !tool::libraries(&busybox)?.is_empty() {
-        bail!(
-            "{} is not static; `apt install busybox-static`",
-            busybox.display()
-        );
+        bail!("{} is not static; `apt install busybox-static`", busybox.display());
     }
     archive.file("bin/busybox", 0o755, &read(&busybox)?);
 
     for name in TOOLS {
-        let path = tool::which(name)
-            .with_context(|| format!("no {name}; `apt install iproute2 ethtool`"))?;
+        let path = tool::which(name).with_context(|| format!("no {name}; `apt install iproute2 ethtool`"))?;
         program(&mut archive, &format!("usr/sbin/{name}"), &path)?;
     }
     for path in contents.programs {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a program without a name")?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
         program(&mut archive, &format!("bin/{name}"), path)?;
     }
     let mut order = String::new();

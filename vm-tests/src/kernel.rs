@@ -48,10 +48,7 @@ pub fn fetch(cache: &Cache, apt: &Apt, kernel: &Kernel) -> Result<KernelFiles> {
         .into_iter()
         .find(|path| path.is_dir())
         .with_context(|| format!("no modules in {}", folder.display()))?;
-    Ok(KernelFiles {
-        vmlinux: folder.join("vmlinux"),
-        modules: ModuleTree::open(&modules)?,
-    })
+    Ok(KernelFiles { vmlinux: folder.join("vmlinux"), modules: ModuleTree::open(&modules)? })
 }
 
 /// The compressed payload inside a bzImage (kernel documentation, `arch/x86/boot`: `setup_sects` at 0x1f1, magic at 0x202,
@@ -70,9 +67,7 @@ fn payload(image: &[u8]) -> Result<&[u8]> {
     };
     let start = (sectors + 1) * 512 + word(0x248).context("short header")?;
     let length = word(0x24c).context("short header")?;
-    image
-        .get(start..start + length)
-        .context("the payload lies outside the image")
+    image.get(start..start + length).context("the payload lies outside the image")
 }
 
 /// Decompresses by magic number. The last four bytes of a payload are the kernel's own (uncompressed size): the tools call them trailing
@@ -82,10 +77,7 @@ fn decompress(payload: &[u8], scratch: &Path) -> Result<Vec<u8>> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dcq"]),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", &["-dcq", "--single-stream"]),
         [0x1f, 0x8b, ..] => ("gzip", &["-dcq"]),
-        other => bail!(
-            "unknown kernel compression {:02x?}",
-            &other[..other.len().min(4)]
-        ),
+        other => bail!("unknown kernel compression {:02x?}", &other[..other.len().min(4)]),
     };
     fs::write(scratch, payload)?;
     let out = Command::new(program)
@@ -94,10 +86,7 @@ fn decompress(payload: &[u8], scratch: &Path) -> Result<Vec<u8>> {
         .output()
         .with_context(|| format!("cannot start {program}; is it installed?"))?;
     if !out.stdout.starts_with(b"\x7fELF") {
-        bail!(
-            "{program} made no ELF file of the kernel: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
+        bail!("{program} made no ELF file of the kernel: {}", String::from_utf8_lossy(&out.stderr).trim());
     }
     Ok(out.stdout)
 }

@@ -48,11 +48,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             println!("{:<14} {}", test.name, test.about);
         }
         let kernels: Vec<_> = pins::KERNELS.iter().map(|kernel| kernel.name).collect();
-        println!(
-            "kernels: {} (default {})",
-            kernels.join(" "),
-            pins::DEFAULT_KERNEL
-        );
+        println!("kernels: {} (default {})", kernels.join(" "), pins::DEFAULT_KERNEL);
         return Ok(true);
     }
     let tests = tests(&arguments.tests)?;
@@ -60,16 +56,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let cache = Cache::open()?;
     let apt = Apt::open(&cache)?;
     let qemu = Qemu::find(&cache, &apt)?;
-    let mut report = Report {
-        qemu: qemu.version.clone(),
-        accelerator: qemu.accelerator().to_owned(),
-        outcomes: Vec::new(),
-    };
+    let mut report =
+        Report { qemu: qemu.version.clone(), accelerator: qemu.accelerator().to_owned(), outcomes: Vec::new() };
     for kernel in kernels {
         for test in &tests {
-            report
-                .outcomes
-                .push(suite::run(test, kernel, &cache, &apt, &qemu)?);
+            report.outcomes.push(suite::run(test, kernel, &cache, &apt, &qemu)?);
         }
     }
     print!("\n{}", report.table());
@@ -102,8 +93,6 @@ fn kernels(names: &[String]) -> Result<Vec<&'static Kernel>> {
     }
     names
         .iter()
-        .map(|name| {
-            pins::kernel(name).with_context(|| format!("no kernel {name}; --list shows them"))
-        })
+        .map(|name| pins::kernel(name).with_context(|| format!("no kernel {name}; --list shows them")))
         .collect()
 }

@@ -33,16 +33,11 @@ impl ModuleTree {
     /// If the folder cannot be read.
     pub fn open(root: &Path) -> Result<Self> {
         let built_in = fs::read_to_string(root.join("modules.builtin")).unwrap_or_default();
-        let built_in = built_in
-            .lines()
-            .filter_map(|line| module_name(Path::new(line)))
-            .collect();
+        let built_in = built_in.lines().filter_map(|line| module_name(Path::new(line))).collect();
         let mut files = BTreeMap::new();
         let mut folders = vec![root.join("kernel")];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)
-                .with_context(|| format!("cannot read {}", folder.display()))?
-            {
+            for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
                 let path = entry?.path();
                 if path.is_dir() {
                     folders.push(path);
@@ -67,12 +62,7 @@ impl ModuleTree {
         Ok(ordered)
     }
 
-    fn visit(
-        &self,
-        name: &str,
-        seen: &mut BTreeSet<String>,
-        ordered: &mut Vec<Module>,
-    ) -> Result<()> {
+    fn visit(&self, name: &str, seen: &mut BTreeSet<String>, ordered: &mut Vec<Module>) -> Result<()> {
         if self.built_in.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
@@ -83,10 +73,7 @@ impl ModuleTree {
         for needed in depends(&object) {
             self.visit(&needed, seen, ordered)?;
         }
-        ordered.push(Module {
-            name: name.to_owned(),
-            object,
-        });
+        ordered.push(Module { name: name.to_owned(), object });
         Ok(())
     }
 }
@@ -116,15 +103,8 @@ fn depends(object: &[u8]) -> Vec<String> {
     let Some(at) = object.windows(KEY.len()).position(|window| window == KEY) else {
         return Vec::new();
     };
-    let value = object[at + KEY.len()..]
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
-    String::from_utf8_lossy(value)
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(normal)
-        .collect()
+    let value = object[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(value).split(',').filter(|name| !name.is_empty()).map(normal).collect()
 }
 
 #[cfg(test)]
@@ -137,29 +117,16 @@ mod tests {
         fs::create_dir_all(root.join("kernel/net")).unwrap();
         fs::write(root.join("modules.builtin"), "kernel/net/core-thing.ko\n").unwrap();
         let module = |name: &str, needs: &str| {
-            fs::write(
-                root.join(format!("kernel/net/{name}.ko")),
-                format!("ELF\0license=x\0depends={needs}\0x"),
-            )
-            .unwrap();
+            fs::write(root.join(format!("kernel/net/{name}.ko")), format!("ELF\0license=x\0depends={needs}\0x"))
+                .unwrap();
         };
         module("top-one", "middle,core_thing");
         module("middle", "base");
         module("base", "");
         let tree = ModuleTree::open(&root).unwrap();
-        let names: Vec<_> = tree
-            .closure(&["top-one", "base"])
-            .unwrap()
-            .into_iter()
-            .map(|module| module.name)
-            .collect();
+        let names: Vec<_> = tree.closure(&["top-one", "base"]).unwrap().into_iter().map(|module| module.name).collect();
         assert_eq!(names, ["base", "middle", "top_one"]);
-        assert!(
-            tree.closure(&["absent"])
-                .unwrap_err()
-                .to_string()
-                .contains("absent")
-        );
+        assert!(tree.closure(&["absent"]).unwrap_err().to_string().contains("absent"));
         fs::remove_dir_all(root).unwrap();
     }
 }

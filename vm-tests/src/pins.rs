@@ -124,12 +124,7 @@ pub const DEFAULT_KERNEL: &str = "6.18";
 #[must_use]
 pub fn suites() -> Vec<&'static str> {
     let kernels = KERNELS.iter().flat_map(|kernel| kernel.packages);
-    let mut suites: Vec<_> = QEMU
-        .iter()
-        .chain(kernels)
-        .map(|pin| pin.suite)
-        .chain([QEMU_FOR])
-        .collect();
+    let mut suites: Vec<_> = QEMU.iter().chain(kernels).map(|pin| pin.suite).chain([QEMU_FOR]).collect();
     suites.sort_unstable();
     suites.dedup();
     suites
@@ -147,25 +142,12 @@ mod tests {
 
     #[test]
     fn pins_are_whole() {
-        for pin in KERNELS
-            .iter()
-            .flat_map(|kernel| kernel.packages)
-            .chain(QEMU)
-        {
+        for pin in KERNELS.iter().flat_map(|kernel| kernel.packages).chain(QEMU) {
             assert_eq!(pin.sha256.len(), 64, "{pin:?}");
-            assert!(
-                pin.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()),
-                "{pin:?}"
-            );
+            assert!(pin.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()), "{pin:?}");
         }
         for kernel in KERNELS {
-            assert!(
-                kernel
-                    .packages
-                    .iter()
-                    .any(|pin| pin.package.ends_with(kernel.release)),
-                "{kernel:?}"
-            );
+            assert!(kernel.packages.iter().any(|pin| pin.package.ends_with(kernel.release)), "{kernel:?}");
         }
         assert!(kernel(DEFAULT_KERNEL).is_some());
     }

@@ -16,8 +16,7 @@ use crate::tool;
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Kernel command line: console, no reboot loop after a panic, and what makes emulation quick and calm.
-const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on";
 
 /// A pair of NICs joined by a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +56,7 @@ impl Qemu {
             return Ok(qemu);
         }
         let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-        if !release
-            .lines()
-            .any(|line| line == format!("VERSION_CODENAME={QEMU_FOR}"))
-        {
+        if !release.lines().any(|line| line == format!("VERSION_CODENAME={QEMU_FOR}")) {
             bail!(
                 "no {PROGRAM} of version {OLDEST_QEMU} or newer; `apt install qemu-system-x86` has one on this release"
             );
@@ -82,25 +78,14 @@ impl Qemu {
     }
 
     fn at(program: PathBuf, private: Option<PathBuf>) -> Result<Self> {
-        let mut qemu = Self {
-            program,
-            private,
-            accelerator: accelerator(Path::new("/sys/module")),
-            version: String::new(),
-        };
+        let mut qemu =
+            Self { program, private, accelerator: accelerator(Path::new("/sys/module")), version: String::new() };
         let said = tool::text(qemu.base().arg("--version"))?;
         // `QEMU emulator version 10.0.2 (Debian …)`
         let version = said.split_whitespace().nth(3).unwrap_or_default();
-        let major: u32 = version
-            .split('.')
-            .next()
-            .unwrap_or_default()
-            .parse()
-            .unwrap_or(0);
+        let major: u32 = version.split('.').next().unwrap_or_default().parse().unwrap_or(0);
         if major < OLDEST_QEMU {
-            bail!(
-                "QEMU {version} is older than {OLDEST_QEMU}: it crashes guests under emulation and has no igb"
-            );
+            bail!("QEMU {version} is older than {OLDEST_QEMU}: it crashes guests under emulation and has no igb");
         }
         version.clone_into(&mut qemu.version);
         Ok(qemu)
@@ -117,49 +102,20 @@ impl Qemu {
     #[must_use]
     pub fn boot(&self, kernel: &Path, initramfs: &Path, nics: &[NicPair]) -> Command {
         let mut command = self.base();
-        command.args([
-            "-accel",
-            self.accelerator,
-            "-machine",
-            "q35",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "512",
-        ]);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ]);
+        command.args(["-accel", self.accelerator, "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "512"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
-        command
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initramfs)
-            .args(["-append", KERNEL_ARGUMENTS]);
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", KERNEL_ARGUMENTS]);
         for (pair, nics) in nics.iter().enumerate() {
             for (side, model) in [nics.a, nics.b].into_iter().enumerate() {
                 let id = format!("{pair}{side}");
                 // The machine's own slots 0 and 31 are taken; chassis numbers must differ.
                 let port = 1 + pair * 2 + side;
-                command.args([
-                    "-device",
-                    &format!("pcie-root-port,id=port{id},bus=pcie.0,chassis={port},addr={port:#x}"),
-                ]);
+                command
+                    .args(["-device", &format!("pcie-root-port,id=port{id},bus=pcie.0,chassis={port},addr={port:#x}")]);
                 command.args(["-netdev", &format!("hubport,id=net{id},hubid={pair}")]);
                 let mac = mac(pair, side);
-                command.args([
-                    "-device",
-                    &format!("{model},netdev=net{id},bus=port{id},mac={mac},romfile="),
-                ]);
+                command.args(["-device", &format!("{model},netdev=net{id},bus=port{id},mac={mac},romfile=")]);
             }
         }
         command
@@ -167,16 +123,10 @@ impl Qemu {
 
     fn base(&self) -> Command {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(&self.program);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
         if let Some(root) = &self.private {
-            let libraries =
-                ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|at| root.join(at));
-            command.env(
-                "LD_LIBRARY_PATH",
-                format!("{}:{}", libraries[0].display(), libraries[1].display()),
-            );
+            let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|at| root.join(at));
+            command.env("LD_LIBRARY_PATH", format!("{}:{}", libraries[0].display(), libraries[1].display()));
             command.env("QEMU_MODULE_DIR", libraries[0].join("qemu"));
             for folder in ["usr/share/qemu", "usr/share/seabios"] {
                 command.arg("-L").arg(root.join(folder));
@@ -188,10 +138,7 @@ impl Qemu {
 
 /// A `/dev/kvm` can exist and hang whoever opens it; the vendor module is what tells a real one.
 fn accelerator(loaded_modules: &Path) -> &'static str {
-    if ["kvm_intel", "kvm_amd"]
-        .iter()
-        .any(|module| loaded_modules.join(module).is_dir())
-    {
+    if ["kvm_intel", "kvm_amd"].iter().any(|module| loaded_modules.join(module).is_dir()) {
         "kvm"
     } else {
         "tcg,thread=multi"
@@ -204,32 +151,15 @@ mod tests {
 
     #[test]
     fn every_nic_has_its_own_port_and_mac() {
-        let qemu = Qemu {
-            program: PROGRAM.into(),
-            private: None,
-            accelerator: "tcg",
-            version: "10".into(),
-        };
-        let pair = NicPair {
-            a: "igb",
-            b: "e1000e",
-        };
+        let qemu = Qemu { program: PROGRAM.into(), private: None, accelerator: "tcg", version: "10".into() };
+        let pair = NicPair { a: "igb", b: "e1000e" };
         let command = qemu.boot(Path::new("k"), Path::new("i"), &[pair, pair]);
-        let shown: Vec<_> = command
-            .get_args()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
+        let shown: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let mut nics: Vec<_> = shown.iter().filter(|word| word.contains("mac=")).collect();
         assert_eq!(nics.len(), 4);
         nics.dedup_by_key(|word| word.split("bus=").nth(1).map(str::to_owned));
         assert_eq!(nics.len(), 4, "{shown:?}");
-        assert_eq!(
-            shown
-                .iter()
-                .filter(|word| word.ends_with("hubid=1"))
-                .count(),
-            2
-        );
+        assert_eq!(shown.iter().filter(|word| word.ends_with("hubid=1")).count(), 2);
     }
 
     #[test]

@@ -54,10 +54,7 @@ impl Report {
         );
         for outcome in &self.outcomes {
             let result = if outcome.passed { "pass" } else { "FAIL" };
-            let boot = outcome
-                .console
-                .boot_s
-                .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
+            let boot = outcome.console.boot_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
             let _ = writeln!(
                 table,
                 "{:<14} {:<7} {:<6} {:>7} {:>7} {:>7.1}  {}",

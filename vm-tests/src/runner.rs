@@ -35,23 +35,13 @@ pub struct Boot {
 ///
 /// # Errors
 /// If QEMU cannot be started or waited for; a guest that fails is not an error here.
-pub fn boot(
-    qemu: &Qemu,
-    kernel: &Path,
-    initramfs: &Path,
-    nics: &[NicPair],
-    prefix: &str,
-) -> Result<Boot> {
+pub fn boot(qemu: &Qemu, kernel: &Path, initramfs: &Path, nics: &[NicPair], prefix: &str) -> Result<Boot> {
     run(qemu.boot(kernel, initramfs, nics), LIMIT, prefix)
 }
 
 fn run(mut command: Command, limit: Duration, prefix: &str) -> Result<Boot> {
     let start = Instant::now();
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut guest = Guest(child.context("cannot start QEMU (through setpriv, from util-linux)")?);
     let (sender, lines) = mpsc::channel();
     if let Some(out) = guest.0.stdout.take() {
@@ -82,12 +72,7 @@ fn run(mut command: Command, limit: Duration, prefix: &str) -> Result<Boot> {
         }
     }
     let status = guest.end(timed_out || console.death.is_some())?;
-    Ok(Boot {
-        console,
-        exit_code: status.code(),
-        wall: start.elapsed(),
-        timed_out,
-    })
+    Ok(Boot { console, exit_code: status.code(), wall: start.elapsed(), timed_out })
 }
 
 /// Sends a stream's lines; ends with the stream. Bytes that are not UTF-8 (firmware prints some) are replaced.
@@ -154,10 +139,7 @@ mod tests {
 
     #[test]
     fn reads_lines_and_the_exit_code() {
-        let boot = shell(
-            "printf '\\033[2J\\033cok a\\r\\nvm-guest end 0\\n'; exit 33",
-            LIMIT,
-        );
+        let boot = shell("printf '\\033[2J\\033cok a\\r\\nvm-guest end 0\\n'; exit 33", LIMIT);
         assert_eq!(boot.console.objection(boot.exit_code), None);
     }
 

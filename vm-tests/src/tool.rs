@@ -17,11 +17,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
         .output()
         .with_context(|| format!("cannot start {shown}; is the program installed?"))?;
     if !out.status.success() {
-        bail!(
-            "{shown} ended with {}: {}",
-            out.status,
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
+        bail!("{shown} ended with {}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
     }
     Ok(out.stdout)
 }
@@ -51,11 +47,7 @@ pub fn which(program: &str) -> Option<PathBuf> {
 pub fn sha256(file: &Path) -> Result<String> {
     let said = text(Command::new("sha256sum").arg("--binary").arg(file))?;
     // A leading backslash marks an escaped file name; it is not part of the sum.
-    let sum = said
-        .trim_start_matches('\\')
-        .split_whitespace()
-        .next()
-        .unwrap_or_default();
+    let sum = said.trim_start_matches('\\').split_whitespace().next().unwrap_or_default();
     Ok(sum.to_owned())
 }
 
@@ -64,11 +56,7 @@ pub fn sha256(file: &Path) -> Result<String> {
 /// # Errors
 /// If `ldd` cannot be started, or a library is missing on this machine.
 pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let out = Command::new("ldd")
-        .arg(program)
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start ldd")?;
+    let out = Command::new("ldd").arg(program).stdin(Stdio::null()).output().context("cannot start ldd")?;
     if !out.status.success() {
         // `ldd` answers "not a dynamic executable" with code 1.
         return Ok(Vec::new());
@@ -76,18 +64,10 @@ pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&out.stdout).lines() {
         if line.contains("=> not found") {
-            bail!(
-                "{} needs a library that is not here: {}",
-                program.display(),
-                line.trim()
-            );
+            bail!("{} needs a library that is not here: {}", program.display(), line.trim());
         }
         // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`; the vdso has no path.
-        found.extend(
-            line.split_whitespace()
-                .find(|word| word.starts_with('/'))
-                .map(PathBuf::from),
-        );
+        found.extend(line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from));
     }
     Ok(found)
 }
@@ -98,23 +78,14 @@ mod tests {
 
     #[test]
     fn failure_names_command_and_reason() {
-        let said = output(Command::new("ls").arg("/nonexistent-florelay"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            said.contains("\"ls\"") && said.contains("nonexistent-florelay"),
-            "{said}"
-        );
+        let said = output(Command::new("ls").arg("/nonexistent-florelay")).unwrap_err().to_string();
+        assert!(said.contains("\"ls\"") && said.contains("nonexistent-florelay"), "{said}");
     }
 
     #[test]
     fn a_dynamic_program_names_its_loader_and_libc() {
         let libraries = libraries(&std::env::current_exe().unwrap()).unwrap();
-        let has = |part: &str| {
-            libraries
-                .iter()
-                .any(|path| path.to_string_lossy().contains(part))
-        };
+        let has = |part: &str| libraries.iter().any(|path| path.to_string_lossy().contains(part));
         assert!(has("ld-linux") && has("libc.so"), "{libraries:?}");
     }
 }

@@ -15,12 +15,11 @@ use florelay_dataplane::netlink::NextHop;
 use florelay_wire::mpls::{self, LSE_BYTES, Label};
 use florelay_wire::outer::{self, OuterTemplate};
 use florelay_xsk::{
-    BATCH_FRAMES, BindMode, Frame, FrameAccount, FrameSize, OpenOptions, RingSizes, Socket, Umem,
-    UmemOptions,
+    BATCH_FRAMES, BindMode, Frame, FrameAccount, FrameSize, OpenOptions, RingSizes, Socket, Umem, UmemOptions,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::topology::{LINKS, PORT, QUEUES};
+use crate::topology::{LINKS, MAX_QUEUES, PORT};
 
 /// Small rings, so that a test of thousands of frames turns them over many times.
 const RINGS: RingSizes = RingSizes { rx: 256, tx: 256 };
@@ -39,7 +38,7 @@ const FILL_LEVEL: u32 = 256;
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     /// Frames received, by link and queue.
-    pub(crate) received: [[u64; QUEUES as usize]; 2],
+    pub(crate) received: [[u64; MAX_QUEUES]; 2],
     /// Frames sent on, by the link they came from.
     pub(crate) forwarded: [u64; 2],
     /// Frames whose chunk or start of data was another one when sent than when received.
@@ -65,12 +64,8 @@ pub(crate) struct Worker {
 impl Worker {
     /// A UMEM, not yet on any socket.
     pub(crate) fn new() -> Result<Self> {
-        let umem = Umem::new(UmemOptions {
-            frame_size: FRAME_SIZE,
-            frame_count: FRAMES,
-            rings: RINGS,
-            huge_pages: false,
-        })?;
+        let umem =
+            Umem::new(UmemOptions { frame_size: FRAME_SIZE, frame_count: FRAMES, rings: RINGS, huge_pages: false })?;
         Ok(Self {
             umem,
             sockets: [Vec::new(), Vec::new()],
@@ -85,14 +80,7 @@ impl Worker {
     pub(crate) fn open(&mut self, link: usize) -> Result<&Socket> {
         let queue = u32::try_from(self.sockets[link].len())?;
         let interface = LINKS[link].interface.to_owned();
-        let mut socket = Socket::open(
-            &mut self.umem,
-            OpenOptions {
-                interface,
-                queue,
-                mode: BindMode::ZeroCopy,
-            },
-        )?;
+        let mut socket = Socket::open(&mut self.umem, OpenOptions { interface, queue, mode: BindMode::ZeroCopy })?;
         let filled = socket.fill().refill(&mut self.umem, FILL_LEVEL as usize);
         if filled != FILL_LEVEL as usize {
             bail!("only {filled} of {FILL_LEVEL} frames went into the fill ring");
@@ -104,15 +92,8 @@ impl Worker {
 
     /// Whether a copy-mode socket may share this UMEM; it must not.
     pub(crate) fn copy_mode_refused(&mut self) -> bool {
-        let options = OpenOptions {
-            interface: "lo".to_owned(),
-            queue: 0,
-            mode: BindMode::Copy,
-        };
-        matches!(
-            Socket::open(&mut self.umem, options),
-            Err(florelay_xsk::Error::ModeConflict { .. })
-        )
+        let options = OpenOptions { interface: "lo".to_owned(), queue: 0, mode: BindMode::Copy };
+        matches!(Socket::open(&mut self.umem, options), Err(florelay_xsk::Error::ModeConflict { .. }))
     }
 
     /// How to reach the neighbour of a link.
@@ -157,30 +138,16 @@ impl Worker {
     }
 
     fn serve(&mut self, link: usize, queue: usize, now_ns: u64) -> Result<usize> {
-        let Self {
-            umem,
-            sockets,
-            templates,
-            batch,
-            counts,
-            ..
-        } = self;
+        let Self { umem, sockets, templates, batch, counts, .. } = self;
         let (left, right) = sockets.split_at_mut(1);
-        let (from, to) = if link == 0 {
-            (&mut left[0], &mut right[0])
-        } else {
-            (&mut right[0], &mut left[0])
-        };
+        let (from, to) = if link == 0 { (&mut left[0], &mut right[0]) } else { (&mut right[0], &mut left[0]) };
         let (from, to) = (&mut from[queue], &mut to[queue]);
 
         let received = from.rx().receive(umem, batch, BATCH_FRAMES);
         counts.received[link][queue] += received as u64;
         for mut frame in batch.drain(..) {
             let before = (frame.index(), frame.bytes().as_ptr());
-            if !templates[1 - link]
-                .as_ref()
-                .is_some_and(|template| rewrite(&mut frame, link, template))
-            {
+            if !templates[1 - link].as_ref().is_some_and(|template| rewrite(&mut frame, link, template)) {
                 counts.refused += 1;
                 umem.free(frame);
                 continue;
@@ -194,9 +161,7 @@ impl Worker {
                 }
             }
         }
-        to.tx()
-            .kick(umem, now_ns)
-            .context("sendto on the AF_XDP socket")?;
+        to.tx().kick(umem, now_ns).context("sendto on the AF_XDP socket")?;
         let completed = to.completion().reap(umem, BATCH_FRAMES);
         let missing = FILL_LEVEL.saturating_sub(from.fill().in_kernel(umem)) as usize;
         if missing > 0 {
@@ -209,13 +174,8 @@ impl Worker {
     /// Until a socket has something, at most 2 ms: a waiting tail needs its kick.
     fn wait(&self) -> Result<()> {
         let sockets = self.sockets.iter().flatten();
-        let mut fds: Vec<_> = sockets
-            .map(|socket| PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN))
-            .collect();
-        let pause = Timespec {
-            tv_sec: 0,
-            tv_nsec: 2_000_000,
-        };
+        let mut fds: Vec<_> = sockets.map(|socket| PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)).collect();
+        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
         match rustix::event::poll(&mut fds, Some(&pause)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error).context("poll"),
@@ -234,16 +194,13 @@ impl Worker {
 
     /// Closes all sockets and opens them again; the mode of each afterwards.
     pub(crate) fn reopen(&mut self) -> Result<Vec<BindMode>> {
-        for socket in self
-            .sockets
-            .iter_mut()
-            .flat_map(|sockets| sockets.drain(..))
-        {
+        let queues = self.sockets.each_ref().map(Vec::len);
+        for socket in self.sockets.iter_mut().flat_map(|sockets| sockets.drain(..)) {
             socket.close(&mut self.umem);
         }
         let mut modes = Vec::new();
-        for link in 0..2 {
-            for _ in 0..QUEUES {
+        for (link, queues) in queues.into_iter().enumerate() {
+            for _ in 0..queues {
                 modes.push(self.open(link)?.bound_mode()?);
             }
         }
@@ -270,8 +227,7 @@ fn rewrite(frame: &mut Frame, link: usize, template: &OuterTemplate) -> bool {
     let (Some(forward_ttl), Some(backward_ttl)) = (ttl(payload, 0), ttl(payload, 1)) else {
         return false;
     };
-    let (Some(forward), Some(backward)) = (Label::new(to.label_out), Label::new(to.label_in))
-    else {
+    let (Some(forward), Some(backward)) = (Label::new(to.label_out), Label::new(to.label_in)) else {
         return false;
     };
     let swapped = mpls::swap_at(payload, 0, forward, forward_ttl.saturating_sub(1))

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use florelay_dataplane::netlink::{Follower, LinkSpec, NextHop, Timing};
+use florelay_dataplane::netlink::{Follower, LinkSpec, NextHop, Options};
 use florelay_engine::config::LinkId;
 
 use crate::topology::{LINKS, PORT};
@@ -24,27 +24,13 @@ impl NextHops {
     /// Follows both links; `held` are the kernel's sockets on their ports.
     pub(crate) fn follow(held: [UdpSocket; 2]) -> Result<Self> {
         let spec = |link: usize| {
-            let LinkEnds {
-                interface,
-                local,
-                remote,
-            } = ends(link);
-            (
-                LinkId(u16::try_from(link).unwrap_or(0)),
-                LinkSpec {
-                    interface,
-                    local,
-                    remote,
-                },
-            )
+            let LinkEnds { interface, local, remote } = ends(link);
+            (LinkId(u16::try_from(link).unwrap_or(0)), LinkSpec { interface, local, remote })
         };
         let (publish, changes) = mpsc::channel();
         let follower = Follower::start(
             vec![spec(0), spec(1)],
-            Timing {
-                retry: RETRY,
-                ..Timing::default()
-            },
+            Options { retry: RETRY, ..Options::default() },
             move |link, hop| {
                 let _ = publish.send((usize::from(link.0), hop));
             },
@@ -55,10 +41,7 @@ impl NextHops {
             },
         )
         .context("cannot follow rtnetlink")?;
-        Ok(Self {
-            _follower: follower,
-            changes,
-        })
+        Ok(Self { _follower: follower, changes })
     }
 
     /// Waits until both links have a next hop.
@@ -72,10 +55,7 @@ impl NextHops {
             if let [Some(Ok(left)), Some(Ok(right))] = &known {
                 return Ok([left.clone(), right.clone()]);
             }
-            match self
-                .changes
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.changes.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok((link, hop)) => known[link] = Some(hop),
                 Err(_) => bail!("no next hop within {patience:?}: {known:?}"),
             }
@@ -91,9 +71,5 @@ struct LinkEnds {
 
 fn ends(link: usize) -> LinkEnds {
     let link = &LINKS[link];
-    LinkEnds {
-        interface: link.interface.to_owned(),
-        local: link.local.into(),
-        remote: link.peer.into(),
-    }
+    LinkEnds { interface: link.interface.to_owned(), local: link.local.into(), remote: link.peer.into() }
 }

@@ -33,8 +33,8 @@ pub(crate) struct Link {
 /// The UDP port of every link.
 pub(crate) const PORT: u16 = MPLS_UDP_PORT;
 
-/// Queues of each of the node's NICs; igb makes one for each CPU, and the guest has two.
-pub(crate) const QUEUES: u32 = 2;
+/// Most queues of each of the node's NICs that a worker here serves; igb makes one for each CPU, and the guest has two.
+pub(crate) const MAX_QUEUES: usize = 2;
 
 /// The links, left and right.
 pub(crate) const LINKS: [Link; 2] = [

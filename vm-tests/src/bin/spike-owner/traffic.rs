@@ -93,19 +93,12 @@ pub(crate) fn run(
             let (progress, stop) = (&progress, &stop);
             move || {
                 // The sink's socket is open, or its thread has ended and says why.
-                if is_ready.recv().is_ok() {
-                    send(from, count, progress, stop)
-                } else {
-                    Ok(())
-                }
+                if is_ready.recv().is_ok() { send(from, count, progress, stop) } else { Ok(()) }
             }
         });
         forward(&stop);
-        source
-            .join()
-            .map_err(|_| anyhow::anyhow!("the source panicked"))??;
-        sink.join()
-            .map_err(|_| anyhow::anyhow!("the sink panicked"))?
+        source.join().map_err(|_| anyhow::anyhow!("the source panicked"))??;
+        sink.join().map_err(|_| anyhow::anyhow!("the sink panicked"))?
     })
 }
 
@@ -133,9 +126,7 @@ fn send(from: &Link, count: u32, progress: &AtomicU32, stop: &AtomicBool) -> Res
             thread::yield_now();
         }
         write_payload(&mut frame, from, index).context("a label does not fit")?;
-        flows[usize::from(flow_of(index))]
-            .send_to(&frame, node)
-            .context("cannot send")?;
+        flows[usize::from(flow_of(index))].send_to(&frame, node).context("cannot send")?;
     }
     Ok(())
 }
@@ -145,22 +136,8 @@ fn flow_of(index: u32) -> u16 {
 }
 
 fn write_payload(frame: &mut Vec<u8>, from: &Link, index: u32) -> Option<()> {
-    let lse = |label, bottom| {
-        Some(
-            Lse {
-                label: Label::new(label)?,
-                tc: Tc::BULK,
-                bottom,
-                ttl: TTL,
-            }
-            .to_bytes(),
-        )
-    };
-    let cw = ControlWord {
-        payload: PayloadType::Quic,
-        flags: 0,
-        sequence: sequence(index),
-    };
+    let lse = |label, bottom| Some(Lse { label: Label::new(label)?, tc: Tc::BULK, bottom, ttl: TTL }.to_bytes());
+    let cw = ControlWord { payload: PayloadType::Quic, flags: 0, sequence: sequence(index) };
     frame.clear();
     frame.extend_from_slice(&lse(from.label_in, false)?);
     frame.extend_from_slice(&lse(from.label_out, true)?);
@@ -187,23 +164,12 @@ fn body(index: u32) -> Vec<u8> {
     body
 }
 
-fn receive(
-    to: &Link,
-    macs: Macs,
-    count: u32,
-    ready: &mpsc::Sender<()>,
-    progress: &AtomicU32,
-) -> Result<Received> {
+fn receive(to: &Link, macs: Macs, count: u32, ready: &mpsc::Sender<()>, progress: &AtomicU32) -> Result<Received> {
     enter(to.namespace)?;
     // Unbound, so it hears every interface of the namespace, of which there is one. ETH_P_IP, linux/if_ether.h.
     let protocol = NonZero::new(u32::from(0x0800_u16.to_be())).map(Protocol::from_raw);
-    let socket = rustix::net::socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        protocol,
-    )
-    .context("cannot open a packet socket")?;
+    let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+        .context("cannot open a packet socket")?;
     sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(SILENCE))?;
     let _ = ready.send(());
@@ -229,9 +195,7 @@ fn receive(
                     progress.store(received.good, Ordering::Release);
                 }
                 Some(_) => received.twice += 1,
-                None => received
-                    .wrong
-                    .push(format!("number {index} was never sent")),
+                None => received.wrong.push(format!("number {index} was never sent")),
             },
             Err(why) => {
                 if received.wrong.len() < 5 {
@@ -253,23 +217,16 @@ fn inspect(frame: &[u8], to: &Link, macs: Macs) -> Result<Option<u32>> {
     }
     let (eth, _) = EthHeader::parse(frame).map_err(|why| anyhow::anyhow!("Ethernet: {why}"))?;
     if (eth.src, eth.dst) != (macs.node, macs.peer) {
-        bail!(
-            "MAC addresses {:?} to {:?}, expected {macs:?}",
-            eth.src,
-            eth.dst
-        );
+        bail!("MAC addresses {:?} to {:?}, expected {macs:?}", eth.src, eth.dst);
     }
     if outer.src != to.local || outer.src_port != PORT {
         bail!("comes from {}:{}", outer.src, outer.src_port);
     }
-    let ip = frame
-        .get(eth.header_len()..eth.header_len() + 20)
-        .context("no IP header")?;
+    let ip = frame.get(eth.header_len()..eth.header_len() + 20).context("no IP header")?;
     if !checksum::verify(ip) {
         bail!("IP checksum is wrong");
     }
-    outer::verify_udp_checksum(frame, &outer)
-        .map_err(|why| anyhow::anyhow!("UDP checksum: {why}"))?;
+    outer::verify_udp_checksum(frame, &outer).map_err(|why| anyhow::anyhow!("UDP checksum: {why}"))?;
     if outer.udp_checksum == 0 {
         bail!("no UDP checksum");
     }
@@ -281,9 +238,7 @@ fn inspect(frame: &[u8], to: &Link, macs: Macs) -> Result<Option<u32>> {
     if parsed.backward.map(|lse| lse.label.get()) != Some(to.label_in) {
         bail!("backward entry is {:?}", parsed.backward);
     }
-    let Body::Payload { cw, payload } = parsed.body else {
-        bail!("not a payload")
-    };
+    let Body::Payload { cw, payload } = parsed.body else { bail!("not a payload") };
     let number = payload.first_chunk::<4>().context("no number")?;
     let index = u32::from_be_bytes(*number);
     if payload != body(index) || cw.sequence != sequence(index) {
