@@ -9,9 +9,9 @@ use crate::apt::Apt;
 use crate::cache::Cache;
 use crate::image::{self, Contents};
 use crate::kernel;
-use crate::pins::Kernel;
+use crate::pins::{KERNELS, Kernel};
 use crate::qemu::{NicPair, Qemu};
-use crate::report::Outcome;
+use crate::report::{Outcome, Verdict};
 use crate::runner::{self, Boot};
 
 /// What a boot must come to.
@@ -40,12 +40,17 @@ pub struct VmTest {
     pub script: &'static str,
     /// What must come of it.
     pub expect: Expect,
+    /// Oldest kernel that can do it, by its name in `pins.rs`, and what older ones lack; they are skipped with that reason.
+    pub since: Option<(&'static str, &'static str)>,
 }
 
 const IGB_PAIR: NicPair = NicPair { a: "igb", b: "igb" };
 
 /// virtio binds zero-copy only if it uses the DMA API, which `iommu_platform` makes it do. Behind a hub it has one queue.
 const VIRTIO_PAIR: NicPair = NicPair { a: "virtio-net-pci,disable-legacy=on,iommu_platform=on", b: "igb" };
+
+/// Tried on 6.1 and 6.12: igb and virtio answer EOPNOTSUPP or EINVAL.
+const ZERO_COPY: Option<(&str, &str)> = Some(("6.18", "the drivers refuse zero-copy before 6.16"));
 
 /// All tests.
 pub const TESTS: &[VmTest] = &[
@@ -57,6 +62,7 @@ pub const TESTS: &[VmTest] = &[
         programs: &["ebpf-load"],
         script: include_str!("../guest/boot.sh"),
         expect: Expect::Pass,
+        since: None,
     },
     VmTest {
         name: "spike-owner",
@@ -66,6 +72,7 @@ pub const TESTS: &[VmTest] = &[
         programs: &["spike-owner"],
         script: include_str!("../guest/spike-owner.sh"),
         expect: Expect::Pass,
+        since: ZERO_COPY,
     },
     VmTest {
         name: "spike-virtio",
@@ -75,6 +82,7 @@ pub const TESTS: &[VmTest] = &[
         programs: &["spike-owner"],
         script: include_str!("../guest/spike-owner.sh"),
         expect: Expect::Pass,
+        since: ZERO_COPY,
     },
     VmTest {
         name: "known-bad",
@@ -84,6 +92,7 @@ pub const TESTS: &[VmTest] = &[
         programs: &[],
         script: include_str!("../guest/known-bad.sh"),
         expect: Expect::Panic,
+        since: None,
     },
 ];
 
@@ -92,6 +101,9 @@ pub const TESTS: &[VmTest] = &[
 /// # Errors
 /// If something is missing on the host; a guest that fails is an outcome, not an error.
 pub fn run(test: &VmTest, kernel: &'static Kernel, cache: &Cache, apt: &Apt, qemu: &Qemu) -> Result<Outcome> {
+    if let Some(reason) = lacks(test, kernel) {
+        return Ok(Outcome::skipped(test.name, kernel, reason));
+    }
     let files = kernel::fetch(cache, apt, kernel)?;
     let modules = files.modules.closure(test.modules)?;
     let programs = test.programs.iter().map(|name| sibling(name)).collect::<Result<Vec<_>>>()?;
@@ -106,11 +118,18 @@ pub fn run(test: &VmTest, kernel: &'static Kernel, cache: &Cache, apt: &Apt, qem
         test: test.name,
         kernel: kernel.name,
         release: kernel.release,
-        passed,
+        verdict: if passed { Verdict::Pass } else { Verdict::Fail },
         note,
         wall_s: boot.wall.as_secs_f64(),
         console: boot.console,
     })
+}
+
+/// Why this kernel cannot run the test; `None` = it can. Kernels are listed oldest first.
+fn lacks(test: &VmTest, kernel: &Kernel) -> Option<&'static str> {
+    let (oldest, reason) = test.since?;
+    let rank = |name: &str| KERNELS.iter().position(|kernel| kernel.name == name);
+    (rank(kernel.name) < rank(oldest)).then_some(reason)
 }
 
 fn verdict(expect: Expect, boot: &Boot) -> (bool, Option<String>) {
@@ -152,6 +171,17 @@ mod tests {
     fn names_are_unique() {
         for (at, test) in TESTS.iter().enumerate() {
             assert!(TESTS[..at].iter().all(|other| other.name != test.name), "{}", test.name);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_skipped_with_the_reason() {
+        let spike = TESTS.iter().find(|test| test.name == "spike-owner").unwrap();
+        let lacking: Vec<_> =
+            KERNELS.iter().filter(|kernel| lacks(spike, kernel).is_some()).map(|kernel| kernel.name).collect();
+        assert_eq!(lacking, ["6.1", "6.12"]);
+        for (oldest, _) in TESTS.iter().filter_map(|test| test.since) {
+            assert!(crate::pins::kernel(oldest).is_some(), "{oldest}");
         }
     }
 
