@@ -1,4 +1,4 @@
-# Owner, UMEM and next hop: a node with two igb NICs of two queues between two neighbours. Names and addresses as in topology.rs.
+# Owner, UMEM and next hop: a node with two NICs between two neighbours. Names and addresses as in topology.rs.
 set -e
 sysctl -q -w net.ipv6.conf.all.disable_ipv6=1
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -53,6 +53,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     let tests = tests(&arguments.tests)?;
     let kernels = kernels(&arguments.kernels)?;
+    if tests.iter().any(|test| !test.programs.is_empty()) {
+        build_guest_programs()?;
+    }
     let cache = Cache::open()?;
     let apt = Apt::open(&cache)?;
     let qemu = Qemu::find(&cache, &apt)?;
@@ -69,6 +72,24 @@ fn run(arguments: &Arguments) -> Result<bool> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(report.passed())
+}
+
+/// `cargo run --bin` builds one program only; the guests need the others of this crate. Started without cargo, what lies beside this
+/// program is used as it is.
+fn build_guest_programs() -> Result<()> {
+    let (Some(cargo), Some(folder)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR")) else {
+        return Ok(());
+    };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--bins"]).current_dir(folder);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let status = build.status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the guest programs do not build");
+    }
+    Ok(())
 }
 
 fn tests(names: &[String]) -> Result<Vec<&'static VmTest>> {
