@@ -95,6 +95,11 @@ impl HeapPool {
         self.free.push(frame);
     }
 
+    /// Frames that `alloc` can still give.
+    pub(crate) fn allocatable(&self) -> usize {
+        self.limit - self.made + self.free.len()
+    }
+
     pub(crate) fn total(&self) -> usize {
         self.made
     }

@@ -32,6 +32,9 @@ use crate::plan::{AdapterPlan, LinkPlan};
 /// Heap frames of a worker: 75 MB if all are used at once, made as they are needed.
 const HEAP_FRAMES: usize = 8192;
 
+/// Frames of each pool that transit queues may not take: what arrives in several bursts.
+const RESERVE_FRAMES: usize = 2048;
+
 /// What a link waits for before the kernel has been asked.
 const NO_NEXT_HOP_YET: &str = "the next hop is not known yet";
 
@@ -47,6 +50,8 @@ pub(crate) struct Ports {
     pub(crate) inbox: Vec<Received>,
     scratch: Vec<Frame>,
     broker: SharedBroker,
+    /// Frames to spare in the scarcest pool, as of the last `receive`; the reserve covers what one burst takes.
+    spare: usize,
     /// Syscalls of sockets that were closed: kicks, wake-ups.
     closed_syscalls: (u64, u64),
 }
@@ -92,6 +97,7 @@ impl Ports {
             inbox: Vec::with_capacity(1024),
             scratch: Vec::with_capacity(florelay_xsk::BATCH_FRAMES),
             broker,
+            spare: 0,
             closed_syscalls: (0, 0),
         };
         for (at, link) in ports.links.iter().enumerate() {
@@ -201,6 +207,9 @@ impl Ports {
             link.readable = count > 0;
             received += count;
         }
+        let umems = self.pools.umems.iter().map(|umem| umem.account().free as usize);
+        let free = umems.chain([self.heap.allocatable()]).min().unwrap_or(0);
+        self.spare = free.saturating_sub(RESERVE_FRAMES);
         (received, completed)
     }
 
@@ -414,6 +423,10 @@ impl Port for Ports {
             WorkerFrame::Umem(UmemFrame { pool, frame }) => self.pools.umems[usize::from(pool)].free(frame),
             WorkerFrame::Heap(frame) => self.heap.free(frame),
         }
+    }
+
+    fn spare_frames(&self) -> usize {
+        self.spare
     }
 
     fn in_flight_bytes(&self, link: LinkId) -> u64 {
