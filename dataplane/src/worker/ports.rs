@@ -307,13 +307,15 @@ impl Ports {
 
     /// Conservation of UMEM frames. What is quarantined is still with the kernel, and counts as in the fill ring.
     pub(crate) fn account(&self) -> FrameAccount {
-        self.pools.umems.iter().map(florelay_xsk::Umem::account).fold(FrameAccount::default(), |sum, one| FrameAccount {
-            total: sum.total + u64::from(one.total),
-            free: sum.free + u64::from(one.free),
-            fill: sum.fill + u64::from(one.fill + one.quarantined),
-            held: sum.held + u64::from(one.held),
-            tx: sum.tx + u64::from(one.tx),
-            leaked: sum.leaked + i64::from(one.leaked),
+        self.pools.umems.iter().map(florelay_xsk::Umem::account).fold(FrameAccount::default(), |sum, one| {
+            FrameAccount {
+                total: sum.total + u64::from(one.total),
+                free: sum.free + u64::from(one.free),
+                fill: sum.fill + u64::from(one.fill + one.quarantined),
+                held: sum.held + u64::from(one.held),
+                tx: sum.tx + u64::from(one.tx),
+                leaked: sum.leaked + i64::from(one.leaked),
+            }
         })
     }
 
