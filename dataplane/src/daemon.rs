@@ -189,7 +189,8 @@ impl Daemon {
         };
         for (index, worker_plan) in plan.workers.iter().enumerate() {
             let links = engines::owned_links(&plan, index);
-            let links = links.filter_map(|(id, link)| Some((id, link.clone(), sockets[usize::from(id.0)].take()?))).collect();
+            let links =
+                links.filter_map(|(id, link)| Some((id, link.clone(), sockets[usize::from(id.0)].take()?))).collect();
             let setup = worker::Setup {
                 index,
                 plan: worker_plan.clone(),
@@ -278,10 +279,8 @@ impl Daemon {
                 ipc_server::converse(stream, self.to_gateway.clone(), self.bell.clone())
                     .map_err(|error| refused(error.to_string()))
             }
-            Control::Listener(listener) => {
-                ipc_server::listen(listener, self.to_gateway.clone(), self.bell.clone())
-                    .map_err(|error| refused(error.to_string()))
-            }
+            Control::Listener(listener) => ipc_server::listen(listener, self.to_gateway.clone(), self.bell.clone())
+                .map_err(|error| refused(error.to_string())),
         }
     }
 
@@ -349,7 +348,8 @@ fn interface(adapter: &AdapterPlan) -> Option<String> {
 fn make_secrets(plan: &NodePlan) -> Result<Secrets, DaemonError> {
     let credentials = secrets::credentials(plan)?;
     let crypto = plan.peers.iter().map(|peer| {
-        peer_crypto(&credentials, &peer.spiffe_id).map_err(|source| DaemonError::Crypto { peer: peer.name.clone(), source })
+        peer_crypto(&credentials, &peer.spiffe_id)
+            .map_err(|source| DaemonError::Crypto { peer: peer.name.clone(), source })
     });
     Ok(Secrets {
         crypto: crypto.collect::<Result<_, _>>()?,

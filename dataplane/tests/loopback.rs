@@ -52,7 +52,8 @@ fn a_file_arrives_intact_and_messages_are_acknowledged_both_ways() {
     // Every frame of the pool is home once nothing moves.
     b.client.status_until("all heap frames free", |status| {
         let counters = &status.workers[0].counters;
-        counter(counters, "heap_frames") > 0 && counter(counters, "heap_frames") == counter(counters, "heap_frames_free")
+        counter(counters, "heap_frames") > 0
+            && counter(counters, "heap_frames") == counter(counters, "heap_frames_free")
     });
     a.stop();
     b.stop();
@@ -86,9 +87,9 @@ fn a_peer_with_another_identity_is_refused() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, "mallory", None);
     let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
-    let status = a.client.status_until("a refused handshake", |status| {
-        counter(&status.peers[0].counters, "handshake_failures") > 0
-    });
+    let status = a
+        .client
+        .status_until("a refused handshake", |status| counter(&status.peers[0].counters, "handshake_failures") > 0);
     assert_eq!(status.links[0].state, "up", "the link itself is not the matter");
     assert_ne!(status.peers[0].state, "connected");
     assert_eq!(counter(&status.peers[0].counters, "handshakes"), 0);

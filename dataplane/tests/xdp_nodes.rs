@@ -276,7 +276,8 @@ fn a_tagged_link_crosses_a_vlan() {
     assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
     assert_received(&inbox, "image.tif", &digest);
     let status = b.client.status();
-    let rings = counter(&status.workers[0].counters, "rx_frames") - counter(&status.links[0].counters, "adapter_from_kernel");
+    let rings =
+        counter(&status.workers[0].counters, "rx_frames") - counter(&status.links[0].counters, "adapter_from_kernel");
     assert!(rings * 1460 > 1_000_000, "through the rings: {status:#?}");
     a.stop();
     b.stop();

@@ -152,10 +152,16 @@ impl Group {
         let hop = hop?;
         if *hop.interface != **interface {
             let leaves = &hop.interface;
-            return Err(format!("frames to {} leave by {leaves}, not by the link's interface {interface}", lane.remote));
+            return Err(format!(
+                "frames to {} leave by {leaves}, not by the link's interface {interface}",
+                lane.remote
+            ));
         }
         if hop.mtu < u32::from(mtu) {
-            return Err(format!("the way to {} takes packets of {} bytes, the link's mtu is {mtu}", lane.remote, hop.mtu));
+            return Err(format!(
+                "the way to {} takes packets of {} bytes, the link's mtu is {mtu}",
+                lane.remote, hop.mtu
+            ));
         }
         let template = OuterTemplate::new(&outer::NextHop {
             src_mac: hop.src_mac,
@@ -220,7 +226,12 @@ impl Group {
 
     /// Take completions, keep fill rings full, put received link payloads into `inbox`. Returns frames received and
     /// frames completed.
-    pub(crate) fn receive(&mut self, umem: &mut Umem, scratch: &mut Vec<Frame>, inbox: &mut Vec<Received>) -> (usize, usize) {
+    pub(crate) fn receive(
+        &mut self,
+        umem: &mut Umem,
+        scratch: &mut Vec<Frame>,
+        inbox: &mut Vec<Received>,
+    ) -> (usize, usize) {
         let Self { queues, lanes, counters, pool, .. } = self;
         let (mut received, mut completed) = (0, 0);
         for queue in queues {
@@ -239,7 +250,9 @@ impl Group {
             received += rings.rx.receive(umem, scratch, BATCH_FRAMES);
             for mut frame in scratch.drain(..) {
                 match locate(lanes, counters, frame.bytes()) {
-                    Some((link, outer)) if frame.pull_front(outer.payload.offset) && frame.set_len(outer.payload.len) => {
+                    Some((link, outer))
+                        if frame.pull_front(outer.payload.offset) && frame.set_len(outer.payload.len) =>
+                    {
                         let frame = WorkerFrame::Umem(UmemFrame { pool: *pool, frame });
                         inbox.push(Received { link, frame, ecn: Ecn::from_bits(outer.ecn) });
                     }
@@ -302,16 +315,17 @@ impl Group {
 
     /// What the kernel dropped on these queues.
     pub(crate) fn statistics(&self) -> XdpStatistics {
-        self.queues.iter().filter_map(|queue| queue.socket.statistics().ok()).fold(XdpStatistics::default(), |sum, one| {
-            XdpStatistics {
+        self.queues.iter().filter_map(|queue| queue.socket.statistics().ok()).fold(
+            XdpStatistics::default(),
+            |sum, one| XdpStatistics {
                 rx_dropped: sum.rx_dropped + one.rx_dropped,
                 rx_invalid_descs: sum.rx_invalid_descs + one.rx_invalid_descs,
                 tx_invalid_descs: sum.tx_invalid_descs + one.tx_invalid_descs,
                 rx_ring_full: sum.rx_ring_full + one.rx_ring_full,
                 rx_fill_ring_empty_descs: sum.rx_fill_ring_empty_descs + one.rx_fill_ring_empty_descs,
                 tx_ring_empty_descs: sum.tx_ring_empty_descs + one.tx_ring_empty_descs,
-            }
-        })
+            },
+        )
     }
 
     /// The sockets, to be closed. Nothing is in flight any more.
@@ -411,7 +425,9 @@ mod tests {
         assert_eq!(located(&mut group, &frame("10.0.0.2:6635", None)), Some(LinkId(4)));
         assert_eq!(located(&mut group, &frame("10.0.0.3:6635", Some(9))), Some(LinkId(5)));
         assert_eq!(group.counters.unknown_remote, 1);
-        for (from, vlan) in [("10.0.0.2:6635", Some(9)), ("10.0.0.3:6635", None), ("10.0.0.2:6636", None), ("10.0.0.4:6635", None)] {
+        for (from, vlan) in
+            [("10.0.0.2:6635", Some(9)), ("10.0.0.3:6635", None), ("10.0.0.2:6636", None), ("10.0.0.4:6635", None)]
+        {
             assert_eq!(located(&mut group, &frame(from, vlan)), None, "{from} {vlan:?}");
         }
         assert_eq!(group.counters.unknown_remote, 5);

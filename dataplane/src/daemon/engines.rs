@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_engine::config::{
-    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role, TransitConfig,
-    TransitEnd,
+    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
+    TransitConfig, TransitEnd,
 };
 use florelay_wire::eth::{ETH_BYTES, VLAN_TAG_BYTES};
 use florelay_wire::mpls::Label;
@@ -161,7 +161,8 @@ pub(super) fn check(plan: &NodePlan) -> Result<(), DaemonError> {
     for (at, link) in plan.links.iter().enumerate() {
         let AdapterPlan::Xdp { interface, .. } = &link.adapter else { continue };
         let other = plan.links[..at].iter().find(|other| {
-            other.worker != link.worker && matches!(&other.adapter, AdapterPlan::Xdp { interface: its, .. } if its == interface)
+            other.worker != link.worker
+                && matches!(&other.adapter, AdapterPlan::Xdp { interface: its, .. } if its == interface)
         });
         if let Some(other) = other {
             return Err(DaemonError::Plan(format!(

@@ -54,8 +54,13 @@ pub(super) fn reset_key(state_dir: &Path) -> Result<[u8; 32], DaemonError> {
             let key = random()?;
             // Whole or not at all: a key that was written halfway would never be accepted again.
             let partial = path.with_extension("new");
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(of_file)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&partial)
+                .map_err(of_file)?;
             file.write_all(&key).and_then(|()| file.sync_all()).map_err(of_file)?;
             std::fs::rename(&partial, &path).map_err(of_file)?;
             Ok(key)

@@ -279,10 +279,11 @@ impl Worker {
     /// After a burst: spin or sleep.
     fn wait(&mut self, now: Nanos, work: usize) {
         let held_back = self.report.is_some() || self.engine.events_waiting() > 0;
-        let mut timer = [self.deadline.map(|at| at.0), self.ports.deadline_ns(), held_back.then_some(now.0 + FULL_RING_NS)]
-            .into_iter()
-            .flatten()
-            .min();
+        let mut timer =
+            [self.deadline.map(|at| at.0), self.ports.deadline_ns(), held_back.then_some(now.0 + FULL_RING_NS)]
+                .into_iter()
+                .flatten()
+                .min();
         if self.ports.outstanding() > 0 {
             let look = now.0 + self.completion_wait_ns;
             timer = Some(timer.map_or(look, |at| at.min(look)));

@@ -32,6 +32,9 @@ use crate::plan::{AdapterPlan, LinkPlan};
 /// Heap frames of a worker: 75 MB if all are used at once, made as they are needed.
 const HEAP_FRAMES: usize = 8192;
 
+/// Frames of each pool that transit queues may not take: what arrives in several bursts.
+const RESERVE_FRAMES: usize = 2048;
+
 /// What a link waits for before the kernel has been asked.
 const NO_NEXT_HOP_YET: &str = "the next hop is not known yet";
 
@@ -47,6 +50,8 @@ pub(crate) struct Ports {
     pub(crate) inbox: Vec<Received>,
     scratch: Vec<Frame>,
     broker: SharedBroker,
+    /// Frames to spare in the scarcest pool, as of the last `receive`; the reserve covers what one burst takes.
+    spare: usize,
     /// Syscalls of sockets that were closed: kicks, wake-ups.
     closed_syscalls: (u64, u64),
 }
@@ -92,6 +97,7 @@ impl Ports {
             inbox: Vec::with_capacity(1024),
             scratch: Vec::with_capacity(florelay_xsk::BATCH_FRAMES),
             broker,
+            spare: 0,
             closed_syscalls: (0, 0),
         };
         for (at, link) in ports.links.iter().enumerate() {
@@ -201,6 +207,9 @@ impl Ports {
             link.readable = count > 0;
             received += count;
         }
+        let umems = self.pools.umems.iter().map(|umem| umem.account().free as usize);
+        let free = umems.chain([self.heap.allocatable()]).min().unwrap_or(0);
+        self.spare = free.saturating_sub(RESERVE_FRAMES);
         (received, completed)
     }
 
@@ -298,13 +307,15 @@ impl Ports {
 
     /// Conservation of UMEM frames. What is quarantined is still with the kernel, and counts as in the fill ring.
     pub(crate) fn account(&self) -> FrameAccount {
-        self.pools.umems.iter().map(florelay_xsk::Umem::account).fold(FrameAccount::default(), |sum, one| FrameAccount {
-            total: sum.total + u64::from(one.total),
-            free: sum.free + u64::from(one.free),
-            fill: sum.fill + u64::from(one.fill + one.quarantined),
-            held: sum.held + u64::from(one.held),
-            tx: sum.tx + u64::from(one.tx),
-            leaked: sum.leaked + i64::from(one.leaked),
+        self.pools.umems.iter().map(florelay_xsk::Umem::account).fold(FrameAccount::default(), |sum, one| {
+            FrameAccount {
+                total: sum.total + u64::from(one.total),
+                free: sum.free + u64::from(one.free),
+                fill: sum.fill + u64::from(one.fill + one.quarantined),
+                held: sum.held + u64::from(one.held),
+                tx: sum.tx + u64::from(one.tx),
+                leaked: sum.leaked + i64::from(one.leaked),
+            }
         })
     }
 
@@ -420,9 +431,13 @@ impl Port for Ports {
     }
 
     fn spare_frames(&self) -> usize {
+<<<<<<< HEAD
         let umem = |umem: &florelay_xsk::Umem| umem.available().saturating_sub(umem.options().frame_count as usize / RESERVE_SHARE);
         let heap = self.heap.spare().saturating_sub(HEAP_FRAMES / RESERVE_SHARE);
         self.pools.umems.iter().map(umem).fold(heap, usize::min)
+=======
+        self.spare
+>>>>>>> worker
     }
 
     fn in_flight_bytes(&self, link: LinkId) -> u64 {

@@ -25,8 +25,10 @@ impl Worker {
         // An interrupted `poll` is one that found nothing; the loop comes back.
         let found = poll(&mut fds, Some(&limit)).unwrap_or(0) > 0;
         let rung = found && fds[0].revents().contains(PollFlags::IN);
-        let readable: Vec<bool> =
-            fds[1..=self.ports.links.len()].iter().map(|fd| found && fd.revents().intersects(PollFlags::IN | PollFlags::ERR)).collect();
+        let readable: Vec<bool> = fds[1..=self.ports.links.len()]
+            .iter()
+            .map(|fd| found && fd.revents().intersects(PollFlags::IN | PollFlags::ERR))
+            .collect();
         drop(fds);
         for (link, readable) in self.ports.links.iter_mut().zip(readable) {
             link.readable |= readable;

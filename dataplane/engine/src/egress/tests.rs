@@ -406,11 +406,7 @@ fn control_does_not_overtake_oam_that_waits_for_the_policer() {
     // Policer: 100 bytes/s, burst 3028.
     let mut egress = egress(plan(Some(8_000), 15_140, 10));
     let mut wire = Wire::new(None);
-    let mut source = Source {
-        bulk: vec![endless(&[60])],
-        control: vec![endless(&[1500, 1500, 60])],
-        asked: 0,
-    };
+    let mut source = Source { bulk: vec![endless(&[60])], control: vec![endless(&[1500, 1500, 60])], asked: 0 };
     source.control[0].left = 2;
     egress.add_flow(peer(0), 1);
     egress.mark_ready(peer(0), Class::Control);
@@ -424,10 +420,7 @@ fn control_does_not_overtake_oam_that_waits_for_the_policer() {
     // 28 + 40 tokens: enough for the command of 60, not for the OAM frame of 118. Bulk may go.
     egress.pull(Nanos(400_000_000), LINK, &mut wire, &mut source);
     egress.pull(Nanos(2_000_000_000), LINK, &mut wire, &mut source);
-    assert_eq!(
-        wire.sent.iter().map(|s| s.tc).collect::<Vec<_>>(),
-        [6, 6, 0, 7, 6]
-    );
+    assert_eq!(wire.sent.iter().map(|s| s.tc).collect::<Vec<_>>(), [6, 6, 0, 7, 6]);
 }
 
 #[test]
