@@ -95,15 +95,9 @@ impl HeapPool {
         self.free.push(frame);
     }
 
-<<<<<<< HEAD
-    /// Frames that can still be had.
-    pub(crate) fn spare(&self) -> usize {
-        self.free.len() + self.limit - self.made
-=======
     /// Frames that `alloc` can still give.
     pub(crate) fn allocatable(&self) -> usize {
         self.limit - self.made + self.free.len()
->>>>>>> worker
     }
 
     pub(crate) fn total(&self) -> usize {

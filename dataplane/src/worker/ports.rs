@@ -405,9 +405,6 @@ impl Ports {
     }
 }
 
-/// One frame in this many is kept for receiving and OAM: a node whose queues hold every frame hears nothing.
-const RESERVE_SHARE: usize = 4;
-
 impl Port for Ports {
     type Frame = WorkerFrame;
 
@@ -431,13 +428,7 @@ impl Port for Ports {
     }
 
     fn spare_frames(&self) -> usize {
-<<<<<<< HEAD
-        let umem = |umem: &florelay_xsk::Umem| umem.available().saturating_sub(umem.options().frame_count as usize / RESERVE_SHARE);
-        let heap = self.heap.spare().saturating_sub(HEAP_FRAMES / RESERVE_SHARE);
-        self.pools.umems.iter().map(umem).fold(heap, usize::min)
-=======
         self.spare
->>>>>>> worker
     }
 
     fn in_flight_bytes(&self, link: LinkId) -> u64 {
