@@ -194,10 +194,10 @@ fn start_dataplane(
     let attachments = attachments.clone();
     // A thread of its own: a child that dies at once must not hold up the supervisor.
     std::thread::Builder::new().name("broker".into()).spawn(move || {
-        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments) {
-            if !error.is_disconnect() {
-                tracing::warn!(%error, "the conversation with the dataplane ended");
-            }
+        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments)
+            && !error.is_disconnect()
+        {
+            tracing::warn!(%error, "the conversation with the dataplane ended");
         }
     })?;
     Ok(child)
