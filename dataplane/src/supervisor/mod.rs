@@ -17,6 +17,7 @@ mod broker;
 mod children;
 mod daemon;
 mod privileges;
+mod seccomp;
 
 use std::ffi::OsString;
 use std::io;
@@ -33,6 +34,7 @@ pub use self::broker::RemoteBroker;
 use self::children::Child;
 pub use self::daemon::{DataplaneError, dataplane};
 pub use self::privileges::{PrivilegeError, drop_privileges};
+pub use self::seccomp::{SeccompError, confine};
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
 use crate::plan::NodePlan;

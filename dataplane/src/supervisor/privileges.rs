@@ -19,11 +19,11 @@ pub struct PrivilegeError {
 }
 
 /// Keep what the module says if it is there, drop all other capabilities for this thread and all it will start, for good.
-/// Call it before any thread is started.
+/// Call it before any thread is started. Returns what was kept.
 ///
 /// # Errors
 /// When the kernel refuses; see [`PrivilegeError`].
-pub fn drop_privileges() -> Result<(), PrivilegeError> {
+pub fn drop_privileges() -> Result<CapabilitySet, PrivilegeError> {
     let failed = |what| move |error: rustix::io::Errno| PrivilegeError { what, source: error.into() };
     let held = capabilities(None).map_err(failed("capget"))?;
     let mut wanted = CapabilitySet::NET_RAW;
@@ -34,6 +34,5 @@ pub fn drop_privileges() -> Result<(), PrivilegeError> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_no_new_privs(true).map_err(failed("no_new_privs"))?;
     set_capabilities(None, sets).map_err(failed("capset"))?;
-    tracing::info!(kept = ?kept, "privileges dropped");
-    Ok(())
+    Ok(kept)
 }
