@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use florelay_dataplane::supervisor::{Keep, drop_privileges};
 use serde_json::json;
 
 use super::args::{ControlArgs, PkiVerb};
@@ -56,6 +57,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
 
 /// `florelay control`.
 pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
+    drop_privileges(Keep::Nothing)?;
     let dataplane = match args.dataplane {
         Some(path) => Dataplane::Path(path),
         None => {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PrivilegeError, RemoteBroker, SeccompError, confine, drop_privileges};
+use super::{Keep, PrivilegeError, RemoteBroker, SeccompError, confine, drop_privileges};
 use crate::daemon::{self, Control, DaemonError, DaemonOptions};
 use crate::ipc_codec::{IpcError, IpcStream};
 
@@ -43,7 +43,7 @@ pub fn dataplane(start_logging: impl FnOnce()) -> Result<(), DataplaneError> {
     let watched = stdin.try_clone()?;
     let stream = IpcStream::new(UnixStream::from(stdin)).map_err(DataplaneError::NoSupervisor)?;
     let (broker, plan, listener) = RemoteBroker::connect(stream).map_err(DataplaneError::NoSupervisor)?;
-    let kept = drop_privileges()?;
+    let kept = drop_privileges(Keep::AfXdp)?;
     confine()?;
     start_logging();
     tracing::info!(?kept, "privileges dropped");

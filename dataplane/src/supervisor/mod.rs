@@ -33,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use self::broker::RemoteBroker;
 use self::children::Child;
 pub use self::daemon::{DataplaneError, dataplane};
-pub use self::privileges::{PrivilegeError, drop_privileges};
+pub use self::privileges::{Keep, PrivilegeError, drop_privileges};
 pub use self::seccomp::{SeccompError, confine};
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
