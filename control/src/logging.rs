@@ -15,7 +15,6 @@ pub fn start() {
 }
 
 /// For the dataplane. Keep what it returns until the process ends: dropping it flushes the queue.
-#[must_use]
 pub fn start_queued() -> tracing_appender::non_blocking::WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_LINES).finish(std::io::stderr());
