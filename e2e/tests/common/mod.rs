@@ -162,11 +162,17 @@ impl Line {
     }
 
     /// Stops all nodes in order and looks for what they may not leave behind.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        self.stop_then(|_| {});
+    }
+
+    /// The same, and does something on the stopped line.
+    pub(crate) fn stop_then(mut self, then: impl FnOnce(&Self)) {
         for node in self.nodes.drain(..) {
             node.stop().unwrap();
         }
         self.assert_nothing_left();
+        then(&self);
     }
 
     /// No pins, no programs, no sockets of any node.
