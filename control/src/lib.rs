@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod hex;
+pub mod logging;
 pub mod pki;
 pub mod process;
 pub mod seam;

@@ -23,7 +23,8 @@ pub fn start(options: &SupervisorOptions) -> anyhow::Result<()> {
 /// # Errors
 /// When it cannot start or go on.
 pub fn dataplane() -> anyhow::Result<()> {
-    Ok(florelay_dataplane::supervisor::dataplane()?)
+    let mut guard = None;
+    Ok(florelay_dataplane::supervisor::dataplane(|| guard = Some(crate::logging::start_queued()))?)
 }
 
 /// How the supervisor starts the control process of this plan.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Owner: [`Daemon`] owns the threads. Everything starts in the network namespace of the thread that calls
-//! [`Daemon::start`]. A worker that ends by itself ends the daemon: its links are down, and nobody else may run them.
+//! [`Daemon::start`]; stop it in the same one, or the detached programs are not waited for. A worker that ends by itself ends the daemon: its links are down, and nobody else may run them.
 //!
 //! Limits: all links of an interface belong to one worker, both links of a transit row too; anything else is refused here.
 

@@ -58,6 +58,12 @@ fn start(net: &Net, plans: (NodePlan, NodePlan), pins: &(Pins, Pins)) -> (Node, 
     (in_netns(&net.a, || Node::start(a, &pins.0.0)), in_netns(&net.b, || Node::start(b, &pins.1.0)))
 }
 
+/// Each in its namespace, where the end of the XDP program can be seen.
+fn stop(net: &Net, a: Node, b: Node) {
+    in_netns(&net.a, || a.stop());
+    in_netns(&net.b, || b.stop());
+}
+
 fn shows_xdp(net: &Net, ns: &str, interface: &str) -> bool {
     net.ip(ns, &format!("-details link show dev {interface}")).contains("prog/xdp")
 }
@@ -108,8 +114,7 @@ fn files_cross_veth_intact_in_driver_mode_and_every_frame_comes_home() {
         println!("{:?} {worker:?}", status.workers[0].frames);
     }
     assert!(shows_xdp(&net, &net.a, "va") && shows_xdp(&net, &net.b, "vb"));
-    a.stop();
-    b.stop();
+    stop(&net, a, b);
     assert!(!shows_xdp(&net, &net.a, "va") && !shows_xdp(&net, &net.b, "vb"), "nothing is left behind");
 }
 
@@ -134,8 +139,7 @@ fn a_transfer_survives_a_cable_that_is_pulled() {
     assert_eq!(ended.ended, Some(Ok(digest)));
     assert_received(&inbox, "pass.dat", &digest);
     a.client.status_until("all frames home", is_at_rest);
-    a.stop();
-    b.stop();
+    stop(&net, a, b);
 }
 
 #[test]
@@ -167,8 +171,7 @@ fn an_interface_that_is_made_anew_is_bound_anew() {
         assert_eq!(status.links[0].queues, [0]);
     }
     assert!(shows_xdp(&net, &net.a, "va") && shows_xdp(&net, &net.b, "vb"));
-    a.stop();
-    b.stop();
+    stop(&net, a, b);
     assert!(!shows_xdp(&net, &net.a, "va") && !shows_xdp(&net, &net.b, "vb"), "nothing is left behind");
 }
 
@@ -212,8 +215,7 @@ fn each_link_sends_on_its_queue_of_a_shared_interface() {
     }
     let rx = |index: usize| counter(&status.links[index].counters, "rx_bytes");
     assert!(rx(1) > 3_000_000 && rx(0) < 1_000_000, "{} {}", rx(0), rx(1));
-    a.stop();
-    b.stop();
+    stop(&net, a, b);
 }
 
 #[test]
@@ -244,9 +246,9 @@ fn a_relay_forwards_between_af_xdp_and_a_socket() {
     // Acknowledgements come from the socket and leave through the UMEM: one copy each, and it is counted.
     assert!(counter(&status.links[0].counters, "adapter_crossed_copies") > 10, "{status:#?}");
     assert_eq!(counter(&status.links[1].counters, "adapter_crossed_copies"), 0);
-    for node in [a, r, c] {
-        node.stop();
-    }
+    in_netns(&net.a, || a.stop());
+    in_netns(&net.b, || r.stop());
+    c.stop();
 }
 
 #[test]
@@ -279,8 +281,7 @@ fn a_tagged_link_crosses_a_vlan() {
     let rings =
         counter(&status.workers[0].counters, "rx_frames") - counter(&status.links[0].counters, "adapter_from_kernel");
     assert!(rings * 1460 > 1_000_000, "through the rings: {status:#?}");
-    a.stop();
-    b.stop();
+    stop(&net, a, b);
 }
 
 #[test]
@@ -300,8 +301,7 @@ fn generic_mode_and_the_socket_are_the_rungs_below_and_say_why() {
         let status = a.client.status();
         assert_eq!(status.links[0].rung, highest);
         assert_eq!(status.links[0].rung_reasons.len(), denied, "{:?}", status.links[0].rung_reasons);
-        a.stop();
-        b.stop();
+        stop(&net, a, b);
     }
 }
 

@@ -28,6 +28,14 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+impl Cli {
+    /// The dataplane starts its log itself, once it has given up its privileges: no thread may be older than that.
+    #[must_use]
+    pub fn logs_later(&self) -> bool {
+        matches!(self.verb, Verb::Dataplane)
+    }
+}
+
 /// Which control process to talk to.
 #[derive(Debug, Clone, Args)]
 pub struct Target {

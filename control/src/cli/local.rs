@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use anyhow::Context as _;
+use florelay_dataplane::supervisor::{Keep, drop_privileges};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,6 +60,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
 
 /// `florelay control`.
 pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
+    drop_privileges(Keep::Nothing)?;
     let dataplane = match args.dataplane {
         Some(path) => Dataplane::Path(path),
         None => {

@@ -79,6 +79,8 @@ pub(crate) struct Gateway {
     bell: GatewayBell,
     outgoing: HashMap<TransferId, OutgoingFile>,
     incoming: HashMap<TransferId, IncomingFile>,
+    /// Transfers with gathered bytes that are not written yet, and their workers.
+    touched: Vec<(usize, TransferId)>,
     transfers: Transfers,
     /// Digests of received files that the finisher has.
     digests: HashMap<TransferId, [u8; 32]>,
@@ -114,6 +116,7 @@ impl Gateway {
             bell,
             outgoing: HashMap::new(),
             incoming: HashMap::new(),
+            touched: Vec::new(),
             transfers: Transfers::new(),
             digests: HashMap::new(),
             messages: HashMap::new(),
@@ -155,7 +158,7 @@ impl Gateway {
             }
         }
         for worker in 0..self.workers.len() {
-            self.to_worker(worker, ToWorker::Stop);
+            self.tell_worker(worker, ToWorker::Stop);
             self.flush(worker);
         }
     }
@@ -179,14 +182,14 @@ impl Gateway {
             Input::Request(request, descriptor, replies) => self.request(request, descriptor, &replies),
             Input::NextHop(link, hop) => {
                 if let Some(plan) = self.plan.links.get(usize::from(link)) {
-                    self.to_worker(plan.worker, ToWorker::NextHop(link, hop));
+                    self.tell_worker(plan.worker, ToWorker::NextHop(link, hop));
                 }
             }
             Input::Finished(id, result) => {
                 if let Ok(path) = &result {
                     tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
                 }
-                self.to_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
+                self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
             Input::Stop => self.stopping = true,
         }
@@ -200,7 +203,7 @@ impl Gateway {
                 if self.status_waiters.len() == 1 {
                     for worker in 0..self.workers.len() {
                         self.reports[worker] = None;
-                        self.to_worker(worker, ToWorker::Report);
+                        self.tell_worker(worker, ToWorker::Report);
                     }
                 }
                 Ok(())
@@ -216,13 +219,13 @@ impl Gateway {
                 self.set_rate(&link, rate_bps, burst_bytes).map(|()| reply(replies, tag, Answer::Done))
             }
             RequestBody::SetAdmin { link, up } => self.link(&link).map(|id| {
-                self.to_link(id, Command::SetAdmin { link: id, up });
+                self.tell_link(id, Command::SetAdmin { link: id, up });
                 reply(replies, tag, Answer::Done);
             }),
             RequestBody::Trace { to } => self.peer(&to).map(|peer| {
                 let token = self.number();
                 self.traces.insert(token, (tag, replies.clone()));
-                self.to_peer(peer, Command::Trace { peer, token });
+                self.tell_peer(peer, Command::Trace { peer, token });
             }),
         };
         if let Err(reason) = result {
@@ -250,7 +253,7 @@ impl Gateway {
         self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
         self.transfers.watch(id, tag, replies)?;
         self.outgoing.insert(id, file);
-        self.to_peer(peer, Command::Send { peer, id, meta });
+        self.tell_peer(peer, Command::Send { peer, id, meta });
         Ok(())
     }
 
@@ -258,7 +261,7 @@ impl Gateway {
         if !self.transfers.is_running(id) {
             return Err(format!("no transfer {} is running", uuid::Uuid::from_u128(id.0)));
         }
-        self.to_transfer(id, Command::Cancel { id, reason: "cancelled by the operator".into() });
+        self.tell_transfer(id, Command::Cancel { id, reason: "cancelled by the operator".into() });
         reply(replies, tag, Answer::Done);
         Ok(())
     }
@@ -270,7 +273,7 @@ impl Gateway {
         }
         let id = self.number();
         self.messages.insert(id, (tag, replies.clone()));
-        self.to_peer(peer, Command::Message { peer, id, payload: Bytes::from(payload) });
+        self.tell_peer(peer, Command::Message { peer, id, payload: Bytes::from(payload) });
         Ok(())
     }
 
@@ -290,8 +293,24 @@ impl Gateway {
             return Err(format!("the burst of {} bytes is smaller than one frame of {frame}", rate.burst_bytes));
         }
         self.rates[usize::from(link.0)] = rate;
-        self.to_link(link, Command::SetRate { link, rate });
+        self.tell_link(link, Command::SetRate { link, rate });
         Ok(())
+    }
+
+    /// Write what was gathered, and say so: one write and one confirmation for a batch of packets.
+    fn write_out(&mut self) {
+        for (worker, id) in std::mem::take(&mut self.touched) {
+            let Some(file) = self.incoming.get_mut(&id) else { continue };
+            let command = match file.flush() {
+                Ok(()) => {
+                    let offset = file.written();
+                    self.transfers.confirmed(id, offset);
+                    Command::Written { id, offset }
+                }
+                Err(reason) => Command::Cancel { id, reason },
+            };
+            self.tell_worker(worker, ToWorker::Engine(command));
+        }
     }
 
     /// Take a worker's events. Says whether there were any.
@@ -306,6 +325,7 @@ impl Gateway {
                 FromWorker::Report(report) => self.report(worker, report),
             }
         }
+        self.write_out();
         any
     }
 
@@ -321,16 +341,16 @@ impl Gateway {
             Event::Offered { peer, id, meta } => self.offered(worker, peer, id, &meta),
             Event::Data { id, offset, data } => {
                 let Some(file) = self.incoming.get_mut(&id) else { return };
-                match file.write(offset, &data) {
-                    Ok(()) => {
-                        let offset = file.written();
-                        self.transfers.confirmed(id, offset);
-                        self.to_worker(worker, ToWorker::Engine(Command::Written { id, offset }));
-                    }
-                    Err(reason) => self.to_worker(worker, ToWorker::Engine(Command::Cancel { id, reason })),
+                let result = file.write(offset, &data);
+                if !self.touched.contains(&(worker, id)) {
+                    self.touched.push((worker, id));
+                }
+                if let Err(reason) = result {
+                    self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
                 }
             }
             Event::DataEnd { id, size, digest } => {
+                self.write_out();
                 if let Some(file) = self.incoming.remove(&id) {
                     self.digests.insert(id, digest);
                     // The finisher lives as long as the gateway.
@@ -382,7 +402,7 @@ impl Gateway {
             }
             Err(reason) => Command::Cancel { id, reason },
         };
-        self.to_worker(worker, ToWorker::Engine(command));
+        self.tell_worker(worker, ToWorker::Engine(command));
     }
 
     fn ended(&mut self, id: TransferId, result: Result<(), String>) {
@@ -413,7 +433,7 @@ impl Gateway {
         }
         let any = !steps.is_empty();
         for (worker, command) in steps {
-            self.to_worker(worker, ToWorker::Engine(command));
+            self.tell_worker(worker, ToWorker::Engine(command));
         }
         any
     }
@@ -449,23 +469,23 @@ impl Gateway {
         })
     }
 
-    fn to_link(&mut self, link: LinkId, command: Command) {
+    fn tell_link(&mut self, link: LinkId, command: Command) {
         let worker = self.plan.links[usize::from(link.0)].worker;
-        self.to_worker(worker, ToWorker::Engine(command));
+        self.tell_worker(worker, ToWorker::Engine(command));
     }
 
-    fn to_peer(&mut self, peer: PeerId, command: Command) {
+    fn tell_peer(&mut self, peer: PeerId, command: Command) {
         let worker = peer_worker(&self.plan, peer);
-        self.to_worker(worker, ToWorker::Engine(command));
+        self.tell_worker(worker, ToWorker::Engine(command));
     }
 
-    fn to_transfer(&mut self, id: TransferId, command: Command) {
+    fn tell_transfer(&mut self, id: TransferId, command: Command) {
         if let Some(peer) = self.transfers.peer_of(id).and_then(|name| peer_index(&self.plan, name)) {
-            self.to_peer(peer, command);
+            self.tell_peer(peer, command);
         }
     }
 
-    fn to_worker(&mut self, worker: usize, message: ToWorker) {
+    fn tell_worker(&mut self, worker: usize, message: ToWorker) {
         self.backlog[worker].push_back(message);
         self.flush(worker);
     }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PrivilegeError, RemoteBroker, drop_privileges};
+use super::{Keep, PrivilegeError, RemoteBroker, SeccompError, confine, drop_privileges};
 use crate::daemon::{self, Control, DaemonError, DaemonOptions};
 use crate::ipc_codec::{IpcError, IpcStream};
 
@@ -22,6 +22,9 @@ pub enum DataplaneError {
     /// See [`PrivilegeError`].
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    /// See [`SeccompError`].
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// See [`DaemonError`].
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -30,16 +33,20 @@ pub enum DataplaneError {
     Io(#[from] io::Error),
 }
 
-/// Run as the supervisor's child. Must be called before any thread is started.
+/// Run as the supervisor's child. Must be called before any thread is started: privileges and filter are per thread.
+/// `start_logging` is called once they are set, because a log that does not hold up workers has a thread of its own.
 ///
 /// # Errors
 /// See [`DataplaneError`].
-pub fn dataplane() -> Result<(), DataplaneError> {
+pub fn dataplane(start_logging: impl FnOnce()) -> Result<(), DataplaneError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     let watched = stdin.try_clone()?;
     let stream = IpcStream::new(UnixStream::from(stdin)).map_err(DataplaneError::NoSupervisor)?;
     let (broker, plan, listener) = RemoteBroker::connect(stream).map_err(DataplaneError::NoSupervisor)?;
-    drop_privileges()?;
+    let kept = drop_privileges(Keep::AfXdp)?;
+    confine()?;
+    start_logging();
+    tracing::info!(?kept, "privileges dropped");
     let (stop, stopped) = channel();
     watch_supervisor(watched, stop.clone())?;
     watch_signals(stop)?;

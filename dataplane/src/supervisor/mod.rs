@@ -17,6 +17,7 @@ mod broker;
 mod children;
 mod daemon;
 mod privileges;
+mod seccomp;
 
 use std::ffi::OsString;
 use std::io;
@@ -32,7 +33,8 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use self::broker::RemoteBroker;
 use self::children::Child;
 pub use self::daemon::{DataplaneError, dataplane};
-pub use self::privileges::{PrivilegeError, drop_privileges};
+pub use self::privileges::{Keep, PrivilegeError, drop_privileges};
+pub use self::seccomp::{SeccompError, confine};
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
 use crate::plan::NodePlan;
@@ -197,10 +199,10 @@ fn start_dataplane(
     let attachments = attachments.clone();
     // A thread of its own: a child that dies at once must not hold up the supervisor.
     std::thread::Builder::new().name("broker".into()).spawn(move || {
-        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments) {
-            if !error.is_disconnect() {
-                tracing::warn!(%error, "the conversation with the dataplane ended");
-            }
+        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments)
+            && !error.is_disconnect()
+        {
+            tracing::warn!(%error, "the conversation with the dataplane ended");
         }
     })?;
     Ok(child)

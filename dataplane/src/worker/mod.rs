@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use florelay_engine::config::{EngineConfig, LinkId};
 use florelay_engine::{Engine, Nanos};
+use florelay_xsk::poll::{ThreadedNapi, set_threaded_napi, threaded_napi};
 use florelay_xsk::{AdaptivePoll, Decision};
 
 use self::frame::WorkerFrame;
@@ -118,6 +119,8 @@ struct Worker {
     /// What did not fit the event ring.
     report: Option<Box<WorkerReport>>,
     completion_wait_ns: u64,
+    /// Interfaces whose NAPI was moved to threads for this worker: moved back at the end.
+    threaded_napi: Vec<String>,
     counters: Counters,
     stopping: bool,
 }
@@ -129,13 +132,11 @@ impl Worker {
             pin(core).map_err(|reason| format!("worker {index} cannot be pinned to core {core}: {reason}"))?;
         }
         let ports = Ports::open(links, plan.poll == PollMode::Busy, broker)?;
-        if plan.poll == PollMode::ThreadedNapi {
-            for group in &ports.groups {
-                if let Err(error) = florelay_xsk::poll::set_threaded_napi(&group.interface, true) {
-                    tracing::warn!(interface = %group.interface, %error, "no threaded NAPI; the worker polls adaptively");
-                }
-            }
-        }
+        let interfaces = ports.groups.iter().map(|group| &group.interface);
+        let threaded_napi = match plan.poll {
+            PollMode::ThreadedNapi => interfaces.filter(|interface| thread_napi(interface)).cloned().collect(),
+            PollMode::Adaptive | PollMode::Busy => Vec::new(),
+        };
         let now = nanos(epoch);
         let mut engine = Engine::new(engine, now).map_err(|error| format!("worker {index}: {error}"))?;
         for command in ports.first_commands() {
@@ -156,6 +157,7 @@ impl Worker {
             recycle_at: 0,
             report: None,
             completion_wait_ns: COMPLETION_WAIT_NS,
+            threaded_napi,
             counters: Counters::default(),
             stopping: false,
         })
@@ -177,6 +179,11 @@ impl Worker {
         }
         self.engine.drain(&mut self.ports);
         self.ports.flush(nanos(self.epoch).0, true);
+        for interface in &self.threaded_napi {
+            if let Err(error) = set_threaded_napi(interface, false) {
+                tracing::warn!(interface, %error, "threaded NAPI stays on");
+            }
+        }
     }
 
     /// One turn. `busy`: the last one had work, so UDP sockets are looked into without asking `poll` first. Returns how many
@@ -337,6 +344,18 @@ impl Worker {
             counters: all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }
+}
+
+/// Move an interface's NAPI to threads. `false`: it is there already, or cannot be; the worker polls adaptively all the same.
+fn thread_napi(interface: &str) -> bool {
+    if threaded_napi(interface) != ThreadedNapi::Off {
+        return false;
+    }
+    let result = set_threaded_napi(interface, true);
+    if let Err(error) = &result {
+        tracing::warn!(interface, %error, "no threaded NAPI");
+    }
+    result.is_ok()
 }
 
 fn pin(core: usize) -> Result<(), String> {

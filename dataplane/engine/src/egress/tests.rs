@@ -87,6 +87,10 @@ impl Port for Wire {
     fn in_flight_bytes(&self, _: LinkId) -> u64 {
         self.ring.iter().map(|(_, bytes)| bytes).sum()
     }
+    fn spare_frames(&self) -> usize {
+        usize::MAX
+    }
+
     fn tx_room(&self, _: LinkId) -> usize {
         self.room
     }

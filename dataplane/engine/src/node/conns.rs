@@ -18,7 +18,6 @@ impl<F: FrameBuf> Engine<F> {
         while let Some(handle) = self.transport.take_dirty() {
             self.service_one(now, handle);
         }
-        self.forget_ended_transfers();
     }
 
     fn service_one(&mut self, now: Nanos, handle: Handle) {
@@ -249,15 +248,6 @@ impl<F: FrameBuf> Engine<F> {
             if let Some(state) = handle.and_then(|handle| runtime.bulk.get_mut(&handle)) {
                 runtime.relay.handle_timeout(now, state);
                 self.mark_ready(peer, Lane::Bulk);
-            }
-        }
-    }
-
-    /// An id may be used again once its transfer has ended.
-    fn forget_ended_transfers(&mut self) {
-        for event in &self.events {
-            if let Event::TransferEnded { id, .. } = event {
-                self.transfers.remove(id);
             }
         }
     }

@@ -237,7 +237,15 @@ impl<F: FrameBuf> Engine<F> {
 
     /// The next event for the gateways.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        if let Event::TransferEnded { id, .. } = event
+            && let Some(peer) = self.transfers.get(&id)
+            && !self.peers[usize::from(peer.0)].relay.knows(id)
+        {
+            // The id may be used again, with another peer too.
+            self.transfers.remove(&id);
+        }
+        Some(event)
     }
 
     /// Events that wait. The worker asks before it takes, so that a full ring loses none.

@@ -84,6 +84,11 @@ impl Relay {
         )
     }
 
+    /// Whether a transfer of this id is running.
+    pub(crate) fn knows(&self, id: TransferId) -> bool {
+        self.outgoing.contains_key(&id) || self.incoming.contains_key(&id)
+    }
+
     /// The session is established: offer every own transfer that still runs.
     pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
         for turns in &mut self.turns {
@@ -170,7 +175,7 @@ impl Relay {
         reason: &str,
         events: &mut VecDeque<Event>,
     ) {
-        let known = self.outgoing.contains_key(&id) || self.incoming.contains_key(&id);
+        let known = self.knows(id);
         let Some((conn, quic)) = conn else {
             if known {
                 self.cancelled.push((id, reason.to_owned()));

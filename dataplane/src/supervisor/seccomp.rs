@@ -1,0 +1,205 @@
+//! What the dataplane may ask of the kernel once it runs: an allow-list; everything else answers EPERM.
+//!
+//! Not on it, on purpose: starting programs (`execve`), other processes' memory (`ptrace`, `process_vm_*`), `bpf`, mounts,
+//! namespaces, changes of identity. The filter is inherited by every thread, so it is set before the first one starts.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// Why the filter could not be set. The dataplane does not start then.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// The list does not compile.
+    #[error("the system call filter does not compile: {0}")]
+    Compile(#[from] seccompiler::BackendError),
+    /// The kernel refuses it.
+    #[error("the kernel refuses the system call filter: {0}")]
+    Install(#[from] seccompiler::Error),
+}
+
+/// The calls of steady state and set-up, in groups with their reason.
+const ALLOWED: &[(&str, &[i64])] = &[
+    (
+        "files of transfers, keys, message log",
+        &[
+            libc::SYS_openat,
+            libc::SYS_close,
+            libc::SYS_read,
+            libc::SYS_readv,
+            libc::SYS_pread64,
+            libc::SYS_write,
+            libc::SYS_writev,
+            libc::SYS_pwrite64,
+            libc::SYS_lseek,
+            libc::SYS_statx,
+            libc::SYS_fstat,
+            libc::SYS_newfstatat,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
+            libc::SYS_ftruncate,
+            libc::SYS_renameat2,
+            libc::SYS_unlinkat,
+            libc::SYS_mkdirat,
+            libc::SYS_getdents64,
+            libc::SYS_readlinkat,
+            libc::SYS_fchmod,
+            libc::SYS_fcntl,
+            libc::SYS_flock,
+        ],
+    ),
+    (
+        "AF_XDP, UDP, netlink and unix sockets; `socket` itself is limited to those families",
+        &[
+            libc::SYS_bind,
+            libc::SYS_connect,
+            libc::SYS_accept4,
+            libc::SYS_getsockname,
+            libc::SYS_getpeername,
+            libc::SYS_getsockopt,
+            libc::SYS_setsockopt,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+            libc::SYS_sendmmsg,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_recvmmsg,
+            libc::SYS_shutdown,
+            // Interface queries (SIOCETHTOOL) and FIONBIO.
+            libc::SYS_ioctl,
+            libc::SYS_dup3,
+        ],
+    ),
+    (
+        "waiting: worker sleep, tokio, eventfd doorbells",
+        &[
+            libc::SYS_ppoll,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+            libc::SYS_epoll_pwait,
+            libc::SYS_eventfd2,
+            libc::SYS_pipe2,
+            libc::SYS_socketpair,
+            libc::SYS_futex,
+            libc::SYS_clock_gettime,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_nanosleep,
+            libc::SYS_restart_syscall,
+        ],
+    ),
+    (
+        "memory: the allocator, UMEM, rings",
+        &[libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk],
+    ),
+    (
+        "threads and their placement",
+        &[
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_set_robust_list,
+            libc::SYS_rseq,
+            libc::SYS_gettid,
+            libc::SYS_getpid,
+            libc::SYS_sched_getaffinity,
+            libc::SYS_sched_setaffinity,
+            libc::SYS_sched_yield,
+            libc::SYS_membarrier,
+            libc::SYS_prctl,
+            libc::SYS_prlimit64,
+            libc::SYS_exit,
+            libc::SYS_exit_group,
+        ],
+    ),
+    (
+        "signals, and an abort that leaves a trace",
+        &[
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_rt_sigreturn,
+            libc::SYS_sigaltstack,
+            libc::SYS_tgkill,
+        ],
+    ),
+    ("seeds, boot ids, the machine's name for kernel quirks", &[libc::SYS_getrandom, libc::SYS_uname]),
+];
+
+/// Calls that only x86-64 has, beside their modern forms.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_OLD: &[i64] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_readlink,
+    libc::SYS_access,
+    libc::SYS_poll,
+    libc::SYS_epoll_wait,
+    libc::SYS_rename,
+    libc::SYS_unlink,
+    libc::SYS_mkdir,
+    libc::SYS_dup2,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_OLD: &[i64] = &[];
+
+/// Families that `socket` may be called with.
+const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_XDP];
+
+/// Confine this process and all threads it will start. Call it before any thread is started.
+///
+/// # Errors
+/// See [`SeccompError`]. An architecture that seccompiler does not know is only logged.
+pub fn confine() -> Result<(), SeccompError> {
+    let Ok(arch) = TargetArch::try_from(ARCH) else {
+        tracing::warn!(arch = ARCH, "no system call filter for this architecture");
+        return Ok(());
+    };
+    seccompiler::apply_filter(&program(arch)?)?;
+    Ok(())
+}
+
+fn program(arch: TargetArch) -> Result<BpfProgram, SeccompError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for call in ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(ALLOWED_OLD) {
+        rules.insert(*call, vec![]);
+    }
+    let families = FAMILIES
+        .iter()
+        .map(|family| {
+            let family = u64::from(family.unsigned_abs());
+            let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family)?;
+            SeccompRule::new(vec![condition])
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    rules.insert(libc::SYS_socket, families);
+    let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, eperm, SeccompAction::Allow, arch)?;
+    Ok(filter.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use super::*;
+
+    /// In a thread: the filter holds for the thread that sets it and those it starts, and this thread ends.
+    #[test]
+    fn programs_cannot_be_started_and_sockets_can() {
+        std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            confine().unwrap();
+            let refused = Command::new("/bin/true").status().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+            UdpSocket::bind("127.0.0.1:0").unwrap();
+            let packet = rustix::net::socket(rustix::net::AddressFamily::PACKET, rustix::net::SocketType::RAW, None);
+            assert_eq!(packet.unwrap_err(), rustix::io::Errno::PERM);
+        })
+        .join()
+        .unwrap();
+    }
+}
