@@ -14,6 +14,12 @@ use crate::veth::{has_driver_xdp, layer2_tx_bytes};
 /// Time between two samples: ten in the shortest window that is judged (100 ms).
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How well the time of a sample is known: 0.5 % of the shortest window.
+pub const SAMPLE_ERROR: Duration = Duration::from_micros(500);
+
+/// Looks at a counter for one sample.
+const SAMPLE_LOOKS: u32 = 20;
+
 /// What the kernel counted on an interface, as it counts it; see [`Sampler`] for layer 2.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -98,10 +104,7 @@ impl Sampler {
             let mut samples = Vec::new();
             loop {
                 let last = flag.load(Ordering::Relaxed);
-                // The time is read after the counter: a delay between them makes a rate look lower, never higher,
-                // at the window's end, and the same amount higher at its start; over a window it cancels on average.
-                let bytes = read()?.saturating_sub(first);
-                samples.push(Sample { at: began.elapsed(), bytes });
+                samples.push(sample(began, || Ok(read()?.saturating_sub(first)))?);
                 if last {
                     return Ok(samples);
                 }
@@ -131,6 +134,21 @@ impl Drop for Sampler {
     }
 }
 
+/// Reads the counter at a time that is known to [`SAMPLE_ERROR`]: a thread that is put aside between counter and clock
+/// looks again, as often as a busy machine may need. The last look counts in any case.
+fn sample(began: Instant, mut read: impl FnMut() -> Result<u64>) -> Result<Sample> {
+    let mut looks = 0;
+    loop {
+        let before = began.elapsed();
+        let bytes = read()?;
+        let at = began.elapsed();
+        looks += 1;
+        if at - before <= SAMPLE_ERROR || looks == SAMPLE_LOOKS {
+            return Ok(Sample { at, bytes });
+        }
+    }
+}
+
 /// Mean rate in bit/s while the middle part of all bytes was sent: the first and the last tenth are left out, because
 /// slow start and the tail say nothing about the cap. `None` if nothing was sent or there are too few samples.
 #[must_use]
@@ -156,6 +174,25 @@ pub fn busiest_window_bps(samples: &[Sample], window: Duration) -> Option<f64> {
         }
     }
     highest
+}
+
+/// By how many bytes the worst window of at least `window` exceeds what a token bucket of `rate_bps` lets through in it,
+/// its burst left out: at most the burst if the bucket is honest. [`SAMPLE_ERROR`] is allowed for at both ends.
+#[must_use]
+pub fn worst_excess_bytes(samples: &[Sample], window: Duration, rate_bps: u64) -> i64 {
+    let mut end = 0;
+    let mut worst = i64::MIN;
+    for from in samples {
+        while end < samples.len() && samples[end].at < from.at + window {
+            end += 1;
+        }
+        let Some(to) = samples.get(end) else { break };
+        let time = to.at.saturating_sub(from.at) + 2 * SAMPLE_ERROR;
+        let allowed = u128::from(rate_bps) * time.as_nanos() / 8_000_000_000;
+        let sent = to.bytes.saturating_sub(from.bytes);
+        worst = worst.max(i64::try_from(i128::from(sent) - allowed.cast_signed()).unwrap_or(i64::MAX));
+    }
+    worst
 }
 
 fn rate_bps(from: &Sample, to: &Sample) -> Option<f64> {
@@ -189,6 +226,8 @@ mod tests {
         }
         let mean = mean_rate_bps(&samples).unwrap();
         assert!((mean / 800_000.0 - 1.0).abs() < 0.03, "{mean}");
+        // 11 000 bytes in the busiest window; the bucket gives 10 000, and 100 for the error in time.
+        assert_eq!(worst_excess_bytes(&samples, Duration::from_millis(100), 800_000), 11_000 - 10_100);
         let peak = busiest_window_bps(&samples, Duration::from_millis(100)).unwrap();
         assert!((peak - 880_000.0).abs() < 1.0, "{peak}");
         assert_eq!(busiest_window_bps(&samples, Duration::from_secs(60)), None);

@@ -22,6 +22,7 @@
 mod config;
 mod counters;
 mod deadline;
+mod job;
 mod namespace;
 mod node;
 mod process;
@@ -31,8 +32,11 @@ mod topology;
 mod veth;
 
 pub use config::{Adapter, LinkPlan, Rate};
-pub use counters::{Counters, Sample, Sampler, busiest_window_bps, mean_rate_bps};
+pub use counters::{
+    Counters, SAMPLE_ERROR, Sample, Sampler, busiest_window_bps, mean_rate_bps, worst_excess_bytes,
+};
 pub use deadline::{Deadline, interrupt_flag, interrupted};
+pub use job::Job;
 pub use namespace::Namespace;
 pub use node::{Node, Status};
 pub use process::{Process, start_time, tree};

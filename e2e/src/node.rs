@@ -236,6 +236,49 @@ impl Status {
         link["counters"][counter].as_u64()
     }
 
+    /// A worker's named counter; 0 if there is none of that name.
+    #[must_use]
+    pub fn worker_counter(&self, worker: usize, counter: &str) -> u64 {
+        self.workers().get(worker).and_then(|worker| worker["counters"][counter].as_u64()).unwrap_or(0)
+    }
+
+    /// Peers, in the order of the configuration.
+    #[must_use]
+    pub fn peers(&self) -> &[Value] {
+        self.list("peers")
+    }
+
+    /// Transfers that run, and the last that ended.
+    #[must_use]
+    pub fn transfers(&self) -> &[Value] {
+        self.list("transfers")
+    }
+
+    /// Every drop counter of the links that is not 0, as `link: reason`.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(String, u64)> {
+        let of_link = |link: &Value| {
+            let name = link["name"].as_str().unwrap_or("?").to_owned();
+            let counters = link["counters"].as_object().cloned().unwrap_or_default();
+            counters.into_iter().filter_map(move |(counter, count)| {
+                let count = count.as_u64().filter(|&count| count > 0)?;
+                Some((format!("{name}: {}", counter.strip_prefix("drop_")?), count))
+            })
+        };
+        self.links().iter().flat_map(of_link).collect()
+    }
+
+    /// UMEM frames over all workers: how many there are, how many the places that hold them add up to, how many leaked.
+    #[must_use]
+    pub fn frame_account(&self) -> (u64, u64, i64) {
+        self.workers().iter().fold((0, 0, 0), |(total, placed, leaked), worker| {
+            let frames = &worker["frames"];
+            let number = |place: &str| frames[place].as_u64().unwrap_or(0);
+            let here = ["free", "fill", "held", "tx"].into_iter().map(number).sum::<u64>();
+            (total + number("total"), placed + here, leaked + frames["leaked"].as_i64().unwrap_or(i64::MAX))
+        })
+    }
+
     /// The rung that a link stands on and, highest first, why each higher one was not taken.
     #[must_use]
     pub fn rung(link: &Value) -> (String, Vec<(String, String)>) {

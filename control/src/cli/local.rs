@@ -6,10 +6,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
 use anyhow::Context as _;
 use florelay_dataplane::supervisor::{Keep, drop_privileges};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ControlArgs, PkiVerb};
 use super::{EXIT_CONFIG, report};
@@ -72,8 +75,30 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
     };
     let listener = server::listen(&args.socket)?;
     tracing::info!("control process listens at {}", args.socket.display());
-    server::serve(listener, dataplane, Timing::default());
+    let (end, ended) = channel();
+    on_terminate(end.clone())?;
+    thread::spawn(move || {
+        server::serve(listener, dataplane, Timing::default());
+        let _ = end.send(());
+    });
+    let _ = ended.recv();
+    // Still listening: a successor that is here already finds the place taken and tries again, so it is ours that goes.
+    let _ = fs::remove_file(&args.socket);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says so once when the supervisor (or a person) asks this process to finish.
+fn on_terminate(end: Sender<()>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut terminate = {
+        let _inside = runtime.enter();
+        signal(SignalKind::terminate())?
+    };
+    thread::spawn(move || {
+        runtime.block_on(terminate.recv());
+        let _ = end.send(());
+    });
+    Ok(())
 }
 
 /// `florelay pki`.

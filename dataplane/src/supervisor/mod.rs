@@ -48,6 +48,9 @@ const RESTART_LIMIT: Duration = Duration::from_secs(10);
 const STABLE: Duration = Duration::from_secs(30);
 /// Children have this long to finish; then they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A dataplane whose supervisor was killed has this long to finish before a new supervisor takes it for another node.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
+const PREDECESSOR_LOOK: Duration = Duration::from_millis(10);
 /// Logs of the XDP programs are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -227,8 +230,12 @@ fn introduce(control: Option<&IpcStream>, socket: &Path) {
 }
 
 fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
-    if UnixStream::connect(path).is_ok() {
-        return Err(SupervisorError::Running(path.to_owned()));
+    let began = Instant::now();
+    while UnixStream::connect(path).is_ok() {
+        if began.elapsed() > PREDECESSOR_PATIENCE {
+            return Err(SupervisorError::Running(path.to_owned()));
+        }
+        std::thread::sleep(PREDECESSOR_LOOK);
     }
     // Left behind by a node that was killed.
     let _ = std::fs::remove_file(path);
