@@ -1,0 +1,217 @@
+//! Rows, their context, and how they are printed. A row that was not measured says why.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::context::Machine;
+
+/// What kind of number a row has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Frames per second at the receiver.
+    FramesPerSecond,
+    /// Nanoseconds per packet.
+    NanosecondsPerPacket,
+    /// Goodput: stream or file bytes, bit/s.
+    BitsPerSecond,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::FramesPerSecond => format!("{:.3} Mpps", value / 1e6),
+            Self::NanosecondsPerPacket => format!("{value:.0} ns/packet"),
+            Self::BitsPerSecond => format!("{:.3} Gbit/s", value / 1e9),
+        }
+    }
+}
+
+/// One measurement of a row.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sample {
+    /// In the row's unit.
+    pub value: f64,
+    /// Load average over one minute right after it.
+    pub load: f64,
+    /// What else was seen, by name with its unit.
+    pub details: Vec<(&'static str, f64)>,
+}
+
+/// One row.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Short name, stable over versions.
+    pub key: &'static str,
+    /// For people.
+    pub what: String,
+    /// Of all its values.
+    pub unit: Unit,
+    /// Packet or frame size, with what it counts.
+    pub packet: String,
+    /// Driver and how it was really bound; `none` where no wire is.
+    pub driver: String,
+    /// Cores used.
+    pub cores: &'static str,
+    /// One a round.
+    pub samples: Vec<Sample>,
+    /// Why there are none, or fewer than rounds.
+    pub failure: Option<String>,
+}
+
+impl Row {
+    /// Median of its samples; `None` if it was not measured.
+    #[must_use]
+    pub fn median(&self) -> Option<f64> {
+        median(self.samples.iter().map(|sample| sample.value))
+    }
+
+    /// Median of a detail.
+    #[must_use]
+    pub fn detail(&self, name: &str) -> Option<f64> {
+        median(
+            self.samples
+                .iter()
+                .filter_map(|sample| sample.details.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)),
+        )
+    }
+
+    fn result(&self) -> String {
+        let Some(value) = self.median() else { return "not measured".to_owned() };
+        let values = || self.samples.iter().map(|sample| sample.value);
+        let (min, max) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+        format!("{} ({} .. {})", self.unit.show(value), self.unit.show(min), self.unit.show(max))
+    }
+
+    fn load(&self) -> String {
+        median(self.samples.iter().map(|sample| sample.load))
+            .map_or_else(|| "-".to_owned(), |load| format!("{load:.1}"))
+    }
+}
+
+/// A quotient of two figures of the same run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratio {
+    /// What is divided by what.
+    pub what: String,
+    /// `None`: one of them was not measured.
+    pub value: Option<f64>,
+}
+
+impl Ratio {
+    /// `of` / `to`.
+    #[must_use]
+    pub fn new(what: &str, of: Option<f64>, to: Option<f64>) -> Self {
+        let value = of.zip(to).filter(|(_, to)| *to > 0.0).map(|(of, to)| of / to);
+        Self { what: what.to_owned(), value }
+    }
+}
+
+/// All of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Rounds asked for.
+    pub rounds: u32,
+    /// The figures.
+    pub rows: Vec<Row>,
+    /// The bound, if its parts were measured.
+    pub bound: Option<crate::bound::Bound>,
+    /// What follows from them.
+    pub ratios: Vec<Ratio>,
+}
+
+impl Report {
+    /// As Markdown tables.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let m = &self.machine;
+        let machine = if m.virtual_machine { "virtual machine" } else { "bare metal" };
+        let vaes = if m.vaes { "with VAES" } else { "without VAES" };
+        writeln!(
+            out,
+            "CPU {} {vaes}, {} CPUs, {machine}; kernel {}; {} build; nice {}; load average at the start {:.1}",
+            m.cpu, m.cpus, m.kernel, m.build, m.nice, m.load_at_start
+        )?;
+        writeln!(out, "{} rounds, interleaved; median (least .. most)\n", self.rounds)?;
+        writeln!(out, "| what | result | packet | driver, mode | cores | load |\n|---|---|---|---|---|---|")?;
+        for row in &self.rows {
+            let (what, result, load) = (&row.what, row.result(), row.load());
+            writeln!(out, "| {what} | {result} | {} | {} | {} | {load} |", row.packet, row.driver, row.cores)?;
+        }
+        if let Some(bound) = &self.bound {
+            writeln!(
+                out,
+                "\nbound: {:.3} Gbit/s ({}'s core; sender {:.0} ns a packet, {:.0} of it wire; receiver {:.0} ns)",
+                bound.goodput_bps / 1e9,
+                bound.bottleneck(),
+                bound.sender_ns,
+                bound.wire_ns,
+                bound.receiver_ns
+            )?;
+        }
+        writeln!(out, "\n| ratio | value |\n|---|---|")?;
+        for ratio in &self.ratios {
+            let value = ratio.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
+            writeln!(out, "| {} | {value} |", ratio.what)?;
+        }
+        for row in self.rows.iter().filter(|row| row.failure.is_some()) {
+            writeln!(out, "\n{}: {}", row.key, row.failure.as_deref().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+/// The middle value, or the mean of the two middle ones.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.get((values.len().max(1) - 1) / 2)?, values.get(values.len() / 2)?);
+    Some(f64::midpoint(*low, *high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[f64], failure: Option<&str>) -> Row {
+        let sample = |value: &f64| Sample { value: *value, load: 1.0, details: vec![("x", value * 2.0)] };
+        Row {
+            key: "k",
+            what: "w".to_owned(),
+            unit: Unit::BitsPerSecond,
+            packet: "1500 MTU".to_owned(),
+            driver: "veth".to_owned(),
+            cores: "1 a side",
+            samples: values.iter().map(sample).collect(),
+            failure: failure.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(row(&[3.0, 1.0, 2.0], None).median(), Some(2.0));
+        assert_eq!(row(&[4.0, 1.0, 2.0, 3.0], None).median(), Some(2.5));
+        assert_eq!(row(&[4.0, 1.0, 2.0], None).detail("x"), Some(4.0));
+        assert_eq!(row(&[], None).median(), None);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_never_a_number() {
+        let rows = vec![row(&[5e9], None), row(&[], Some("no program"))];
+        let ratio = Ratio::new("k / none", rows[0].median(), rows[1].median());
+        let report = Report { machine: Machine::look(), rounds: 1, rows, bound: None, ratios: vec![ratio] };
+        let table = report.table();
+        assert!(table.contains("5.000 Gbit/s") && table.contains("k: no program"), "{table}");
+        assert_eq!(table.matches("not measured").count(), 2, "{table}");
+    }
+}
