@@ -21,14 +21,8 @@ fn main() {
     for path in ["src", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", ebpf.join(path).display());
     }
-    println!(
-        "cargo:rerun-if-changed={}",
-        manifest.join("wire/src").display()
-    );
-    println!(
-        "cargo:rerun-if-changed={}",
-        manifest.join("wire/Cargo.toml").display()
-    );
+    println!("cargo:rerun-if-changed={}", manifest.join("wire/src").display());
+    println!("cargo:rerun-if-changed={}", manifest.join("wire/Cargo.toml").display());
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=FLORELAY_REQUIRE_EBPF");
 
@@ -43,9 +37,10 @@ fn main() {
             fs::copy(&built, &object).expect("copy the eBPF object into OUT_DIR");
         }
         Err(missing) if env::var("FLORELAY_REQUIRE_EBPF").as_deref() == Ok("1") => {
-            panic!(
-                "{missing}: run `cargo xtask setup` (FLORELAY_REQUIRE_EBPF=1 forbids a build without the eBPF program)"
+            println!(
+                "cargo::error={missing}: run `cargo xtask setup` (FLORELAY_REQUIRE_EBPF=1 forbids a build without the eBPF program)"
             );
+            std::process::exit(1);
         }
         Err(missing) => {
             println!(
@@ -77,8 +72,6 @@ fn find_tools() -> Result<Option<PathBuf>, String> {
     if env::split_paths(&path).any(|folder| folder.join("bpf-linker").is_file()) {
         return Ok(None);
     }
-    println!("cargo:rerun-if-env-changed=PATH");
-    println!("cargo:rerun-if-env-changed=XDG_CACHE_HOME");
     let cache = env::var_os("XDG_CACHE_HOME")
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
@@ -89,21 +82,16 @@ fn find_tools() -> Result<Option<PathBuf>, String> {
     if linker.is_file() {
         return Ok(Some(folder));
     }
+    println!("cargo:rerun-if-env-changed=PATH");
+    println!("cargo:rerun-if-env-changed=XDG_CACHE_HOME");
     println!("cargo:rerun-if-changed={}", linker.display());
-    Err(format!(
-        "bpf-linker is neither on PATH nor in {}",
-        folder.display()
-    ))
+    Err(format!("bpf-linker is neither on PATH nor in {}", folder.display()))
 }
 
 /// Runs the nested cargo and returns the object that it made.
 fn build(ebpf: &Path, out: &Path, linker_folder: Option<&Path>) -> PathBuf {
     let endian = env::var("CARGO_CFG_TARGET_ENDIAN").expect("cargo sets it");
-    let target = if endian == "big" {
-        "bpfeb-unknown-none"
-    } else {
-        "bpfel-unknown-none"
-    };
+    let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let target_dir = out.join("ebpf-target");
 
@@ -121,23 +109,9 @@ fn build(ebpf: &Path, out: &Path, linker_folder: Option<&Path>) -> PathBuf {
         path = joined;
     }
     // Flags as rustc wants them, separated by 0x1f: kernel types of this architecture, and BTF from debug information.
-    let flags = [
-        "--cfg",
-        &format!("bpf_target_arch=\"{arch}\""),
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-    ]
-    .join("\x1f");
+    let flags = ["--cfg", &format!("bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
     cargo
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-Z",
-            "build-std=core",
-            "--bin",
-            OBJECT,
-        ])
+        .args(["build", "--release", "--locked", "-Z", "build-std=core", "--bin", OBJECT])
         .args(["--target", target])
         .arg("--manifest-path")
         .arg(ebpf.join("Cargo.toml"))
@@ -149,26 +123,15 @@ fn build(ebpf: &Path, out: &Path, linker_folder: Option<&Path>) -> PathBuf {
         // The working folder decides which .cargo/config.toml is read: the workspace's, as everywhere else.
         .current_dir(ebpf);
     let status = cargo.status().expect("cargo runs");
-    assert!(
-        status.success(),
-        "the eBPF program in {} does not build (messages above)",
-        ebpf.display()
-    );
+    assert!(status.success(), "the eBPF program in {} does not build (messages above)", ebpf.display());
     target_dir.join(target).join("release").join(OBJECT)
 }
 
 /// Variables that the outer cargo (or clippy) set for its own build and that would change the nested one. What says where
 /// registries, caches and the network are, and the job server, stays.
 fn belongs_to_outer_build(name: &str) -> bool {
-    const KEPT: [&str; 7] = [
-        "CARGO_HOME",
-        "CARGO_NET",
-        "CARGO_HTTP",
-        "CARGO_REGISTR",
-        "CARGO_SOURCE",
-        "CARGO_TERM",
-        "CARGO_MAKEFLAGS",
-    ];
+    const KEPT: [&str; 7] =
+        ["CARGO_HOME", "CARGO_NET", "CARGO_HTTP", "CARGO_REGISTR", "CARGO_SOURCE", "CARGO_TERM", "CARGO_MAKEFLAGS"];
     let rust = [
         "RUSTC",
         "RUSTDOC",

@@ -15,7 +15,8 @@ pub fn encode(bytes: &[u8]) -> String {
 /// Exactly 64 hexadecimal digits, of either case.
 #[must_use]
 pub fn decode32(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
     let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, d| byte << 4 | d)).collect();
     (digits.len() == 64).then(|| bytes.try_into().ok()).flatten()
 }

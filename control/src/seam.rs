@@ -1,1 +1,34 @@
-//! x
+//! Where the command line hands over to the dataplane crate: `up` starts the supervisor here, `dataplane` the daemon.
+//!
+//! The two functions are all that the rest of this crate knows of them. The supervisor starts the control process with
+//! [`control_arguments`] and one end of a unix socket pair as its standard input; on the other end it sends a `()` with
+//! one connected unix socket (see `florelay_dataplane::ipc_codec`) each time it has started a dataplane.
+
+use std::ffi::OsString;
+
+use florelay_dataplane::plan::NodePlan;
+
+pub use florelay_dataplane::supervisor::SupervisorOptions;
+
+/// Runs the supervisor until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or a child failed for good.
+pub fn start(options: &SupervisorOptions) -> anyhow::Result<()> {
+    Ok(florelay_dataplane::supervisor::run(options)?)
+}
+
+/// Runs the dataplane, as the supervisor started it.
+///
+/// # Errors
+/// When it cannot start or go on.
+pub fn dataplane() -> anyhow::Result<()> {
+    Ok(florelay_dataplane::supervisor::dataplane()?)
+}
+
+/// How the supervisor starts the control process of this plan.
+#[must_use]
+pub fn control_arguments(plan: &NodePlan) -> Vec<OsString> {
+    let socket = plan.state_dir.join(crate::config::CONTROL_SOCKET);
+    vec!["control".into(), "--socket".into(), socket.into(), "--dataplane-stdin".into()]
+}

@@ -93,8 +93,7 @@ impl Broker for LocalBroker {
             return Ok(());
         }
         self.detach(interface)?;
-        let attachment =
-            Attachment::attach(interface, &self.node, mode, OBJECT).map_err(|error| error.to_string())?;
+        let attachment = Attachment::attach(interface, &self.node, mode, OBJECT).map_err(|error| error.to_string())?;
         self.attached.insert(interface.to_owned(), attachment);
         Ok(())
     }

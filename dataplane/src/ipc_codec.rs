@@ -79,7 +79,10 @@ impl IpcError {
         match self {
             Self::Truncated => true,
             Self::Io(e) => {
-                matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+                matches!(
+                    e.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+                )
             }
             _ => false,
         }
@@ -109,8 +112,21 @@ impl IpcStream {
     /// # Errors
     /// When nothing comes within [`STALL`], or versions differ.
     pub fn greet(&self) -> Result<Hello, IpcError> {
+        self.greet_within(Patience::Stall)
+    }
+
+    /// Like [`Self::greet`], but waits for the other side's `Hello` as long as the socket is open: the other side may
+    /// still be starting, with this connection in its listener's backlog.
+    ///
+    /// # Errors
+    /// When the socket closes, or versions differ.
+    pub fn greet_patiently(&self) -> Result<Hello, IpcError> {
+        self.greet_within(Patience::Forever)
+    }
+
+    fn greet_within(&self, patience: Patience) -> Result<Hello, IpcError> {
         self.send(&Hello { version: IPC_VERSION, build: env!("CARGO_PKG_VERSION").to_owned() }, None)?;
-        let Some((hello, _)) = self.receive_within::<Hello>(Patience::Stall)? else {
+        let Some((hello, _)) = self.receive_within::<Hello>(patience)? else {
             return Err(IpcError::Truncated);
         };
         if hello.version == IPC_VERSION {

@@ -58,7 +58,7 @@ pub enum PollMode {
 
 /// How a link moves frames.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
+#[serde(rename_all = "kebab-case")]
 pub enum AdapterPlan {
     /// AF_XDP on this interface, with the socket rung as the last resort if `fallback`.
     Xdp {
@@ -169,4 +169,20 @@ pub struct TransitPlan {
     pub b: TransitEndPlan,
     /// DRR weight.
     pub weight: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_survive_the_encoding_between_the_processes() {
+        for adapter in [
+            AdapterPlan::Udp,
+            AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::ZeroCopy, fallback: true },
+        ] {
+            let bytes = postcard::to_stdvec(&adapter).unwrap();
+            assert_eq!(postcard::from_bytes::<AdapterPlan>(&bytes).unwrap(), adapter);
+        }
+    }
 }

@@ -82,11 +82,14 @@ impl Doorbell {
         self.sleeping.store(true, Ordering::SeqCst);
     }
 
-    /// By the worker when it is awake.
-    pub(crate) fn awake(&self) {
-        if !self.sleeping.swap(false, Ordering::SeqCst) {
+    /// By the worker when it is awake; `readable` = `poll` found the descriptor rung. Returns whether that took a
+    /// syscall. Only what `poll` saw is read: a ringer may have said so and not yet written, and is seen next time.
+    pub(crate) fn awake(&self, readable: bool) -> bool {
+        self.sleeping.store(false, Ordering::SeqCst);
+        if readable {
             let _ = rustix::io::read(&self.fd, &mut [0; 8]);
         }
+        readable
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

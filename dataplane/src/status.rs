@@ -44,6 +44,7 @@ pub(crate) fn assemble(
             })
             .collect(),
         transfers,
+        note: None,
     }
 }
 
@@ -55,10 +56,8 @@ fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: us
     };
     let adapter = worker.links.iter().find(|link| usize::from(link.link) == index);
     let egress = &engine.egress;
-    let mut counters: Vec<(String, u64)> = vec![
-        ("tx_frames".into(), egress.tx_frames.iter().sum()),
-        ("tx_bytes".into(), egress.tx_bytes.iter().sum()),
-    ];
+    let mut counters: Vec<(String, u64)> =
+        vec![("tx_frames".into(), egress.tx_frames.iter().sum()), ("tx_bytes".into(), egress.tx_bytes.iter().sum())];
     for class in Class::ALL {
         counters.push((format!("tx_{}_frames", class.name()), egress.tx_frames[class.index()]));
         counters.push((format!("tx_{}_bytes", class.name()), egress.tx_bytes[class.index()]));

@@ -6,7 +6,7 @@ mod netns;
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use florelay_dataplane::attach::{AttachError, Attachment, Mode, OBJECT, ensure_bpffs};
 use florelay_wire::maps::{STEER_TO_KERNEL, SteerKey, SteerValue};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-
-use netns::{A, B, Net, enter, in_netns, may_run, unique};
+use netns::{A, B, Net, enter, in_netns, may_run, unique, xsk};
 
 /// The link's port in these tests.
 const PORT: u16 = 6635;
@@ -34,51 +32,25 @@ const MALFORMED: &[u8] = b"\x00\x06\x40\x40";
 
 fn entry(address: &str, flags: u16) -> (SteerKey, SteerValue) {
     let address: IpAddr = address.parse().expect("an address");
-    (
-        SteerKey {
-            vlan: 0,
-            port: PORT,
-            address,
-        },
-        SteerValue { link: 0, flags },
-    )
+    (SteerKey { vlan: 0, port: PORT, address }, SteerValue { link: 0, flags })
 }
 
 fn counter(attachment: &Attachment, name: &str) -> u64 {
     let counters = attachment.counters().expect("the counters are readable");
-    counters
-        .iter()
-        .find(|(known, _)| *known == name)
-        .unwrap_or_else(|| panic!("no counter {name}"))
-        .1
+    counters.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no counter {name}")).1
 }
 
 /// A kernel socket in namespace a.
 fn socket(address: &str, port: u16) -> UdpSocket {
-    let socket = UdpSocket::bind(SocketAddr::new(address.parse().expect("an address"), port))
-        .expect("the port is free");
+    let socket =
+        UdpSocket::bind(SocketAddr::new(address.parse().expect("an address"), port)).expect("the port is free");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     socket
-        .set_read_timeout(Some(PATIENCE))
-        .expect("a timeout can be set");
-    socket
-}
-
-/// An AF_XDP socket that is not bound to a queue.
-fn xsk() -> OwnedFd {
-    rustix::net::socket_with(
-        AddressFamily::XDP,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .expect("the kernel has AF_XDP")
 }
 
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 2048];
-    let (length, _) = socket
-        .recv_from(&mut buffer)
-        .expect("the kernel's socket gets the datagram");
+    let (length, _) = socket.recv_from(&mut buffer).expect("the kernel's socket gets the datagram");
     buffer[..length].to_vec()
 }
 
@@ -148,11 +120,7 @@ fn verdicts(net: &Net, mode: Mode, local: &str, remote: &str) {
 
     // Ours, but nobody took the queue; the malformed and the good frame share a queue, so the good one comes after.
     send_from_b(net, local, PORT, &[MALFORMED, LINK_FRAME]);
-    assert_eq!(
-        receive(&ours),
-        LINK_FRAME,
-        "the malformed frame was dropped"
-    );
+    assert_eq!(receive(&ours), LINK_FRAME, "the malformed frame was dropped");
     assert_eq!(counter(&attachment, "drop_malformed"), 1);
     assert_eq!(counter(&attachment, "pass_no_socket"), 1);
     attachment.drain_log();
@@ -163,9 +131,7 @@ fn verdicts(net: &Net, mode: Mode, local: &str, remote: &str) {
     assert_eq!(counter(&attachment, "drop_malformed"), 1);
 
     // The socket rung: even malformed frames are the kernel's.
-    attachment
-        .set_steering(&[entry(local, STEER_TO_KERNEL)])
-        .expect("steers");
+    attachment.set_steering(&[entry(local, STEER_TO_KERNEL)]).expect("steers");
     send_from_b(net, local, PORT, &[MALFORMED]);
     assert_eq!(receive(&ours), MALFORMED);
     assert_eq!(counter(&attachment, "pass_no_socket"), 2);
@@ -176,10 +142,7 @@ fn verdicts(net: &Net, mode: Mode, local: &str, remote: &str) {
     assert_eq!(counter(&attachment, "pass_no_socket"), 2);
     assert_eq!(counter(&attachment, "steered"), 0);
 
-    assert!(
-        net.ping(&net.b, local) && net.ping(&net.a, remote),
-        "ICMP and ARP or ND pass"
-    );
+    assert!(net.ping(&net.b, local) && net.ping(&net.a, remote), "ICMP and ARP or ND pass");
     attachment.detach().expect("detaches");
     assert!(!node.pins().exists(), "no pin is left");
     assert!(!shows_xdp(net), "no program is left");
@@ -193,59 +156,42 @@ fn a_registered_socket_takes_its_queue_and_gives_it_back_when_it_closes() {
     let net = Net::new();
     in_netns(&net.a, || {
         let node = Node::new();
-        let mut attachment =
-            Attachment::attach("va", &node.0, Mode::Native, OBJECT).expect("attaches");
+        let mut attachment = Attachment::attach("va", &node.0, Mode::Native, OBJECT).expect("attaches");
         let ours = socket(A, PORT);
         let other = socket(A, OTHER_PORT);
         attachment.set_steering(&[entry(A, 0)]).expect("steers");
         // Not bound to the queue: the kernel drops what is redirected to it, which is all that is looked at here.
         let xsk = xsk();
-        attachment
-            .register_socket(0, xsk.as_fd())
-            .expect("registers");
+        attachment.register_socket(0, xsk.as_fd()).expect("registers");
 
         send_from_b(&net, A, PORT, &[LINK_FRAME]);
         send_from_b(&net, A, OTHER_PORT, &[b"later"]);
         assert_eq!(receive(&other), b"later", "other traffic does not care");
         assert_eq!(counter(&attachment, "steered"), 1);
         ours.set_nonblocking(true).expect("can be set");
-        let stolen = ours
-            .recv(&mut [0; 64])
-            .expect_err("a steered frame is not the kernel's");
+        let stolen = ours.recv(&mut [0; 64]).expect_err("a steered frame is not the kernel's");
         assert_eq!(stolen.kind(), ErrorKind::WouldBlock);
         ours.set_nonblocking(false).expect("can be set");
 
         // As when the process dies. Other tests start processes meanwhile, which hold the descriptor until they have
         // executed; so the socket may live a moment longer.
         drop(xsk);
-        ours.set_read_timeout(Some(Duration::from_millis(100)))
-            .expect("can be set");
+        ours.set_read_timeout(Some(Duration::from_millis(100))).expect("can be set");
         let deadline = Instant::now() + PATIENCE;
         let mut buffer = [0; 64];
         let length = loop {
             send_from_b(&net, A, PORT, &[LINK_FRAME]);
             match ours.recv(&mut buffer) {
                 Ok(length) => break length,
-                Err(error) => assert!(
-                    Instant::now() < deadline,
-                    "the kernel's socket gets the datagram: {error}"
-                ),
+                Err(error) => assert!(Instant::now() < deadline, "the kernel's socket gets the datagram: {error}"),
             }
         };
         assert_eq!(buffer[..length], *LINK_FRAME);
         assert_eq!(counter(&attachment, "pass_no_socket"), 1);
 
-        assert!(matches!(
-            attachment.register_socket(1 << 20, ours.as_fd()),
-            Err(AttachError::Map { .. })
-        ));
-        assert!(matches!(
-            attachment.register_socket(0, ours.as_fd()),
-            Err(AttachError::Map { .. })
-        ));
-        attachment
-            .unregister_socket(0)
-            .expect("an empty queue is no error");
+        assert!(matches!(attachment.register_socket(1 << 20, ours.as_fd()), Err(AttachError::Map { .. })));
+        assert!(matches!(attachment.register_socket(0, ours.as_fd()), Err(AttachError::Map { .. })));
+        attachment.unregister_socket(0).expect("an empty queue is no error");
         attachment.detach().expect("detaches");
     });
 }
@@ -260,52 +206,29 @@ fn whatever_runs_already_is_never_replaced_unless_it_is_our_own_and_its_process_
         let (node, rival) = (Node::new(), Node::new());
         let held = Attachment::attach("va", &node.0, Mode::Generic, OBJECT).expect("attaches");
 
-        let error = Attachment::attach("va", &node.0, Mode::Generic, OBJECT)
-            .err()
-            .expect("the same node, still alive");
+        let error = Attachment::attach("va", &node.0, Mode::Generic, OBJECT).err().expect("the same node, still alive");
         assert!(matches!(error, AttachError::InUse { .. }), "{error}");
-        let error = Attachment::attach("va", &rival.0, Mode::Generic, OBJECT)
-            .err()
-            .expect("another node");
-        let AttachError::Foreign {
-            program, id, owner, ..
-        } = &error
-        else {
-            panic!("{error}")
-        };
-        assert_eq!(
-            (program.as_str(), *id),
-            ("florelay_steer", held.program_id())
-        );
+        let error = Attachment::attach("va", &rival.0, Mode::Generic, OBJECT).err().expect("another node");
+        let AttachError::Foreign { program, id, owner, .. } = &error else { panic!("{error}") };
+        assert_eq!((program.as_str(), *id), ("florelay_steer", held.program_id()));
         assert!(owner.contains(&node.0), "the error names the node: {error}");
         assert!(!rival.pins().exists(), "the refused node leaves nothing");
         held.detach().expect("detaches");
 
         // The same without a pin: nobody of ours.
         let mut ebpf = aya::Ebpf::load(OBJECT).expect("loads");
-        let program: &mut aya::programs::Xdp = ebpf
-            .program_mut("florelay_steer")
-            .expect("is there")
-            .try_into()
-            .expect("is XDP");
+        let program: &mut aya::programs::Xdp =
+            ebpf.program_mut("florelay_steer").expect("is there").try_into().expect("is XDP");
         program.load().expect("the verifier accepts it");
-        program
-            .attach("va", aya::programs::XdpMode::Skb)
-            .expect("attaches");
-        let error = Attachment::attach("va", &node.0, Mode::Native, OBJECT)
-            .err()
-            .expect("a foreign program");
+        program.attach("va", aya::programs::XdpMode::Skb).expect("attaches");
+        let error = Attachment::attach("va", &node.0, Mode::Native, OBJECT).err().expect("a foreign program");
         assert!(matches!(error, AttachError::Foreign { .. }), "{error}");
         assert!(shows_xdp(&net), "it still runs");
         assert!(!node.pins().exists());
 
-        let error = Attachment::attach("no-such-if", &node.0, Mode::Native, OBJECT)
-            .err()
-            .expect("no interface");
+        let error = Attachment::attach("no-such-if", &node.0, Mode::Native, OBJECT).err().expect("no interface");
         assert!(matches!(error, AttachError::NoInterface { .. }), "{error}");
-        let error = Attachment::attach("va", &node.0, Mode::Native, &[])
-            .err()
-            .expect("an empty object");
+        let error = Attachment::attach("va", &node.0, Mode::Native, &[]).err().expect("an empty object");
         assert!(error.to_string().contains("cargo xtask setup"), "{error}");
     });
 }
@@ -316,21 +239,13 @@ fn helper_process() {
     let Ok(order) = std::env::var(CHILD_ENV) else {
         return;
     };
-    let [ns, node, mode] = order.split(' ').collect::<Vec<_>>()[..] else {
-        panic!("{CHILD_ENV}={order}")
-    };
+    let [ns, node, mode] = order.split(' ').collect::<Vec<_>>()[..] else { panic!("{CHILD_ENV}={order}") };
     enter(ns);
-    let mode = if mode == "native" {
-        Mode::Native
-    } else {
-        Mode::Generic
-    };
+    let mode = if mode == "native" { Mode::Native } else { Mode::Generic };
     let mut attachment = Attachment::attach("va", node, mode, OBJECT).expect("attaches");
     attachment.set_steering(&[entry(A, 0)]).expect("steers");
     let xsk = xsk();
-    attachment
-        .register_socket(0, xsk.as_fd())
-        .expect("registers");
+    attachment.register_socket(0, xsk.as_fd()).expect("registers");
     println!("\nattached {}", attachment.program_id());
     // Ends with the pipe if the parent dies first.
     let _ = std::io::stdin().read_line(&mut String::new());
@@ -368,8 +283,7 @@ impl Victim {
 }
 
 #[test]
-fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_without_a_lost_datagram()
- {
+fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_without_a_lost_datagram() {
     if !may_run("attach: takeover") {
         return;
     }
@@ -383,11 +297,7 @@ fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_w
         // The dead process had steered this port into its socket.
         let ours = socket(A, PORT);
         send_from_b(&net, A, PORT, &[LINK_FRAME]);
-        assert_eq!(
-            receive(&ours),
-            LINK_FRAME,
-            "link frames fall back to the kernel"
-        );
+        assert_eq!(receive(&ours), LINK_FRAME, "link frames fall back to the kernel");
 
         let echo = socket(A, OTHER_PORT);
         let done = AtomicBool::new(false);
@@ -407,9 +317,7 @@ fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_w
                 enter(&net.b);
                 let socket = UdpSocket::bind((B, 0)).expect("a port is free");
                 socket.connect((A, OTHER_PORT)).expect("connects");
-                socket
-                    .set_read_timeout(Some(PATIENCE))
-                    .expect("a timeout can be set");
+                socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
                 let mut rounds = 0_u32;
                 while !done.load(Ordering::Relaxed) {
                     socket.send(&rounds.to_be_bytes()).expect("b sends");
@@ -422,28 +330,17 @@ fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_w
                 socket.send(b"end").expect("b sends");
                 rounds
             });
-            first_reply
-                .recv_timeout(PATIENCE)
-                .expect("traffic flows before the takeover");
-            let attachment =
-                Attachment::attach("va", &node.0, Mode::Native, OBJECT).expect("takes over");
+            first_reply.recv_timeout(PATIENCE).expect("traffic flows before the takeover");
+            let attachment = Attachment::attach("va", &node.0, Mode::Native, OBJECT).expect("takes over");
             while first_reply.try_recv().is_ok() {}
-            first_reply
-                .recv_timeout(PATIENCE)
-                .expect("traffic flows after the takeover");
+            first_reply.recv_timeout(PATIENCE).expect("traffic flows after the takeover");
             done.store(true, Ordering::Relaxed);
             assert!(client.join().expect("nothing was lost") > 1);
             attachment
         });
-        assert!(
-            attachment.took_over(),
-            "the link was updated, not made anew"
-        );
+        assert!(attachment.took_over(), "the link was updated, not made anew");
         assert_ne!(attachment.program_id(), old);
-        assert!(
-            counter(&attachment, "pass_not_ours") > 0,
-            "the new program is the one that runs"
-        );
+        assert!(counter(&attachment, "pass_not_ours") > 0, "the new program is the one that runs");
         attachment.detach().expect("detaches");
         assert!(!shows_xdp(&net) && !node.pins().exists());
 
@@ -451,18 +348,14 @@ fn a_killed_process_leaves_ordinary_traffic_alone_and_its_successor_takes_over_w
         Victim::start(&net, &node.0, "generic").kill();
         let attachment = Attachment::attach("va", &node.0, Mode::Native, OBJECT).expect("replaces");
         assert!(!attachment.took_over());
-        assert!(
-            net.ip(&net.a, "link show dev va").contains(" xdp "),
-            "natively, not ` xdpgeneric `"
-        );
+        assert!(net.ip(&net.a, "link show dev va").contains(" xdp "), "natively, not ` xdpgeneric `");
         attachment.detach().expect("detaches");
 
         // The interface is gone and made again: the pinned link leads nowhere.
         Victim::start(&net, &node.0, "generic").kill();
         net.ip(&net.a, "link del va");
         net.ip(&net.a, "link add va type veth peer name vc");
-        let attachment =
-            Attachment::attach("va", &node.0, Mode::Generic, OBJECT).expect("starts afresh");
+        let attachment = Attachment::attach("va", &node.0, Mode::Generic, OBJECT).expect("starts afresh");
         assert!(!attachment.took_over());
         attachment.detach().expect("detaches");
         assert!(!node.pins().exists());
@@ -477,11 +370,5 @@ fn a_bpffs_is_there_after_it_was_asked_for() {
     ensure_bpffs().expect("root may mount it");
     ensure_bpffs().expect("a second time changes nothing");
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("procfs");
-    assert_eq!(
-        mounts
-            .lines()
-            .filter(|line| line.contains(" /sys/fs/bpf bpf "))
-            .count(),
-        1
-    );
+    assert_eq!(mounts.lines().filter(|line| line.contains(" /sys/fs/bpf bpf ")).count(), 1);
 }

@@ -35,19 +35,9 @@ impl Followed {
     }
 
     /// `bind` is where the socket is bound, for links whose local address is not there yet.
-    fn start_with(
-        interface: &str,
-        local: &str,
-        remote: &str,
-        bind: &str,
-        options: Options,
-    ) -> Self {
+    fn start_with(interface: &str, local: &str, remote: &str, bind: &str, options: Options) -> Self {
         let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let spec = LinkSpec {
-            interface: interface.to_owned(),
-            local: parse(local),
-            remote: parse(remote),
-        };
+        let spec = LinkSpec { interface: interface.to_owned(), local: parse(local), remote: parse(remote) };
         let socket = UdpSocket::bind((parse(bind), PORT)).expect("the port is free");
         let remote = spec.remote;
         let (sender, published) = mpsc::channel();
@@ -64,20 +54,14 @@ impl Followed {
                 let _ = socket.send_to(b"", (remote, PORT));
             },
         );
-        Self {
-            follower: follower.expect("the follower starts"),
-            published,
-        }
+        Self { follower: follower.expect("the follower starts"), published }
     }
 
     /// The first published next hop that is as wanted; each one in between is a true state, too.
     fn wait(&self, what: &str, wanted: impl Fn(&Published) -> bool) -> Published {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
-        while let Ok(next) = self
-            .published
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
+        while let Ok(next) = self.published.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if wanted(&next) {
                 return next;
             }
@@ -87,37 +71,24 @@ impl Followed {
     }
 
     fn wait_hop(&self, what: &str, wanted: impl Fn(&NextHop) -> bool) -> NextHop {
-        self.wait(what, |next| next.as_ref().is_ok_and(&wanted))
-            .expect("was checked")
+        self.wait(what, |next| next.as_ref().is_ok_and(&wanted)).expect("was checked")
     }
 
     fn wait_reason(&self, reason: &str) {
-        let _ = self.wait(reason, |next| {
-            next.as_ref().is_err_and(|text| text.contains(reason))
-        });
+        let _ = self.wait(reason, |next| next.as_ref().is_err_and(|text| text.contains(reason)));
     }
 }
 
 fn mac_of(net: &Net, ns: &str, device: &str) -> MacAddr {
     let text = net.run_in(ns, "busybox", &["ip", "link", "show", "dev", device]);
-    let mut words = text
-        .split_whitespace()
-        .skip_while(|word| *word != "link/ether")
-        .skip(1);
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether").skip(1);
     let mut bytes = words.next().expect("it is Ethernet").split(':');
-    MacAddr(std::array::from_fn(|_| {
-        u8::from_str_radix(bytes.next().expect("six bytes"), 16).expect("hexadecimal")
-    }))
+    MacAddr(std::array::from_fn(|_| u8::from_str_radix(bytes.next().expect("six bytes"), 16).expect("hexadecimal")))
 }
 
 fn ifindex(net: &Net, ns: &str, device: &str) -> u32 {
     let text = net.ip(ns, &format!("-o link show dev {device}"));
-    text.split(':')
-        .next()
-        .expect("a number")
-        .trim()
-        .parse()
-        .expect("a number")
+    text.split(':').next().expect("a number").trim().parse().expect("a number")
 }
 
 /// A net whose end b has a MAC that the tests know.
@@ -208,10 +179,7 @@ fn a_stale_entry_is_used_and_confirmed_by_provoking() {
     let net = net();
     in_netns(&net.a, || {
         // A stale entry with a MAC that is not b's any more: it is used, then disproved.
-        net.ip(
-            &net.a,
-            &format!("neigh replace {B} lladdr {OTHER_MAC} dev va nud stale"),
-        );
+        net.ip(&net.a, &format!("neigh replace {B} lladdr {OTHER_MAC} dev va nud stale"));
         net.sysctl(&net.a, "net/ipv4/neigh/va/delay_first_probe_time", "1");
         let link = Followed::start("va", A, B);
         link.wait_hop("the stale entry", |hop| hop.dst_mac == OTHER_MAC);
@@ -253,13 +221,7 @@ fn an_address_that_comes_and_goes_is_followed_and_others_do_not_matter() {
     }
     let net = net();
     in_netns(&net.a, || {
-        let link = Followed::start_with(
-            "va",
-            "10.78.0.1",
-            "10.78.0.2",
-            "0.0.0.0",
-            Options::default(),
-        );
+        let link = Followed::start_with("va", "10.78.0.1", "10.78.0.2", "0.0.0.0", Options::default());
         link.wait_reason("no interface has the local address 10.78.0.1");
         net.ip(&net.b, "addr add 10.78.0.2/24 dev vb");
         net.ip(&net.a, "addr add 10.78.0.1/24 dev va");
@@ -280,20 +242,14 @@ fn a_vlan_interface_is_reported_as_its_parent_and_tag() {
     let net = net();
     in_netns(&net.a, || {
         for (ns, device, address) in [(&net.a, "va", "10.79.0.1"), (&net.b, "vb", "10.79.0.2")] {
-            net.ip(
-                ns,
-                &format!("link add link {device} name {device}.100 type vlan id 100"),
-            );
+            net.ip(ns, &format!("link add link {device} name {device}.100 type vlan id 100"));
             net.ip(ns, &format!("addr add {address}/24 dev {device}.100"));
             net.ip(ns, &format!("link set {device}.100 up"));
         }
         let link = Followed::start("va.100", "10.79.0.1", "10.79.0.2");
         let hop = link.wait_hop("resolved over the VLAN", |_| true);
         let parent = ifindex(&net, &net.a, "va");
-        assert_eq!(
-            (hop.ifindex, &*hop.interface, hop.vlan, hop.dst_mac),
-            (parent, "va", Some(100), B_MAC)
-        );
+        assert_eq!((hop.ifindex, &*hop.interface, hop.vlan, hop.dst_mac), (parent, "va", Some(100), B_MAC));
         net.ip(&net.a, "link del va.100");
         link.wait_reason("interface va.100 does not exist");
     });
@@ -306,10 +262,7 @@ fn a_flood_of_notifications_ends_in_the_right_state() {
     }
     let net = net();
     in_netns(&net.a, || {
-        let options = Options {
-            rx_buffer_bytes: 2048,
-            ..Options::default()
-        };
+        let options = Options { rx_buffer_bytes: 2048, ..Options::default() };
         let link = Followed::start_with("va", A, "192.0.2.7", A, options);
         // Many more routes than the buffer holds, in one go, and the one that matters in the middle.
         let mut batch = String::new();
@@ -318,10 +271,7 @@ fn a_flood_of_notifications_ends_in_the_right_state() {
                 batch.push_str(&format!("route add 192.0.2.0/24 via {B} dev va\n"));
             }
             let [_, high, middle, low] = number.to_be_bytes();
-            batch.push_str(&format!(
-                "route add 172.{}.{middle}.{low}/32 via {B} dev va\n",
-                16 + high
-            ));
+            batch.push_str(&format!("route add 172.{}.{middle}.{low}/32 via {B} dev va\n", 16 + high));
         }
         let file = std::env::temp_dir().join(format!("{}-routes", net.a));
         std::fs::write(&file, batch).expect("can be written");

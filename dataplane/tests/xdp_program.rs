@@ -14,13 +14,12 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use florelay_dataplane::attach::OBJECT;
 use florelay_wire::eth::MacAddr;
 use florelay_wire::maps::{
-    OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_TO_KERNEL, STEER_VALUE_BYTES,
-    SteerKey, SteerValue, XSK_MAP,
+    OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_TO_KERNEL, STEER_VALUE_BYTES, SteerKey,
+    SteerValue, XSK_MAP,
 };
 use florelay_wire::outer::{NextHop, OuterTemplate};
 use florelay_wire::{link, outer};
-use netns::may_run;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use netns::{may_run, xsk};
 
 /// linux/bpf.h, `enum xdp_action`.
 const XDP_DROP: u32 = 1;
@@ -34,8 +33,7 @@ const V6: [&str; 2] = ["fd00::1", "fd00::2"];
 const MIN_FRAME: usize = 14;
 
 /// LSEs 100 and 200, then a control word of zeros or an associated channel with an alarm, or link-scope liveness.
-const PATH: &[u8] =
-    b"\x00\x06\x40\x40\x00\x0c\x81\x40\x00\x00\x00\x00and a payload that is longer than any header";
+const PATH: &[u8] = b"\x00\x06\x40\x40\x00\x0c\x81\x40\x00\x00\x00\x00and a payload that is longer than any header";
 const CHANNEL: &[u8] = b"\x00\x06\x40\x40\x00\x0c\x81\x40\x10\x00\x7f\xf9alarm";
 const LIVENESS: &[u8] = b"\x00\x00\xd1\x01\x10\x00\x7f\xf8liveness";
 
@@ -48,41 +46,21 @@ impl Loaded {
     fn new() -> Self {
         let mut ebpf = Ebpf::load(OBJECT).expect("loads");
         program(&mut ebpf).load().expect("the verifier accepts it");
-        let xsk = rustix::net::socket_with(
-            AddressFamily::XDP,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("the kernel has AF_XDP");
+        let xsk = xsk();
         // The test run's context is queue 0 of lo.
-        let mut sockets =
-            XskMap::try_from(ebpf.map_mut(XSK_MAP).expect("is there")).expect("is an XSKMAP");
+        let mut sockets = XskMap::try_from(ebpf.map_mut(XSK_MAP).expect("is there")).expect("is an XSKMAP");
         sockets.set(0, xsk.as_raw_fd(), 0).expect("can be set");
         let mut loaded = Self { ebpf, _xsk: xsk };
-        for (address, vlan, flags) in [
-            (V4[0], 0, 0),
-            (V6[0], 0, 0),
-            (V4[0], 100, 0),
-            (V6[0], 100, 0),
-            (V4[0], 200, STEER_TO_KERNEL),
-        ] {
-            let key = SteerKey {
-                vlan,
-                port: PORT,
-                address: ip(address),
-            };
-            loaded
-                .steer()
-                .insert(key.to_bytes(), SteerValue { link: 0, flags }.to_bytes(), 0)
-                .expect("can be set");
+        for (address, vlan, flags) in
+            [(V4[0], 0, 0), (V6[0], 0, 0), (V4[0], 100, 0), (V6[0], 100, 0), (V4[0], 200, STEER_TO_KERNEL)]
+        {
+            let key = SteerKey { vlan, port: PORT, address: ip(address) };
+            loaded.steer().insert(key.to_bytes(), SteerValue { link: 0, flags }.to_bytes(), 0).expect("can be set");
         }
         loaded
     }
 
-    fn steer(
-        &mut self,
-    ) -> HashMap<&mut aya::maps::MapData, [u8; STEER_KEY_BYTES], [u8; STEER_VALUE_BYTES]> {
+    fn steer(&mut self) -> HashMap<&mut aya::maps::MapData, [u8; STEER_KEY_BYTES], [u8; STEER_VALUE_BYTES]> {
         HashMap::try_from(self.ebpf.map_mut(STEER_MAP).expect("is there")).expect("is a hash map")
     }
 
@@ -96,14 +74,8 @@ impl Loaded {
     }
 
     fn run(&mut self, frame: &[u8]) -> u32 {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::new()
-        };
-        program(&mut self.ebpf)
-            .test_run(options)
-            .expect("the kernel runs it")
-            .return_value
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        program(&mut self.ebpf).test_run(options).expect("the kernel runs it").return_value
     }
 
     /// What the program should do, from the same parser and the same table.
@@ -112,11 +84,7 @@ impl Loaded {
             Ok(outer) => outer,
             Err(error) => return Outcome::of_outer(error),
         };
-        let key = SteerKey {
-            vlan: outer.vlan.unwrap_or(0),
-            port: outer.dst_port,
-            address: outer.dst,
-        };
+        let key = SteerKey { vlan: outer.vlan.unwrap_or(0), port: outer.dst_port, address: outer.dst };
         let Ok(value) = self.steer().get(&key.to_bytes(), 0) else {
             return Outcome::PassNotOurs;
         };
@@ -127,11 +95,7 @@ impl Loaded {
         if SteerValue::from_bytes(&value).flags & STEER_TO_KERNEL != 0 {
             return Outcome::PassNoSocket;
         }
-        if link::parse(payload).is_err() {
-            Outcome::DropMalformed
-        } else {
-            Outcome::Steered
-        }
+        if link::parse(payload).is_err() { Outcome::DropMalformed } else { Outcome::Steered }
     }
 
     /// Runs the frame in the kernel and compares; gives the outcome.
@@ -141,10 +105,7 @@ impl Loaded {
         let action = self.run(frame);
         let mut after = self.counters();
         after[expected as usize] -= 1;
-        assert_eq!(
-            after, before,
-            "the outcome is not {expected:?} (or not only): {frame:02x?}"
-        );
+        assert_eq!(after, before, "the outcome is not {expected:?} (or not only): {frame:02x?}");
         let expected_action = match expected {
             Outcome::Steered => XDP_REDIRECT,
             Outcome::DropMalformed => XDP_DROP,
@@ -156,10 +117,7 @@ impl Loaded {
 }
 
 fn program(ebpf: &mut Ebpf) -> &mut Xdp {
-    ebpf.program_mut(PROGRAM)
-        .expect("is there")
-        .try_into()
-        .expect("is XDP")
+    ebpf.program_mut(PROGRAM).expect("is there").try_into().expect("is XDP")
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -176,9 +134,7 @@ fn frame([local, remote]: [&str; 2], vlan: Option<u16>, payload: &[u8]) -> Vec<u
     })
     .expect("a valid next hop");
     let mut frame = vec![0; template.header_len()];
-    template
-        .write(&mut frame, payload, 0, 7)
-        .expect("there is room");
+    template.write(&mut frame, payload, 0, 7).expect("there is room");
     frame.extend_from_slice(payload);
     frame
 }
@@ -191,41 +147,17 @@ fn good_frames_are_steered_or_passed_as_the_table_says() {
     let mut loaded = Loaded::new();
     for family in [V4, V6] {
         for payload in [PATH, CHANNEL, LIVENESS] {
-            assert_eq!(
-                loaded.check(&frame(family, None, payload)),
-                Outcome::Steered
-            );
-            assert_eq!(
-                loaded.check(&frame(family, Some(100), payload)),
-                Outcome::Steered
-            );
-            assert_eq!(
-                loaded.check(&frame(family, Some(101), payload)),
-                Outcome::PassNotOurs
-            );
+            assert_eq!(loaded.check(&frame(family, None, payload)), Outcome::Steered);
+            assert_eq!(loaded.check(&frame(family, Some(100), payload)), Outcome::Steered);
+            assert_eq!(loaded.check(&frame(family, Some(101), payload)), Outcome::PassNotOurs);
         }
-        assert_eq!(
-            loaded.check(&frame(family, None, b"")),
-            Outcome::PassNotOurs
-        );
-        assert_eq!(
-            loaded.check(&frame(family, None, b"?")),
-            Outcome::DropMalformed
-        );
+        assert_eq!(loaded.check(&frame(family, None, b"")), Outcome::PassNotOurs);
+        assert_eq!(loaded.check(&frame(family, None, b"?")), Outcome::DropMalformed);
     }
-    assert_eq!(
-        loaded.check(&frame(V4, Some(200), PATH)),
-        Outcome::PassNoSocket
-    );
-    assert_eq!(
-        loaded.check(&frame(V6, Some(200), PATH)),
-        Outcome::PassNotOurs
-    );
+    assert_eq!(loaded.check(&frame(V4, Some(200), PATH)), Outcome::PassNoSocket);
+    assert_eq!(loaded.check(&frame(V6, Some(200), PATH)), Outcome::PassNotOurs);
     // Another address of the host: links are bound to one.
-    assert_eq!(
-        loaded.check(&frame(["10.0.0.9", "10.0.0.2"], None, PATH)),
-        Outcome::PassNotOurs
-    );
+    assert_eq!(loaded.check(&frame(["10.0.0.9", "10.0.0.2"], None, PATH)), Outcome::PassNotOurs);
     // Ethernet pads short frames behind the datagram.
     let mut padded = frame(V4, None, &LIVENESS[..8]);
     padded.resize(60, 0xff);
@@ -258,8 +190,5 @@ fn every_byte_changed_and_every_truncation_gives_the_verdict_of_the_parser() {
             }
         }
     }
-    assert!(
-        seen.iter().all(|count| *count > 0),
-        "every outcome was reached: {seen:?}"
-    );
+    assert!(seen.iter().all(|count| *count > 0), "every outcome was reached: {seen:?}");
 }

@@ -1,1 +1,105 @@
-//! x
+//! The command line: reads the arguments, does the verb, says what went wrong, ends with a code that scripts can use.
+//!
+//! [`args`] is what can be said; one module per group of verbs does it. All but `check`, `pki` and the internal verbs are
+//! clients of the control process ([`client`]).
+
+pub mod args;
+mod client;
+mod command;
+mod local;
+mod report;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::process::ExitCode;
+
+use args::{Cli, LinkVerb, Verb};
+use florelay_dataplane::ipc::RequestBody;
+
+/// Refused or failed.
+pub const EXIT_FAILED: u8 = 1;
+/// Nobody there; EX_UNAVAILABLE of sysexits.h.
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// An error inside florelay; EX_SOFTWARE.
+pub const EXIT_INTERNAL: u8 = 70;
+/// Configuration refused; EX_CONFIG.
+pub const EXIT_CONFIG: u8 = 78;
+/// Interrupted by Ctrl-C: 128 + SIGINT, as shells have it.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// An error with its own exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Exit {
+    code: u8,
+    message: String,
+}
+
+impl Exit {
+    fn failed(message: impl Into<String>) -> anyhow::Error {
+        Self { code: EXIT_FAILED, message: message.into() }.into()
+    }
+
+    fn unavailable(message: impl Into<String>) -> anyhow::Error {
+        Self { code: EXIT_UNAVAILABLE, message: message.into() }.into()
+    }
+}
+
+/// Does what the arguments say.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("florelay: {error:#}");
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(exit) = error.downcast_ref::<Exit>() {
+        exit.code
+    } else if error.is::<crate::config::Refusal>() {
+        EXIT_CONFIG
+    } else if error.is::<crate::pki::PkiError>()
+        || error.is::<crate::process::server::ListenError>()
+        || error.is::<florelay_dataplane::supervisor::SupervisorError>()
+        || error.is::<florelay_dataplane::supervisor::DataplaneError>()
+    {
+        EXIT_FAILED
+    } else {
+        EXIT_INTERNAL
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Check { config, json } => local::check(&config, json),
+        Verb::Up { config } => local::up(&config),
+        Verb::Dataplane => crate::seam::dataplane().map(|()| ExitCode::SUCCESS),
+        Verb::Control(args) => local::control(args),
+        Verb::Pki(verb) => local::pki(verb),
+        Verb::Send { file, to, priority, id, name, json, target } => {
+            let order = transfer::Order { file, to, priority, id, name };
+            transfer::send(&target, order, json)
+        }
+        Verb::Watch { id, json, target } => transfer::watch(&target, id, json),
+        Verb::Cancel { id, target } => command::done(&target, RequestBody::Cancel { id: id.as_u128() }),
+        Verb::Status { json, target } => command::status(&target, json),
+        Verb::Link(LinkVerb::Set { name, rate, burst, target }) => {
+            command::done(&target, RequestBody::SetRate { link: name, rate_bps: rate.0, burst_bytes: burst })
+        }
+        Verb::Link(LinkVerb::Up { name, target }) => {
+            command::done(&target, RequestBody::SetAdmin { link: name, up: true })
+        }
+        Verb::Link(LinkVerb::Down { name, target }) => {
+            command::done(&target, RequestBody::SetAdmin { link: name, up: false })
+        }
+        Verb::C2 { to, count, interval, message, json, target } => {
+            command::c2(&target, &command::Series { to, count, interval, message }, json)
+        }
+        Verb::Trace { node, json, target } => command::trace(&target, &node, json),
+    }
+}

@@ -126,7 +126,7 @@ pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
 }
 
 /// A hint that names the near candidate, or all of them.
-pub(super) fn did_you_mean<'c>(word: &str, what: &str, candidates: &[&'c str]) -> String {
+pub(super) fn did_you_mean(word: &str, what: &str, candidates: &[&str]) -> String {
     match (nearest(word, candidates.iter().copied()), candidates) {
         (Some(near), _) => format!("did you mean \"{near}\"?"),
         (None, []) => format!("no {what} is defined"),

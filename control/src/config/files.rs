@@ -43,8 +43,8 @@ pub(super) fn resolve(source: &Source<'_>, path: &Path) -> PathBuf {
 
 /// Checks certificate, key and trust against each other and against the node's name.
 pub(super) fn identity(source: &mut Source<'_>, id: &Identity<'_>, now: SystemTime) {
-    let chain = pem_file(source, id.certificate, |pem| certificate::chain(pem));
-    let trust = pem_file(source, id.trust, |pem| certificate::chain(pem));
+    let chain = pem_file(source, id.certificate, certificate::chain);
+    let trust = pem_file(source, id.trust, certificate::chain);
     let key = secret_file(source, id.key).and_then(|pem| {
         certificate::private_key(&pem).map_err(|e| id.key.error(source, e.to_string(), issue_hint(id))).ok()
     });

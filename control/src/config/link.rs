@@ -94,7 +94,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
             local: local.as_ref()?.value,
             remote: remote?.value,
             mtu: mtu.as_ref()?.value,
-            extra_overhead: u16::try_from(overhead).ok()?,
+            extra_overhead: overhead,
             rate_bps: rate?.value,
             burst_bytes: burst?,
             control_percent: u8::try_from(share).ok()?,
@@ -185,7 +185,9 @@ fn address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
 }
 
 fn addresses(source: &mut Source<'_>, local: Option<&Field<SocketAddr>>, remote: Option<&Field<SocketAddr>>) {
-    let (Some(local), Some(remote)) = (local, remote) else { return };
+    let (Some(local), Some(remote)) = (local, remote) else {
+        return;
+    };
     let family = |a: &SocketAddr| if a.is_ipv4() { "IPv4" } else { "IPv6" };
     if local.value.is_ipv4() != remote.value.is_ipv4() {
         let (l, r) = (family(&local.value), family(&remote.value));
@@ -273,7 +275,11 @@ pub(super) fn check_together(source: &mut Source<'_>, links: &[LinkDraft], worke
             && let Some(first) = earlier.iter().filter_map(|l| l.name.as_ref()).find(|n| n.value == name.value)
         {
             let (line, _) = source.position(first.span.start);
-            name.error(source, format!("link \"{}\" is defined already, in line {line}", name.value), "rename one of them");
+            name.error(
+                source,
+                format!("link \"{}\" is defined already, in line {line}", name.value),
+                "rename one of them",
+            );
         }
         if let Some(local) = &link.local
             && let Some(first) = earlier.iter().filter_map(|l| l.local.as_ref()).find(|l| l.value == local.value)
@@ -309,4 +315,3 @@ pub(super) fn find<'l>(
     name.error(source, format!("there is no link \"{}\"", name.value), hint);
     None
 }
-

@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 use florelay_dataplane::plan::NodePlan;
 use toml::de::DeTable;
 
+use diagnostic::Source;
 pub use diagnostic::{Diagnostic, Refusal};
 pub use files::Checks;
-use diagnostic::Source;
 use read::{Table, string};
 
 /// Major version of the format; a configuration must have the same.
@@ -66,7 +66,12 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
     let mut root = Table::new(document.get_ref(), 0..0, "");
     version(&mut source, &mut root);
     if root.get("node").is_none() {
-        source.error(&(0..0), "node", "section [node] is missing", "begin with [node] and its name, realm, certificate, …");
+        source.error(
+            &(0..0),
+            "node",
+            "section [node] is missing",
+            "begin with [node] and its name, realm, certificate, …",
+        );
     }
     let node = root.table(&mut source, "node").map(|t| node::read(&mut source, t, checks));
 
@@ -133,7 +138,12 @@ pub fn control_socket(path: &Path) -> Result<PathBuf, Refusal> {
     if let Some(dir) = dir {
         return Ok(files::resolve(&source, Path::new(&dir.value)).join(CONTROL_SOCKET));
     }
-    source.error(&(0..0), "node.state-dir", "it does not say where the node's state is", "or name the socket: --socket PATH");
+    source.error(
+        &(0..0),
+        "node.state-dir",
+        "it does not say where the node's state is",
+        "or name the socket: --socket PATH",
+    );
     source.refuse()
 }
 
@@ -154,7 +164,9 @@ fn read_text(path: &Path) -> Result<String, Refusal> {
 }
 
 fn version(source: &mut Source<'_>, root: &mut Table<'_>) {
-    let Some(version) = root.required(source, "version", "\"1.0\"", string) else { return };
+    let Some(version) = root.required(source, "version", "\"1.0\"", string) else {
+        return;
+    };
     let parsed = version.value.split_once('.').and_then(|(major, minor)| {
         let number = |s: &str| s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse::<u32>().ok()).flatten();
         Some((number(major)?, number(minor)?))
@@ -174,7 +186,12 @@ fn version(source: &mut Source<'_>, root: &mut Table<'_>) {
 /// A plan that is incomplete without a recorded reason would be a mistake of ours; say so instead of accepting it.
 fn incomplete(source: &mut Source<'_>) {
     if !source.has_errors() {
-        source.error(&(0..0), "", "the configuration is incomplete", "compare it with the example in the documentation");
+        source.error(
+            &(0..0),
+            "",
+            "the configuration is incomplete",
+            "compare it with the example in the documentation",
+        );
     }
 }
 

@@ -75,7 +75,8 @@ fn workers(source: &mut Source<'_>, t: &mut Table<'_>) -> Vec<WorkerPlan> {
     let tables = t.tables(source, "workers", None);
     let mut plans: Vec<WorkerPlan> = Vec::new();
     for mut t in tables {
-        let core = t.optional(source, "core", integer(0..=MAX_CORE)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
+        let core =
+            t.optional(source, "core", integer(0..=MAX_CORE)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
         let modes =
             &[("adaptive", PollMode::Adaptive), ("busy", PollMode::Busy), ("threaded-napi", PollMode::ThreadedNapi)];
         let poll = t.optional(source, "poll", word(modes));

@@ -24,7 +24,14 @@ pub(super) struct Labels {
 
 impl Labels {
     /// Records that a path uses this label, and refuses a second one.
-    fn take(&mut self, source: &mut Source<'_>, link: u16, direction: &'static str, label: &Field<u32>, link_name: &str) {
+    fn take(
+        &mut self,
+        source: &mut Source<'_>,
+        link: u16,
+        direction: &'static str,
+        label: &Field<u32>,
+        link_name: &str,
+    ) {
         if let Some(first) = self.taken.insert((link, direction, label.value), label.span.start) {
             let (line, _) = source.position(first);
             label.error(
@@ -79,7 +86,8 @@ pub(super) fn read_peer(
     let path_mtu = path_mtu.map(|f| f.map(|n| u16::try_from(n).unwrap_or(u16::MAX)));
     if let (Some(mtu), Some((_, LinkDraft { mtu: Some(of_link), local: Some(local), .. }))) = (&path_mtu, link) {
         if mtu.value > of_link.value {
-            let message = format!("the path's MTU, {}, is larger than that of its first link, {}", mtu.value, of_link.value);
+            let message =
+                format!("the path's MTU, {}, is larger than that of its first link, {}", mtu.value, of_link.value);
             mtu.error(source, message, "the smallest MTU of all links of the path");
         } else {
             check_mtu(source, mtu, &local.value, "the path's ");

@@ -118,19 +118,36 @@ impl<'d> Table<'d> {
     }
 
     /// An array of tables; empty if absent. `label` is the entry that names each of them.
-    pub(super) fn tables(&mut self, source: &mut Source<'_>, name: &'static str, label: Option<&str>) -> Vec<Table<'d>> {
-        let Some(value) = self.get(name) else { return Vec::new() };
+    pub(super) fn tables(
+        &mut self,
+        source: &mut Source<'_>,
+        name: &'static str,
+        label: Option<&str>,
+    ) -> Vec<Table<'d>> {
+        let Some(value) = self.get(name) else {
+            return Vec::new();
+        };
         let key = self.key(name);
         let DeValue::Array(items) = value.get_ref() else {
             let hint = format!("begin each one with [[{key}]]");
-            source.error(&value.span(), key, format!("{} where a list of tables is expected", kind(value.get_ref())), hint);
+            source.error(
+                &value.span(),
+                key,
+                format!("{} where a list of tables is expected", kind(value.get_ref())),
+                hint,
+            );
             return Vec::new();
         };
         let mut tables = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let DeValue::Table(entries) = item.get_ref() else {
                 let message = format!("{} where a table is expected", kind(item.get_ref()));
-                source.error(&item.span(), format!("{key}[{index}]"), message, format!("begin each one with [[{key}]]"));
+                source.error(
+                    &item.span(),
+                    format!("{key}[{index}]"),
+                    message,
+                    format!("begin each one with [[{key}]]"),
+                );
                 continue;
             };
             let named = label.and_then(|l| entries.get(l)).and_then(|v| v.get_ref().as_str()).filter(|n| !n.is_empty());
@@ -220,7 +237,9 @@ pub(super) fn unit<T>(
 ) -> impl FnOnce(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| {
         let hint = || format!("write a string such as {example}");
-        let text = value.as_str().ok_or_else(|| (format!("{} where a quantity with a unit is expected", kind(value)), hint()))?;
+        let text = value
+            .as_str()
+            .ok_or_else(|| (format!("{} where a quantity with a unit is expected", kind(value)), hint()))?;
         parse(text).map_err(|e| (format!("\"{text}\" {e}"), hint()))
     }
 }

@@ -10,6 +10,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::pki;
 
+mod spoilt;
+use spoilt::SPOILT;
+
 const GOOD: &str = r#"version = "1.0"
 
 [node]
@@ -94,10 +97,19 @@ fn a_good_configuration_becomes_its_plan() {
     assert_eq!((c.burst_bytes, c.control_percent, c.delay_ns), (14_180, 50, 0));
     assert_eq!((c.liveness_interval_ns, c.detect_multiplier), (100_000_000, 3));
     let [pa, pc] = &plan.peers[..] else { panic!() };
-    assert_eq!((pa.spiffe_id.as_str(), pa.link, pa.out_label, pa.in_label), ("spiffe://demo.rete/node/station-a", 0, 100, 200));
-    assert_eq!((pa.originator, pa.quic_mtu, pa.initial_rtt_ns, pa.path_rate_bps, pa.weight), (true, 1440, 700_000_000, Some(5_000_000), 3));
+    assert_eq!(
+        (pa.spiffe_id.as_str(), pa.link, pa.out_label, pa.in_label),
+        ("spiffe://demo.rete/node/station-a", 0, 100, 200)
+    );
+    assert_eq!(
+        (pa.originator, pa.quic_mtu, pa.initial_rtt_ns, pa.path_rate_bps, pa.weight),
+        (true, 1440, 700_000_000, Some(5_000_000), 3)
+    );
     // By default the lower name dials, the link's values hold, and the first RTT is that of RFC 9002.
-    assert_eq!((pc.originator, pc.quic_mtu, pc.initial_rtt_ns, pc.path_rate_bps, pc.weight), (true, 1340, 333_000_000, None, 1));
+    assert_eq!(
+        (pc.originator, pc.quic_mtu, pc.initial_rtt_ns, pc.path_rate_bps, pc.weight),
+        (true, 1340, 333_000_000, None, 1)
+    );
     let t = &plan.transits[0];
     assert_eq!((t.a.link, t.a.in_label, t.b.link, t.b.out_label, t.weight), (0, 101, 1, 102, 7));
 }
@@ -109,81 +121,17 @@ fn defaults_follow_from_the_rest() {
     let plan = text_only(&GOOD.replace("rtt = \"700 ms\"\npath-rate = \"5 Mbit/s\"\npath-mtu = 1480\n", "")).unwrap();
     let peer = &plan.peers[0];
     assert_eq!((peer.quic_mtu, peer.initial_rtt_ns, peer.path_rate_bps), (1460, 650_000_000, Some(10_000_000)));
-    let plan = text_only(&GOOD.replace("workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]\n", "").replace("worker = 1\n", "")).unwrap();
+    let plan = text_only(
+        &GOOD
+            .replace("workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]\n", "")
+            .replace("worker = 1\n", ""),
+    )
+    .unwrap();
     assert_eq!(plan.workers.len(), 1);
     assert_eq!(plan.workers[0].core, None);
     let plan = text_only(&GOOD.replace("rate = \"uncapped\"", "rate = \"1 Gbit/s\"")).unwrap();
     assert_eq!(plan.links[1].burst_bytes, 125_000, "one millisecond");
 }
-
-/// (what to replace, with what, key, part of message or hint). The error is at the line where the replacement begins,
-/// less its leading line ends.
-const SPOILT: &[(&str, &str, &str, &str)] = &[
-    ("version = \"1.0\"", "version = \"2.0\"", "version", "another format"),
-    ("version = \"1.0\"", "version = \"1.9\"", "version", "newer"),
-    ("version = \"1.0\"", "version = \"1\"", "version", "not a version"),
-    ("version = \"1.0\"", "version = 1.0", "version", "a float where a string"),
-    ("version = \"1.0\"", "verzion = \"1.0\"", "verzion", "did you mean \"version\"?"),
-    ("name = \"station-b\"", "name = \"Station B\"", "node.name", "'S' is not allowed"),
-    ("realm = \"demo.rete\"", "realm = \"demo..rete\"", "node.realm", "1 to 63"),
-    ("inbox = \"inbox\"", "inbx = \"inbox\"", "node.inbx", "did you mean \"inbox\"?"),
-    ("inbox = \"inbox\"", "inbox = \"\"", "node.inbox", "not a path"),
-    ("state-dir = \"state\"", "color = 1\nstate-dir = \"state\"", "node.color", "unknown key"),
-    ("{ core = 0, poll = \"adaptive\" }", "{ core = 1 }", "node.workers[1].core", "has a worker already"),
-    ("poll = \"adaptive\"", "poll = \"adaptiv\"", "node.workers[0].poll", "did you mean \"adaptive\"?"),
-    ("{ core = 1, poll = \"busy\" }", "{ poll = \"busy\" }", "node.workers[1].poll", "keeps its core"),
-    ("workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]", "workers = []", "node.workers", "no worker"),
-    ("name = \"to-a\"", "name = \"to a\"", "link[to a].name", "not allowed"),
-    ("name = \"to-c\"", "name = \"to-a\"", "link[to-a].name", "defined already, in line 14"),
-    ("adapter = \"xdp\"", "adapter = \"xpd\"", "link[to-a].adapter", "did you mean \"xdp\"?"),
-    ("adapter = \"udp\"", "adapter = \"udp\"\nfallback = true", "link[to-c].fallback", "only a link with"),
-    ("interface = \"eth1\"", "interface = \"a-name-too-long1\"", "link[to-a].interface", "1 to 15"),
-    ("highest-rung = \"driver-copy\"", "highest-rung = \"fast\"", "link[to-a].highest-rung", "zero-copy, driver-copy"),
-    ("fallback = true", "fallback = \"yes\"", "link[to-a].fallback", "true or false"),
-    ("local = \"10.0.0.1:6635\"", "local = \"10.0.0.1\"", "link[to-a].local", "has no port"),
-    ("local = \"10.0.0.1:6635\"", "local = \"0.0.0.0:1\"", "link[to-a].local", "definite"),
-    ("local = \"10.0.0.1:6635\"", "lokal = \"10.0.0.1:6635\"", "link[to-a].lokal", "did you mean \"local\"?"),
-    ("remote = \"10.0.0.2:6635\"", "remote = \"[fd00::9]:6635\"", "link[to-a].remote", "remote is IPv6, local is IPv4"),
-    ("remote = \"10.0.0.2:6635\"", "remote = \"10.0.0.1:6635\"", "link[to-a].remote", "the same"),
-    ("remote = \"10.0.0.2:6635\"", "remote = \"224.0.0.1:6635\"", "link[to-a].remote", "group"),
-    ("mtu = 1400", "mtu = 1259", "link[to-c].mtu", "leaves 1199 bytes for a QUIC packet; QUIC needs 1200 (IPv6 takes 40"),
-    ("mtu = 1500", "mtu = 1239", "link[to-a].mtu", "at least 1240; 1500 leaves 1460"),
-    ("mtu = 1500", "mtu = 70000", "link[to-a].mtu", "1 to 65535"),
-    ("mtu = 1500", "mtu = \"1500\"", "link[to-a].mtu", "a string where an integer"),
-    ("rate = \"10 Mbit/s\"", "rate = \"10 Mbits\"", "link[to-a].rate", "unknown unit \"Mbits\""),
-    ("rate = \"10 Mbit/s\"", "rate = 10000000", "link[to-a].rate", "quantity with a unit"),
-    ("rate = \"10 Mbit/s\"", "rate = \"0 bit/s\"", "link[to-a].rate", "up = false"),
-    ("rate = \"uncapped\"", "rate = \"uncapped\"\ncongestion = \"contracted\"", "link[to-c].congestion", "needs a rate"),
-    ("burst = \"15 kB\"", "burst = \"1521 B\"", "link[to-a].burst", "a burst of 1521 bytes is less than one frame of this link, 1522 bytes"),
-    ("burst = \"15 kB\"", "burst = \"5 GB\"", "link[to-a].burst", "too many"),
-    ("control-share = 40", "control-share = 0", "link[to-a].control-share", "1 to 100"),
-    ("delay = \"325 ms\"", "delay = \"2 h\"", "link[to-a].delay", "out of range"),
-    ("congestion = \"contracted\"", "congestion = \"cubic\"", "link[to-a].congestion", "contracted, shared"),
-    ("interval = \"200 ms\"", "interval = \"1 us\"", "link[to-a].liveness.interval", "1 ms to 1 min"),
-    ("detect = 5", "detect = 1", "link[to-a].liveness.detect", "2 to 255"),
-    ("detect = 5", "detekt = 5", "link[to-a].liveness.detekt", "did you mean \"detect\"?"),
-    ("worker = 1", "worker = 2", "link[to-a].worker", "worker 2 does not exist"),
-    ("local = \"[fd00::1]:6636\"", "local = \"10.0.0.1:6635\"", "link[to-c].local", "already, in line 19"),
-    ("name = \"station-a\"", "name = \"station-b\"", "peer[station-b].name", "this node itself"),
-    ("name = \"station-c\"", "name = \"station-a\"", "peer[station-a].name", "defined already, in line 42"),
-    ("link = \"to-c\"\nout", "link = \"to-d\"\nout", "peer[station-c].link", "there is no link \"to-d\""),
-    ("link = \"to-a\"\nout", "link = \"too-a\"\nout", "peer[station-a].link", "did you mean \"to-a\"?"),
-    ("out-label = 100\n", "out-label = 15\n", "peer[station-a].out-label", "16 to 1048575"),
-    ("out-label = 100\n", "out-label = 1048576\n", "peer[station-a].out-label", "16 to 1048575"),
-    ("role = \"originator\"", "role = \"caller\"", "peer[station-a].role", "originator, acceptor"),
-    ("rtt = \"700 ms\"", "rtt = \"fast\"", "peer[station-a].rtt", "does not begin with a number"),
-    ("path-mtu = 1480", "path-mtu = 1501", "peer[station-a].path-mtu", "larger than that of its first link, 1500"),
-    ("path-mtu = 1480", "path-mtu = 1239", "peer[station-a].path-mtu", "the path's MTU 1239 leaves 1199"),
-    ("path-rate = \"5 Mbit/s\"", "path-rate = \"0 bit/s\"", "peer[station-a].path-rate", "carries nothing"),
-    ("weight = 3", "weight = 1001", "peer[station-a].weight", "1 to 1000"),
-    ("in-label = 101", "in-label = 200", "transit[0].a.in-label", "in-label 200 is used on link \"to-a\" already, in line 45"),
-    ("out-label = 102", "out-label = 100", "transit[0].b.out-label", "is used on link \"to-c\" already"),
-    ("b = { link = \"to-c\"", "b = { link = \"to-e\"", "transit[0].b.link", "there is no link"),
-    ("weight = 7", "wait = 7", "transit[0].wait", "unknown key"),
-    ("[[transit]]", "[[tranzit]]", "tranzit", "did you mean \"transit\"?"),
-    ("mtu = 1500", "mtu = 1500\nmtu = 1400", "mtu", "not TOML"),
-    ("mtu = 1500", "mtu = ", "mtu", "not TOML"),
-];
 
 #[test]
 fn every_error_names_line_key_and_hint() {
@@ -284,7 +232,10 @@ fn files_are_checked() {
     fs::write(&path, GOOD.replace("pki/station-b.", "pki/station-x.")).unwrap();
     let d = sole(&path);
     assert_eq!((d.line, d.key.as_str()), (6, "node.certificate"));
-    assert!(d.message.contains("for spiffe://demo.rete/node/station-x, not for spiffe://demo.rete/node/station-b"), "{d}");
+    assert!(
+        d.message.contains("for spiffe://demo.rete/node/station-x, not for spiffe://demo.rete/node/station-b"),
+        "{d}"
+    );
 
     fs::write(&path, GOOD.replace("pki/ca.crt", "pki/none.crt")).unwrap();
     let refusal = load(&path).unwrap_err();
@@ -346,4 +297,19 @@ proptest! {
         }
         let _ = text_only(&lines.join("\n"));
     }
+}
+
+/// The documentation's example is one that works.
+#[test]
+fn the_documented_example_is_accepted() {
+    let page = include_str!("../../../docs/src/configuration.md");
+    let mut blocks = page.split("```toml\n").skip(1);
+    let example = blocks.next().and_then(|b| b.split("```").next()).unwrap();
+    let plan = text_only(example).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((plan.links.len(), plan.peers.len()), (1, 1));
+    let transit = blocks.next().and_then(|b| b.split("```").next()).unwrap();
+    let relay = example.replace("to-relay", "to-a").split("[[peer]]").next().unwrap().to_owned();
+    let link_b = relay[relay.find("[[link]]").unwrap()..].replace("to-a", "to-b").replace("10.0.0.1:", "10.0.1.1:");
+    let plan = text_only(&format!("{relay}{link_b}{transit}")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((plan.links.len(), plan.transits.len()), (2, 1));
 }

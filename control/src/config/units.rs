@@ -30,8 +30,7 @@ pub enum UnitError {
     TooLarge,
 }
 
-const RATE_UNITS: &[(&str, u64)] =
-    &[("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)];
+const RATE_UNITS: &[(&str, u64)] = &[("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)];
 const BYTE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("kB", 1_000),

@@ -94,7 +94,9 @@ pub fn check(
         if let Some(anchor) = anchors.iter().find(|a| signs(a, &signed)) {
             return valid(anchor, now).map_err(|e| CertificateError::Trust(format!("its CA: {e}")));
         }
-        let Some(issuer) = next.map(parse).transpose()?.filter(|c| signs(c, &signed)) else { break };
+        let Some(issuer) = next.map(parse).transpose()?.filter(|c| signs(c, &signed)) else {
+            break;
+        };
         valid(&issuer, now)?;
         signed = issuer;
     }
@@ -155,7 +157,5 @@ fn valid(certificate: &X509Certificate<'_>, now: SystemTime) -> Result<(), Certi
 
 /// `issuer` is a CA, is who `signed` says signed it, and really did.
 fn signs(issuer: &X509Certificate<'_>, signed: &X509Certificate<'_>) -> bool {
-    issuer.is_ca()
-        && issuer.subject() == signed.issuer()
-        && signed.verify_signature(Some(issuer.public_key())).is_ok()
+    issuer.is_ca() && issuer.subject() == signed.issuer() && signed.verify_signature(Some(issuer.public_key())).is_ok()
 }

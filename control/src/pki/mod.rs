@@ -121,7 +121,8 @@ pub fn issue(
         return Err(bad_ca(format!("this is the CA of realm \"{ca_realm}\", not of \"{realm}\"")));
     }
     let ca_key = KeyPair::from_pem(&key_pem).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
-    let key_der = certificate::private_key(key_pem.as_bytes()).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
+    let key_der =
+        certificate::private_key(key_pem.as_bytes()).map_err(|e| PkiError::Ca(key_path.clone(), e.to_string()))?;
     certificate::check_key(std::slice::from_ref(ca), &key_der).map_err(|e| PkiError::Ca(key_path, e.to_string()))?;
 
     let spiffe_id = names::spiffe_id(&ca_realm, node);
@@ -134,8 +135,7 @@ pub fn issue(
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let pair =
-        Pair { certificate: out.join(format!("{node}.crt")), key: out.join(format!("{node}.key")), spiffe_id };
+    let pair = Pair { certificate: out.join(format!("{node}.crt")), key: out.join(format!("{node}.key")), spiffe_id };
     refuse_existing(&pair, force)?;
     let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key)?;
     let key = KeyPair::generate()?;

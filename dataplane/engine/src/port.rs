@@ -66,6 +66,10 @@ pub trait Port {
     /// Give a frame back to the pool.
     fn free(&mut self, frame: Self::Frame);
 
+    /// Frames that transit queues may still take. A port keeps a reserve beyond them: a node whose queues have swallowed
+    /// every frame hears no liveness, so the link that would empty them never comes up.
+    fn spare_frames(&self) -> usize;
+
     /// Bytes at layer 2 that the link's transmit ring holds and has not completed.
     fn in_flight_bytes(&self, link: LinkId) -> u64;
 

@@ -109,6 +109,9 @@ struct InFlight {
     l2_bytes: u32,
 }
 
+/// One frame in this many is kept for receiving and OAM.
+const RESERVE_SHARE: usize = 4;
+
 /// All adapters of one node.
 #[derive(Debug)]
 pub struct SimPort {
@@ -303,6 +306,10 @@ impl Port for SimPort {
 
     fn in_flight_bytes(&self, link: LinkId) -> u64 {
         self.interface(link).in_flight_bytes
+    }
+
+    fn spare_frames(&self) -> usize {
+        self.free.len().saturating_sub(self.total / RESERVE_SHARE)
     }
 
     fn tx_room(&self, link: LinkId) -> usize {

@@ -3,6 +3,8 @@
 //!
 //! On an `xdp` link the same socket *holds the port*: nothing else can bind it, ICMP makes sense, next-hop
 //! resolution can be provoked through it, and a frame that XDP passes up while no AF_XDP socket is bound still arrives.
+//!
+//! A train that the kernel has no room for stays here and blocks the link: the scheduler above waits, nothing is lost.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -14,8 +16,8 @@ use rustix::net::sockopt;
 
 /// Socket buffers in bytes: a burst of a large window must not be dropped between two polls of a worker.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// One receive call takes at most this many datagrams (recvmmsg) …
-const RECEIVE_BATCH: usize = 32;
+/// One receive call takes at most this many messages (recvmmsg) …
+const RECEIVE_BATCH: usize = 8;
 /// … each up to a whole GRO train.
 const RECEIVE_BYTES: usize = 65_535;
 /// A GSO train holds at most this many bytes (UDP length field).
@@ -25,8 +27,10 @@ const TRAIN_BYTES: usize = 65_000;
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct UdpCounters {
     pub(crate) syscalls: u64,
-    /// Datagrams the kernel would not take, by lack of buffer or by error; QUIC repairs them.
+    /// Datagrams the kernel refused by an error; QUIC repairs them.
     pub(crate) send_dropped: u64,
+    /// Times the kernel had no buffer for a train.
+    pub(crate) send_blocked: u64,
     /// Datagrams from an address that is not the neighbour's.
     pub(crate) foreign: u64,
 }
@@ -42,6 +46,8 @@ pub(crate) struct UdpLink {
     /// The last segment was shorter: nothing may follow it in this train.
     closed: bool,
     ecn: Ecn,
+    /// The kernel has no room for the train; it is tried again at each `flush`.
+    blocked: bool,
     buffers: Vec<Box<[u8]>>,
     pub(crate) counters: UdpCounters,
 }
@@ -62,6 +68,7 @@ impl UdpLink {
             segments: 0,
             closed: false,
             ecn: Ecn::NotEct,
+            blocked: false,
             buffers: (0..RECEIVE_BATCH).map(|_| vec![0; RECEIVE_BYTES].into()).collect(),
             counters: UdpCounters::default(),
         })
@@ -71,8 +78,24 @@ impl UdpLink {
         self.socket.as_fd()
     }
 
-    /// Append a datagram to the train; the train leaves when it is full, or at `flush`.
-    pub(crate) fn send(&mut self, datagram: &[u8], ecn: Ecn) {
+    /// The kernel has no room for what waits.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Bytes of the train.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.train.len()
+    }
+
+    /// What makes the kernel look for the neighbour, for use on another thread.
+    pub(crate) fn prober(&self) -> io::Result<Prober> {
+        Ok(Prober { socket: self.socket.try_clone()?, remote: self.remote })
+    }
+
+    /// Append a datagram to the train; the train leaves when it is full, or at `flush`. `false`: the link is blocked,
+    /// the datagram was not taken.
+    pub(crate) fn send(&mut self, datagram: &[u8], ecn: Ecn) -> bool {
         let fits = self.segments > 0
             && !self.closed
             && ecn == self.ecn
@@ -81,6 +104,9 @@ impl UdpLink {
             && self.segments < self.state.max_gso_segments();
         if !fits {
             self.flush();
+            if self.blocked {
+                return false;
+            }
             self.segment = datagram.len();
             self.ecn = ecn;
             self.closed = false;
@@ -88,6 +114,7 @@ impl UdpLink {
         self.closed = datagram.len() < self.segment;
         self.train.extend_from_slice(datagram);
         self.segments += 1;
+        true
     }
 
     /// Hand the train to the kernel.
@@ -103,10 +130,19 @@ impl UdpLink {
             src_ip: None,
         };
         self.counters.syscalls += 1;
-        if let Err(error) = self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-            self.counters.send_dropped += self.segments as u64;
-            tracing::debug!(remote = %self.remote, %error, "datagrams not sent");
+        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.counters.send_blocked += u64::from(!self.blocked);
+                self.blocked = true;
+                return;
+            }
+            Err(error) => {
+                self.counters.send_dropped += self.segments as u64;
+                tracing::debug!(remote = %self.remote, %error, "datagrams not sent");
+            }
+            Ok(()) => {}
         }
+        self.blocked = false;
         self.train.clear();
         self.segments = 0;
     }
@@ -142,7 +178,16 @@ impl UdpLink {
         }
         count
     }
+}
 
+/// A second handle of a link's socket that only provokes next-hop resolution.
+#[derive(Debug)]
+pub(crate) struct Prober {
+    socket: UdpSocket,
+    remote: SocketAddr,
+}
+
+impl Prober {
     /// Make the kernel resolve the neighbour's address: an empty datagram, which the other side counts as too short.
     pub(crate) fn provoke(&self) {
         let _ = self.socket.send_to(&[], self.remote);

@@ -40,9 +40,7 @@ pub enum AttachError {
         path: PathBuf,
     },
     /// bpffs is neither there nor can it be mounted.
-    #[error(
-        "/sys/fs/bpf is not a bpffs and cannot be made one (`mount -t bpf bpf /sys/fs/bpf` as root): {source}"
-    )]
+    #[error("/sys/fs/bpf is not a bpffs and cannot be made one (`mount -t bpf bpf /sys/fs/bpf` as root): {source}")]
     Bpffs {
         /// What the kernel said.
         source: io::Error,

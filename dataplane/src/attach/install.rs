@@ -11,9 +11,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp};
 use aya_log::EbpfLogger;
-use florelay_wire::maps::{
-    OUTCOME_MAP, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, XSK_MAP,
-};
+use florelay_wire::maps::{OUTCOME_MAP, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, XSK_MAP};
 
 use super::interface::{XdpState, foreign, xdp_state};
 use super::pins::Pins;
@@ -50,13 +48,8 @@ pub(super) struct Parts {
 /// Compares what runs on the interface with what is pinned for it.
 pub(super) fn plan(interface: &str, mode: Mode, pins: &Pins) -> Result<Plan, AttachError> {
     let XdpState { program, .. } = xdp_state(interface)?;
-    let pinned = PinnedLink::from_pin(pins.path(LINK_PIN))
-        .ok()
-        .map(FdLink::from);
-    let pinned_id = pinned
-        .as_ref()
-        .and_then(|link| link.info().ok())
-        .map(|info| info.program_id());
+    let pinned = PinnedLink::from_pin(pins.path(LINK_PIN)).ok().map(FdLink::from);
+    let pinned_id = pinned.as_ref().and_then(|link| link.info().ok()).map(|info| info.program_id());
     match (program, pinned) {
         (None, None) => Ok(Plan::Fresh),
         (None, Some(_)) => {
@@ -88,9 +81,7 @@ pub(super) fn install(
     // Before the maps are taken, and kept: the program does not load without its log.
     let logger = EbpfLogger::init_with_logger(&mut ebpf, Arc::clone(&sink))
         .map_err(|error| AttachError::Load(Box::new(error)))?;
-    xdp_program(&mut ebpf)?
-        .load()
-        .map_err(|error| AttachError::Load(Box::new(error)))?;
+    xdp_program(&mut ebpf)?.load().map_err(|error| AttachError::Load(Box::new(error)))?;
 
     let took_over = matches!(plan, Plan::TakeOver(_));
     let link = match plan {
@@ -104,10 +95,7 @@ pub(super) fn install(
         }
     };
     let program = xdp_program(&mut ebpf)?;
-    let program_id = program
-        .info()
-        .map_err(|error| AttachError::Load(Box::new(error)))?
-        .id();
+    let program_id = program.info().map_err(|error| AttachError::Load(Box::new(error)))?.id();
     pins.replace(PROGRAM_PIN, |path| program.pin(path))?;
     for name in [STEER_MAP, XSK_MAP, OUTCOME_MAP] {
         let map = ebpf.map(name).ok_or_else(|| wrong_object(name))?;
@@ -127,49 +115,25 @@ pub(super) fn install(
 }
 
 /// Attaches where nothing runs, and pins the link at once: from then on a crash leaves something that can be taken over.
-fn link_fresh(
-    interface: &str,
-    mode: Mode,
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-) -> Result<FdLink, AttachError> {
+fn link_fresh(interface: &str, mode: Mode, ebpf: &mut Ebpf, pins: &Pins) -> Result<FdLink, AttachError> {
     let ifindex = xdp_state(interface)?.ifindex;
     let refused = |error: Box<dyn std::error::Error + Send + Sync>| match xdp_state(interface) {
         // Somebody was quicker.
-        Ok(XdpState {
-            program: Some((id, _)),
-            ..
-        }) => foreign(interface, id),
-        _ => AttachError::Refused {
-            interface: interface.to_owned(),
-            mode,
-            source: error,
-        },
+        Ok(XdpState { program: Some((id, _)), .. }) => foreign(interface, id),
+        _ => AttachError::Refused { interface: interface.to_owned(), mode, source: error },
     };
     let program = xdp_program(ebpf)?;
-    let id = program
-        .attach_to_if_index(ifindex, mode.aya())
-        .map_err(|error| refused(Box::new(error)))?;
-    let link = program
-        .take_link(id)
-        .map_err(|error| refused(Box::new(error)))?;
+    let id = program.attach_to_if_index(ifindex, mode.aya()).map_err(|error| refused(Box::new(error)))?;
+    let link = program.take_link(id).map_err(|error| refused(Box::new(error)))?;
     // Fails for the netlink attachment that aya falls back to where bpf_link is refused: it would not survive as a pin.
     let link = FdLink::try_from(link).map_err(|error| refused(Box::new(error)))?;
     let path = pins.path(LINK_PIN);
-    let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
-        path,
-        source: io::Error::other(error),
-    })?;
+    let pinned = link.pin(&path).map_err(|error| AttachError::Pin { path, source: io::Error::other(error) })?;
     Ok(FdLink::from(pinned))
 }
 
 /// Puts the new program into a link that is attached and pinned.
-fn link_swap(
-    interface: &str,
-    mode: Mode,
-    ebpf: &mut Ebpf,
-    link: FdLink,
-) -> Result<FdLink, AttachError> {
+fn link_swap(interface: &str, mode: Mode, ebpf: &mut Ebpf, link: FdLink) -> Result<FdLink, AttachError> {
     let refused = |error: Box<dyn std::error::Error + Send + Sync>| AttachError::Refused {
         interface: interface.to_owned(),
         mode,
@@ -177,22 +141,14 @@ fn link_swap(
     };
     let program = xdp_program(ebpf)?;
     let link = XdpLink::try_from(link).map_err(|error| refused(Box::new(error)))?;
-    let id = program
-        .attach_to_link(link)
-        .map_err(|error| refused(Box::new(error)))?;
-    let link = program
-        .take_link(id)
-        .map_err(|error| refused(Box::new(error)))?;
+    let id = program.attach_to_link(link).map_err(|error| refused(Box::new(error)))?;
+    let link = program.take_link(id).map_err(|error| refused(Box::new(error)))?;
     FdLink::try_from(link).map_err(|error| refused(Box::new(error)))
 }
 
 fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    let program = ebpf
-        .program_mut(PROGRAM)
-        .ok_or_else(|| wrong_object(PROGRAM))?;
-    program
-        .try_into()
-        .map_err(|error: ProgramError| AttachError::Load(Box::new(error)))
+    let program = ebpf.program_mut(PROGRAM).ok_or_else(|| wrong_object(PROGRAM))?;
+    program.try_into().map_err(|error: ProgramError| AttachError::Load(Box::new(error)))
 }
 
 fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, AttachError>
@@ -218,10 +174,7 @@ pub(super) fn wait_until_gone(interface: &str, id: u32) -> Result<(), AttachErro
                 return Ok(());
             }
             Ok(_) if Instant::now() >= deadline => {
-                return Err(AttachError::StillThere {
-                    interface: interface.to_owned(),
-                    id,
-                });
+                return Err(AttachError::StillThere { interface: interface.to_owned(), id });
             }
             // There is no notification for it.
             Ok(_) => thread::sleep(Duration::from_millis(1)),

@@ -22,27 +22,19 @@ pub(super) struct XdpState {
 /// Asks the kernel about `interface` in the caller's network namespace.
 pub(super) fn xdp_state(interface: &str) -> Result<XdpState, AttachError> {
     let mut request = LinkMessage::default();
-    request
-        .attributes
-        .push(LinkAttribute::IfName(interface.to_owned()));
-    let answer = socket::request(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).map_err(
-        |source| {
-            if source.raw_os_error() == Some(ENODEV) {
-                AttachError::NoInterface {
-                    interface: interface.to_owned(),
-                }
-            } else {
-                AttachError::Netlink { source }
-            }
-        },
-    )?;
+    request.attributes.push(LinkAttribute::IfName(interface.to_owned()));
+    let answer = socket::request(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).map_err(|source| {
+        if source.raw_os_error() == Some(ENODEV) {
+            AttachError::NoInterface { interface: interface.to_owned() }
+        } else {
+            AttachError::Netlink { source }
+        }
+    })?;
     let link = answer.into_iter().find_map(|message| match message {
         RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,
     });
-    let link = link.ok_or_else(|| AttachError::NoInterface {
-        interface: interface.to_owned(),
-    })?;
+    let link = link.ok_or_else(|| AttachError::NoInterface { interface: interface.to_owned() })?;
     Ok(read(&link))
 }
 
@@ -65,10 +57,7 @@ fn read(link: &LinkMessage) -> XdpState {
             }
         }
     }
-    XdpState {
-        ifindex: link.header.index,
-        program: id.filter(|id| *id != 0).map(|id| (id, mode)),
-    }
+    XdpState { ifindex: link.header.index, program: id.filter(|id| *id != 0).map(|id| (id, mode)) }
 }
 
 /// The error that names a program that is not ours to replace.
@@ -85,12 +74,9 @@ pub(super) fn foreign(interface: &str, id: u32) -> AttachError {
     });
     let owner = match owner {
         Some(folder) => format!("it belongs to the florelay node that pins it at {}", folder.display()),
-        None => "whoever attached it must detach it first; `ip -details link show` and `bpftool net` tell more".to_owned(),
+        None => {
+            "whoever attached it must detach it first; `ip -details link show` and `bpftool net` tell more".to_owned()
+        }
     };
-    AttachError::Foreign {
-        interface: interface.to_owned(),
-        program,
-        id,
-        owner,
-    }
+    AttachError::Foreign { interface: interface.to_owned(), program, id, owner }
 }

@@ -21,11 +21,7 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(interface: &str) -> Self {
-        Self {
-            interface: interface.to_owned(),
-            left: AtomicU32::new(0),
-            held_back: AtomicU32::new(0),
-        }
+        Self { interface: interface.to_owned(), left: AtomicU32::new(0), held_back: AtomicU32::new(0) }
     }
 }
 
@@ -57,10 +53,7 @@ pub(super) struct Throttle {
 impl Throttle {
     /// Call before records are read.
     pub(super) fn refill(&mut self, sink: &Sink, now: Instant) {
-        if self
-            .refilled
-            .is_some_and(|at| now.duration_since(at) < Duration::from_secs(1))
-        {
+        if self.refilled.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)) {
             return;
         }
         self.refilled = Some(now);
@@ -89,10 +82,7 @@ mod tests {
     #[test]
     fn a_reason_number_becomes_words_and_anything_else_stays() {
         let number = ParseError::StackDepth.index();
-        assert_eq!(
-            explain(&format!("bad frame: reason {number}")),
-            "bad frame: the label stack has the wrong depth"
-        );
+        assert_eq!(explain(&format!("bad frame: reason {number}")), "bad frame: the label stack has the wrong depth");
         assert_eq!(explain("bad frame: reason 9999"), "bad frame: reason 9999");
         assert_eq!(explain("anything"), "anything");
     }

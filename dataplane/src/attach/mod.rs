@@ -39,8 +39,7 @@ use aya::programs::XdpMode;
 use aya::programs::links::FdLink;
 use aya_log::EbpfLogger;
 use florelay_wire::maps::{
-    OUTCOME_MAP, Outcome, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey, SteerValue,
-    XSK_MAP,
+    OUTCOME_MAP, Outcome, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey, SteerValue, XSK_MAP,
 };
 
 use install::{Parts, Plan, discard, install, plan, wait_until_gone};
@@ -97,12 +96,7 @@ impl Attachment {
     /// # Errors
     /// Any [`AttachError`] but `Map` and `StillThere`; nothing of ours is left behind, except that what ran before a failed
     /// takeover still runs.
-    pub fn attach(
-        interface: &str,
-        node: &str,
-        mode: Mode,
-        object: &[u8],
-    ) -> Result<Self, AttachError> {
+    pub fn attach(interface: &str, node: &str, mode: Mode, object: &[u8]) -> Result<Self, AttachError> {
         if object.is_empty() {
             return Err(AttachError::NoProgram);
         }
@@ -130,17 +124,7 @@ impl Attachment {
     }
 
     fn assemble(interface: &str, mode: Mode, pins: Pins, parts: Parts) -> Self {
-        let Parts {
-            link,
-            program_id,
-            took_over,
-            xsks,
-            steer,
-            outcomes,
-            logger,
-            sink,
-            ebpf,
-        } = parts;
+        let Parts { link, program_id, took_over, xsks, steer, outcomes, logger, sink, ebpf } = parts;
         tracing::info!(interface, ?mode, program_id, took_over, pins = %pins.folder().display(), "XDP program attached");
         Self {
             interface: interface.to_owned(),
@@ -160,15 +144,12 @@ impl Attachment {
     }
 
     /// From now on, link frames that arrive on RX queue `queue` go into this AF_XDP socket. The kernel removes it when the
-    /// socket is closed by its last holder. Bind the socket to the same queue, and after attaching.
+    /// socket is closed by its last holder. Bind the socket to the same queue, after attaching; it needs its RX ring by
+    /// now (Linux 7.2 refuses it with ENOBUFS otherwise).
     ///
     /// # Errors
     /// [`AttachError::Map`] for a queue above the map's size or a descriptor that is no AF_XDP socket.
-    pub fn register_socket(
-        &mut self,
-        queue: u32,
-        socket: BorrowedFd<'_>,
-    ) -> Result<(), AttachError> {
+    pub fn register_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), AttachError> {
         self.xsks.set(queue, socket, 0).map_err(map_error(XSK_MAP))
     }
 
@@ -189,19 +170,9 @@ impl Attachment {
     /// # Errors
     /// [`AttachError::Map`], e.g. for more than `wire::maps::STEER_MAP_ENTRIES`; the table is then between old and new.
     pub fn set_steering(&mut self, entries: &[(SteerKey, SteerValue)]) -> Result<(), AttachError> {
-        let wanted: Vec<_> = entries
-            .iter()
-            .map(|(key, value)| (key.to_bytes(), value.to_bytes()))
-            .collect();
-        let present = self
-            .steer
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(map_error(STEER_MAP))?;
-        for key in present
-            .iter()
-            .filter(|key| wanted.iter().all(|(other, _)| other != *key))
-        {
+        let wanted: Vec<_> = entries.iter().map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect();
+        let present = self.steer.keys().collect::<Result<Vec<_>, _>>().map_err(map_error(STEER_MAP))?;
+        for key in present.iter().filter(|key| wanted.iter().all(|(other, _)| other != *key)) {
             match self.steer.remove(key) {
                 Ok(()) => {}
                 Err(error) if is_not_found(&error) => {}
@@ -209,9 +180,7 @@ impl Attachment {
             }
         }
         for (key, value) in wanted {
-            self.steer
-                .insert(key, value, 0)
-                .map_err(map_error(STEER_MAP))?;
+            self.steer.insert(key, value, 0).map_err(map_error(STEER_MAP))?;
         }
         Ok(())
     }
@@ -224,10 +193,7 @@ impl Attachment {
         (0_u32..)
             .zip(Outcome::NAMES)
             .map(|(index, name)| {
-                let per_cpu = self
-                    .outcomes
-                    .get(&index, 0)
-                    .map_err(map_error(OUTCOME_MAP))?;
+                let per_cpu = self.outcomes.get(&index, 0).map_err(map_error(OUTCOME_MAP))?;
                 Ok((name, per_cpu.iter().sum()))
             })
             .collect()
@@ -268,13 +234,7 @@ impl Attachment {
     /// # Errors
     /// [`AttachError::Pin`], [`AttachError::Netlink`], [`AttachError::StillThere`].
     pub fn detach(self) -> Result<(), AttachError> {
-        let Self {
-            interface,
-            pins,
-            link,
-            program_id,
-            ..
-        } = self;
+        let Self { interface, pins, link, program_id, .. } = self;
         pins.remove(LINK_PIN)?;
         drop(link);
         wait_until_gone(&interface, program_id)?;
@@ -285,10 +245,7 @@ impl Attachment {
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> AttachError {
-    move |source| AttachError::Map {
-        map,
-        source: Box::new(source),
-    }
+    move |source| AttachError::Map { map, source: Box::new(source) }
 }
 
 fn is_not_found(error: &MapError) -> bool {

@@ -35,23 +35,13 @@ pub fn ensure_bpffs() -> Result<(), AttachError> {
     }
     // Two processes that mount at once would stack two bpffs, and the upper would hide the pins in the lower.
     let mount_point = File::open(BPFFS).map_err(refused)?;
-    rustix::fs::flock(&mount_point, FlockOperation::LockExclusive)
-        .map_err(|errno| refused(errno.into()))?;
+    rustix::fs::flock(&mount_point, FlockOperation::LockExclusive).map_err(|errno| refused(errno.into()))?;
     if is_bpffs(Path::new(BPFFS)).map_err(refused)? {
         return Ok(());
     }
-    rustix::mount::mount(
-        "bpf",
-        BPFFS,
-        "bpf",
-        rustix::mount::MountFlags::empty(),
-        None,
-    )
-    .map_err(|errno| refused(errno.into()))?;
-    tracing::info!(
-        path = BPFFS,
-        "mounted bpffs, which pinned programs live in (it stays mounted)"
-    );
+    rustix::mount::mount("bpf", BPFFS, "bpf", rustix::mount::MountFlags::empty(), None)
+        .map_err(|errno| refused(errno.into()))?;
+    tracing::info!(path = BPFFS, "mounted bpffs, which pinned programs live in (it stays mounted)");
     Ok(())
 }
 
@@ -72,17 +62,11 @@ impl Pins {
     /// Opens and locks the folder, making it if need be.
     pub(super) fn open(node: &str, interface: &str) -> Result<Self, AttachError> {
         let folder = root().join(escape(node)).join(escape(interface));
-        let refused = |source: io::Error| AttachError::Pin {
-            path: folder.clone(),
-            source,
-        };
+        let refused = |source: io::Error| AttachError::Pin { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(refused)?;
         let lock = File::open(&folder).map_err(refused)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                folder,
-                _lock: lock,
-            }),
+            Ok(()) => Ok(Self { folder, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(AttachError::InUse { path: folder }),
             Err(errno) => Err(refused(errno.into())),
         }
@@ -97,20 +81,13 @@ impl Pins {
     }
 
     /// Pins under another name first and renames, so that `name` always leads to something.
-    pub(super) fn replace<E>(
-        &self,
-        name: &str,
-        pin: impl FnOnce(&Path) -> Result<(), E>,
-    ) -> Result<(), AttachError>
+    pub(super) fn replace<E>(&self, name: &str, pin: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), AttachError>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
         let target = self.path(name);
         let fresh = self.path(&format!("{name}-new"));
-        let refused = |source: io::Error| AttachError::Pin {
-            path: target.clone(),
-            source,
-        };
+        let refused = |source: io::Error| AttachError::Pin { path: target.clone(), source };
         // Left behind if a process died between the two steps.
         remove_if_there(&fresh).map_err(refused)?;
         pin(&fresh).map_err(|error| refused(io::Error::other(error)))?;
@@ -125,20 +102,12 @@ impl Pins {
 
     /// Removes all pins and the folder, and the folders above as far as they are empty.
     pub(super) fn remove_all(self) -> Result<(), AttachError> {
-        let refused = |source: io::Error| AttachError::Pin {
-            path: self.folder.clone(),
-            source,
-        };
+        let refused = |source: io::Error| AttachError::Pin { path: self.folder.clone(), source };
         for entry in fs::read_dir(&self.folder).map_err(refused)? {
             remove_if_there(&entry.map_err(refused)?.path()).map_err(refused)?;
         }
         fs::remove_dir(&self.folder).map_err(refused)?;
-        for above in self
-            .folder
-            .ancestors()
-            .skip(1)
-            .take_while(|path| path.starts_with(root()))
-        {
+        for above in self.folder.ancestors().skip(1).take_while(|path| path.starts_with(root())) {
             // Another interface or node still has something there.
             if fs::remove_dir(above).is_err() {
                 break;
@@ -150,13 +119,7 @@ impl Pins {
 
 /// Node and interface (escaped) of every folder that has a pinned link, with the path of the link.
 pub(super) fn pinned_links() -> Vec<(PathBuf, PathBuf)> {
-    let folders = |path: &Path| {
-        fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-    };
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     folders(&root())
         .flat_map(|node| folders(&node).collect::<Vec<_>>())
         .map(|folder| (folder.clone(), folder.join(super::LINK_PIN)))
@@ -176,9 +139,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 fn escape(name: &str) -> String {
-    name.replace('%', "%25")
-        .replace('.', "%2e")
-        .replace('/', "%2f")
+    name.replace('%', "%25").replace('.', "%2e").replace('/', "%2f")
 }
 
 #[cfg(test)]

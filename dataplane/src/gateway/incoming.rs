@@ -30,8 +30,7 @@ impl IncomingFile {
     pub(crate) fn open(inbox: &Path, id: TransferId, meta: &TransferMeta) -> Result<Self, String> {
         let partial = inbox.join(format!(".{}.part", Uuid::from_u128(id.0)));
         let open = || -> io::Result<(File, blake3::Hasher, u64)> {
-            let mut file =
-                OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&partial)?;
+            let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&partial)?;
             let mut hasher = blake3::Hasher::new();
             let mut buffer = vec![0; 256 << 10];
             let mut length = 0;

@@ -401,7 +401,9 @@ impl Gateway {
             if !file.is_ready() {
                 continue;
             }
-            let Some(peer) = self.transfers.peer_of(*id).and_then(|name| peer_index(&self.plan, name)) else { continue };
+            let Some(peer) = self.transfers.peer_of(*id).and_then(|name| peer_index(&self.plan, name)) else {
+                continue;
+            };
             let worker = peer_worker(&self.plan, peer);
             // Back-pressure: a worker that does not keep up is not read for.
             if self.backlog[worker].is_empty() {
@@ -505,7 +507,10 @@ fn peer_index(plan: &NodePlan, name: &str) -> Option<PeerId> {
 }
 
 fn peer_worker(plan: &NodePlan, peer: PeerId) -> usize {
-    plan.peers.get(usize::from(peer.0)).and_then(|peer| plan.links.get(usize::from(peer.link))).map_or(0, |link| link.worker)
+    plan.peers
+        .get(usize::from(peer.0))
+        .and_then(|peer| plan.links.get(usize::from(peer.link)))
+        .map_or(0, |link| link.worker)
 }
 
 fn reply(replies: &Replies, tag: u64, body: Answer) {

@@ -6,15 +6,11 @@ use florelay_wire::eth::MacAddr;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanProtocol,
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
 };
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -23,49 +19,29 @@ use super::table::{Address, Device, Neighbour, Reachability, Route, Update};
 /// The updates that a message amounts to; `flags` are those of its netlink header.
 pub(super) fn updates(message: RouteNetlinkMessage, flags: u16) -> Vec<Update> {
     match message {
-        RouteNetlinkMessage::NewLink(link) => {
-            device(&link).map(Update::Device).into_iter().collect()
-        }
+        RouteNetlinkMessage::NewLink(link) => device(&link).map(Update::Device).into_iter().collect(),
         // A bridge announces with this message, under its own family, that a port left it.
-        RouteNetlinkMessage::DelLink(link)
-            if link.header.interface_family == AddressFamily::Unspec =>
-        {
+        RouteNetlinkMessage::DelLink(link) if link.header.interface_family == AddressFamily::Unspec => {
             vec![Update::DeviceGone(link.header.index)]
         }
-        RouteNetlinkMessage::NewAddress(message) => {
-            address(&message).map(Update::Address).into_iter().collect()
-        }
+        RouteNetlinkMessage::NewAddress(message) => address(&message).map(Update::Address).into_iter().collect(),
         RouteNetlinkMessage::DelAddress(message) => {
-            let gone =
-                address(&message).map(|gone| Update::AddressGone(gone.ifindex, gone.address));
+            let gone = address(&message).map(|gone| Update::AddressGone(gone.ifindex, gone.address));
             gone.into_iter().collect()
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let routes = routes(&message);
-            let replaced = routes
-                .first()
-                .filter(|_| flags & NLM_F_REPLACE != 0)
-                .map(|route| Update::RoutesReplaced {
-                    network: route.network,
-                    prefix: route.prefix,
-                    metric: route.metric,
-                });
-            replaced
-                .into_iter()
-                .chain(routes.into_iter().map(Update::Route))
-                .collect()
+            let replaced = routes.first().filter(|_| flags & NLM_F_REPLACE != 0).map(|route| Update::RoutesReplaced {
+                network: route.network,
+                prefix: route.prefix,
+                metric: route.metric,
+            });
+            replaced.into_iter().chain(routes.into_iter().map(Update::Route)).collect()
         }
-        RouteNetlinkMessage::DelRoute(message) => routes(&message)
-            .into_iter()
-            .map(Update::RouteGone)
-            .collect(),
-        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message)
-            .map(Update::Neighbour)
-            .into_iter()
-            .collect(),
+        RouteNetlinkMessage::DelRoute(message) => routes(&message).into_iter().map(Update::RouteGone).collect(),
+        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message).map(Update::Neighbour).into_iter().collect(),
         RouteNetlinkMessage::DelNeighbour(message) => {
-            let gone =
-                neighbour(&message).map(|gone| Update::NeighbourGone(gone.ifindex, gone.address));
+            let gone = neighbour(&message).map(|gone| Update::NeighbourGone(gone.ifindex, gone.address));
             gone.into_iter().collect()
         }
         _ => Vec::new(),
@@ -90,9 +66,7 @@ fn device(message: &LinkMessage) -> Option<Device> {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name.as_str().into(),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
-            LinkAttribute::Address(address)
-                if message.header.link_layer_type == LinkLayerType::Ether =>
-            {
+            LinkAttribute::Address(address) if message.header.link_layer_type == LinkLayerType::Ether => {
                 device.mac = mac(address);
             }
             LinkAttribute::Link(index) => parent = *index,
@@ -114,9 +88,7 @@ fn vlan_tag(part: &LinkInfo) -> Option<u16> {
         InfoVlan::Id(id) => Some(*id),
         _ => None,
     })?;
-    let service = parts
-        .iter()
-        .any(|part| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let service = parts.iter().any(|part| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
     Some(if service { 0 } else { id })
 }
 
@@ -135,16 +107,10 @@ fn address(message: &AddressMessage) -> Option<Address> {
             _ => {}
         }
     }
-    let flags =
-        flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
-    let usable =
-        flags.contains(AddressFlags::Optimistic) && !flags.contains(AddressFlags::Dadfailed);
+    let flags = flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+    let usable = flags.contains(AddressFlags::Optimistic) && !flags.contains(AddressFlags::Dadfailed);
     let tentative = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed) && !usable;
-    Some(Address {
-        ifindex: message.header.index,
-        address: own.or(other)?,
-        tentative,
-    })
+    Some(Address { ifindex: message.header.index, address: own.or(other)?, tentative })
 }
 
 /// One route for each next hop; none if it is not a unicast route of the main table.
@@ -196,20 +162,19 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
         route.gateway = gateway(&message.attributes);
         return vec![route];
     }
-    let several = hops.iter().map(|hop| Route {
-        ifindex: hop.interface_index,
-        gateway: gateway(&hop.attributes),
-        ..route
-    });
+    let several =
+        hops.iter().map(|hop| Route { ifindex: hop.interface_index, gateway: gateway(&hop.attributes), ..route });
     several.collect()
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(address))
-        | RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Gateway(RouteAddress::Inet6(address))
-        | RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+            Some(IpAddr::V4(*address))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) | RouteAttribute::Via(RouteVia::Inet6(address)) => {
+            Some(IpAddr::V6(*address))
+        }
         _ => None,
     })
 }
@@ -238,10 +203,84 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         NeighbourState::Failed => Reachability::Failed,
         _ => Reachability::Incomplete,
     };
-    Some(Neighbour {
-        ifindex: message.header.ifindex,
-        address: address?,
-        mac: link_address,
-        state,
-    })
+    Some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: link_address, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
+    use super::*;
+
+    /// What the kernel sends for `ip link add link eth0 name eth0.100 type vlan …`.
+    fn vlan_device(id: u16, protocol: VlanProtocol, more: Option<LinkAttribute>) -> Option<Device> {
+        let mut message = LinkMessage::default();
+        message.header.index = 5;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.100".to_owned()),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::Link(2),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(id)])),
+            ]),
+        ];
+        message.attributes.extend(more);
+        match updates(RouteNetlinkMessage::NewLink(message), 0).pop()? {
+            Update::Device(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_vlan_interface_has_parent_and_tag_as_far_as_both_can_be_used() {
+        let device = vlan_device(100, VlanProtocol::Ieee8021Q, None).expect("a device");
+        let expected = Device {
+            ifindex: 5,
+            name: "eth0.100".into(),
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 9])),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            vlan: Some((2, 100)),
+        };
+        assert_eq!(device, expected);
+        let service = vlan_device(100, VlanProtocol::Ieee8021Ad, None).expect("a device");
+        assert_eq!(service.vlan, Some((2, 0)));
+        let elsewhere = vlan_device(100, VlanProtocol::Ieee8021Q, Some(LinkAttribute::LinkNetNsId(0)));
+        assert_eq!(elsewhere.expect("a device").vlan, Some((0, 100)));
+    }
+
+    #[test]
+    fn routes_of_other_tables_and_kinds_are_left_out_and_a_replacement_says_so() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.kind = RouteType::Unicast;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.attributes =
+            vec![RouteAttribute::Oif(2), RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 2)))];
+        let given = |message: &RouteMessage, flags| updates(RouteNetlinkMessage::NewRoute(message.clone()), flags);
+        let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let route = Route {
+            network: default,
+            prefix: 0,
+            gateway: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))),
+            ifindex: 2,
+            metric: 0,
+            mtu: None,
+        };
+        assert_eq!(given(&message, 0), [Update::Route(route)]);
+        let replaced = Update::RoutesReplaced { network: default, prefix: 0, metric: 0 };
+        assert_eq!(given(&message, NLM_F_REPLACE), [replaced, Update::Route(route)]);
+
+        let mut other = message.clone();
+        other.attributes.push(RouteAttribute::Table(1000));
+        assert_eq!(given(&other, 0), []);
+        let mut local = message;
+        local.header.kind = RouteType::Local;
+        assert_eq!(given(&local, 0), []);
+    }
 }

@@ -99,44 +99,22 @@ impl Follower {
     ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (started, first) = mpsc::sync_channel(1);
-        let links = links.into_iter().map(|(id, spec)| Link {
-            id,
-            spec,
-            published: None,
-            want: Want::Nothing,
-            provoked: None,
-        });
+        let links =
+            links.into_iter().map(|(id, spec)| Link { id, spec, published: None, want: Want::Nothing, provoked: None });
         let overflows = Arc::new(AtomicU64::new(0));
-        let mut watch = Watch {
-            links: links.collect(),
-            options,
-            overflows: Arc::clone(&overflows),
-            publish,
-            provoke,
-        };
-        let thread = thread::Builder::new()
-            .name("netlink".to_owned())
-            .spawn(move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                {
-                    Ok(runtime) => runtime,
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                        return;
-                    }
-                };
-                runtime.block_on(run(&mut watch, stopped, &started));
-            })?;
-        let follower = Self {
-            stop: Some(stop),
-            thread: Some(thread),
-            overflows,
-        };
-        first
-            .recv()
-            .map_err(|_| io::Error::other("the netlink thread ended"))??;
+        let mut watch = Watch { links: links.collect(), options, overflows: Arc::clone(&overflows), publish, provoke };
+        let thread = thread::Builder::new().name("netlink".to_owned()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            runtime.block_on(run(&mut watch, stopped, &started));
+        })?;
+        let follower = Self { stop: Some(stop), thread: Some(thread), overflows };
+        first.recv().map_err(|_| io::Error::other("the netlink thread ended"))??;
         Ok(follower)
     }
 
@@ -159,11 +137,8 @@ impl Drop for Follower {
 }
 
 /// Sessions, one after the other: each has a socket of its own.
-async fn run<P, Q>(
-    watch: &mut Watch<P, Q>,
-    mut stop: oneshot::Receiver<()>,
-    started: &mpsc::SyncSender<io::Result<()>>,
-) where
+async fn run<P, Q>(watch: &mut Watch<P, Q>, mut stop: oneshot::Receiver<()>, started: &mpsc::SyncSender<io::Result<()>>)
+where
     P: FnMut(LinkId, Result<NextHop, Arc<str>>),
     Q: FnMut(LinkId),
 {
@@ -201,9 +176,7 @@ async fn run<P, Q>(
 
 fn open(rx_buffer_bytes: usize) -> io::Result<(TokioSocket, Table)> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let groups = GROUPS
-        .iter()
-        .fold(0, |bits, group| bits | 1 << (*group as u32 - 1));
+    let groups = GROUPS.iter().fold(0, |bits, group| bits | 1 << (*group as u32 - 1));
     socket.socket_mut().set_rx_buf_sz(rx_buffer_bytes)?;
     socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
     Ok((socket, dump()?))
@@ -250,8 +223,7 @@ where
         let mut flushed = apply(&mut table, &datagram)?;
         for _ in 1..BURST {
             // What is there already; the timeout polls the socket before it looks at the time.
-            let Ok(next) = tokio::time::timeout(Duration::ZERO, socket.recv_from_full()).await
-            else {
+            let Ok(next) = tokio::time::timeout(Duration::ZERO, socket.recv_from_full()).await else {
                 break;
             };
             flushed |= apply(&mut table, &next?.0)?;

@@ -3,9 +3,7 @@
 
 use std::io;
 
-use rtnetlink::packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -32,10 +30,7 @@ pub(crate) fn dump(body: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMes
 ///
 /// # Errors
 /// What the kernel answers, or a datagram that cannot be parsed.
-pub(crate) fn request(
-    body: RouteNetlinkMessage,
-    flags: u16,
-) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(crate) fn request(body: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     exchange(body, flags).map(|(messages, _)| messages)
 }
 
@@ -76,9 +71,7 @@ fn exchange(body: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetli
 
 /// The messages of one datagram. A message whose content cannot be parsed (an attribute newer than the parser) is skipped
 /// with a log line; a broken length ends the datagram with an error.
-pub(super) fn messages(
-    datagram: &[u8],
-) -> impl Iterator<Item = io::Result<NetlinkMessage<RouteNetlinkMessage>>> + '_ {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<NetlinkMessage<RouteNetlinkMessage>>> + '_ {
     /// `struct nlmsghdr`, linux/netlink.h: u32 length, u16 type, u16 flags, u32 sequence, u32 port.
     const HEADER_BYTES: usize = 16;
     let mut rest = datagram;
@@ -87,10 +80,7 @@ pub(super) fn messages(
             let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
             if length < HEADER_BYTES || length > rest.len() {
                 rest = &[];
-                return Some(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "a netlink message has a wrong length",
-                )));
+                return Some(Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink message has a wrong length")));
             }
             let (one, _) = rest.split_at(length);
             // NLMSG_ALIGN: messages start at multiples of four bytes.

@@ -112,25 +112,17 @@ pub struct Route {
 
 impl Route {
     fn same_key(&self, other: &Self) -> bool {
-        Self { mtu: None, ..*self }
-            == Self {
-                mtu: None,
-                ..*other
-            }
+        Self { mtu: None, ..*self } == Self { mtu: None, ..*other }
     }
 
     fn covers(&self, address: IpAddr) -> bool {
         match (self.network, address) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(self.prefix.min(32)))
-                    .unwrap_or(0);
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0);
                 (network.to_bits() ^ address.to_bits()) & mask == 0
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(self.prefix.min(128)))
-                    .unwrap_or(0);
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
                 (network.to_bits() ^ address.to_bits()) & mask == 0
             }
             _ => false,
@@ -221,8 +213,7 @@ impl Table {
                 self.forget_routes(ifindex);
             }
             Update::Address(address) => {
-                self.addresses
-                    .insert((address.ifindex, address.address), address);
+                self.addresses.insert((address.ifindex, address.address), address);
             }
             Update::AddressGone(ifindex, address) => {
                 self.addresses.remove(&(ifindex, address));
@@ -232,16 +223,11 @@ impl Table {
                 self.routes.push(route);
             }
             Update::RouteGone(route) => self.routes.retain(|known| !known.same_key(&route)),
-            Update::RoutesReplaced {
-                network,
-                prefix,
-                metric,
-            } => self.routes.retain(|known| {
-                (known.network, known.prefix, known.metric) != (network, prefix, metric)
-            }),
+            Update::RoutesReplaced { network, prefix, metric } => {
+                self.routes.retain(|known| (known.network, known.prefix, known.metric) != (network, prefix, metric));
+            }
             Update::Neighbour(neighbour) => {
-                self.neighbours
-                    .insert((neighbour.ifindex, neighbour.address), neighbour);
+                self.neighbours.insert((neighbour.ifindex, neighbour.address), neighbour);
             }
             Update::NeighbourGone(ifindex, address) => {
                 self.neighbours.remove(&(ifindex, address));
@@ -257,10 +243,7 @@ impl Table {
     #[must_use]
     pub fn resolve(&self, spec: &LinkSpec) -> Resolution {
         match self.find(spec) {
-            Ok((next_hop, provoke)) => Resolution {
-                next_hop: Ok(next_hop),
-                provoke,
-            },
+            Ok((next_hop, provoke)) => Resolution { next_hop: Ok(next_hop), provoke },
             Err(obstacle) => Resolution {
                 provoke: matches!(obstacle, Obstacle::Unknown { .. } | Obstacle::Failed { .. }),
                 next_hop: Err(obstacle.to_string().into()),
@@ -269,10 +252,7 @@ impl Table {
     }
 
     fn find(&self, spec: &LinkSpec) -> Result<(NextHop, bool), Obstacle<'_>> {
-        let named = self
-            .devices
-            .values()
-            .find(|device| *device.name == *spec.interface);
+        let named = self.devices.values().find(|device| *device.name == *spec.interface);
         let named = named.ok_or_else(|| Obstacle::NoInterface(spec.interface.clone()))?;
         // Said first, because IPv6 addresses go when an interface goes down.
         if !named.up {
@@ -282,10 +262,7 @@ impl Table {
         let (carrier, vlan) = match holder.vlan {
             None => (holder, None),
             Some((parent, vlan)) => {
-                let parent = self
-                    .devices
-                    .get(&parent)
-                    .ok_or(Obstacle::NoParent(&holder.name))?;
+                let parent = self.devices.get(&parent).ok_or(Obstacle::NoParent(&holder.name))?;
                 if parent.vlan.is_some() || vlan == 0 {
                     return Err(Obstacle::StackedVlan(&holder.name));
                 }
@@ -302,63 +279,34 @@ impl Table {
         }
         let src_mac = holder.mac.ok_or(Obstacle::NotEthernet(&holder.name))?;
         let route = self.route(holder.ifindex, spec.remote);
-        let route = route.ok_or(Obstacle::NoRoute {
-            remote: spec.remote,
-            device: &holder.name,
-        })?;
+        let route = route.ok_or(Obstacle::NoRoute { remote: spec.remote, device: &holder.name })?;
         let (dst_mac, stale) = self.neighbour(holder, route.gateway, spec.remote)?;
-        let mtu = holder
-            .mtu
-            .min(carrier.mtu)
-            .min(route.mtu.unwrap_or(u32::MAX));
-        let next_hop = NextHop {
-            ifindex: carrier.ifindex,
-            interface: Arc::clone(&carrier.name),
-            src_mac,
-            dst_mac,
-            vlan,
-            mtu,
-        };
+        let mtu = holder.mtu.min(carrier.mtu).min(route.mtu.unwrap_or(u32::MAX));
+        let next_hop =
+            NextHop { ifindex: carrier.ifindex, interface: Arc::clone(&carrier.name), src_mac, dst_mac, vlan, mtu };
         Ok((next_hop, stale))
     }
 
     /// The device that holds the local address: the one that was named, or a VLAN interface on it.
     fn holder(&self, named: &Device, local: IpAddr) -> Result<&Device, Obstacle<'_>> {
         let holders = || {
-            let held = self
-                .addresses
-                .values()
-                .filter(move |address| address.address == local);
-            held.filter_map(|address| {
-                Some((self.devices.get(&address.ifindex)?, address.tentative))
-            })
+            let held = self.addresses.values().filter(move |address| address.address == local);
+            held.filter_map(|address| Some((self.devices.get(&address.ifindex)?, address.tentative)))
         };
         let on_named = holders().find(|(device, _)| device.ifindex == named.ifindex);
-        let on_vlan = || {
-            holders().find(|(device, _)| {
-                device
-                    .vlan
-                    .is_some_and(|(parent, _)| parent == named.ifindex)
-            })
-        };
+        let on_vlan = || holders().find(|(device, _)| device.vlan.is_some_and(|(parent, _)| parent == named.ifindex));
         match on_named.or_else(on_vlan) {
             Some((_, true)) => Err(Obstacle::Tentative(local)),
             Some((device, false)) => Ok(device),
             None => Err(match holders().next() {
-                Some((elsewhere, _)) => Obstacle::Elsewhere {
-                    local,
-                    device: &elsewhere.name,
-                },
+                Some((elsewhere, _)) => Obstacle::Elsewhere { local, device: &elsewhere.name },
                 None => Obstacle::NoAddress(local),
             }),
         }
     }
 
     fn route(&self, ifindex: u32, remote: IpAddr) -> Option<&Route> {
-        let usable = self
-            .routes
-            .iter()
-            .filter(|route| route.ifindex == ifindex && route.covers(remote));
+        let usable = self.routes.iter().filter(|route| route.ifindex == ifindex && route.covers(remote));
         usable.min_by_key(|route| (std::cmp::Reverse(route.prefix), route.metric))
     }
 
@@ -370,22 +318,16 @@ impl Table {
         remote: IpAddr,
     ) -> Result<(MacAddr, bool), Obstacle<'a>> {
         let address = gateway.unwrap_or(remote);
-        let unknown = Obstacle::Unknown {
-            address,
-            device: &holder.name,
-            gateway: gateway.is_some(),
-        };
+        let unknown = Obstacle::Unknown { address, device: &holder.name, gateway: gateway.is_some() };
         let Some(entry) = self.neighbours.get(&(holder.ifindex, address)) else {
             return Err(unknown);
         };
         match (entry.state, entry.mac) {
             (Reachability::Good, Some(mac)) => Ok((mac, false)),
             (Reachability::Stale, Some(mac)) => Ok((mac, true)),
-            (Reachability::Failed, _) => Err(Obstacle::Failed {
-                address,
-                device: &holder.name,
-                gateway: gateway.is_some(),
-            }),
+            (Reachability::Failed, _) => {
+                Err(Obstacle::Failed { address, device: &holder.name, gateway: gateway.is_some() })
+            }
             (Reachability::Incomplete, _) | (_, None) => Err(unknown),
         }
     }
@@ -395,30 +337,16 @@ impl Table {
 enum Obstacle<'a> {
     NoInterface(String),
     NoAddress(IpAddr),
-    Elsewhere {
-        local: IpAddr,
-        device: &'a str,
-    },
+    Elsewhere { local: IpAddr, device: &'a str },
     Tentative(IpAddr),
     NoParent(&'a str),
     StackedVlan(&'a str),
     Down(&'a str),
     NoCarrier(&'a str),
     NotEthernet(&'a str),
-    NoRoute {
-        remote: IpAddr,
-        device: &'a str,
-    },
-    Unknown {
-        address: IpAddr,
-        device: &'a str,
-        gateway: bool,
-    },
-    Failed {
-        address: IpAddr,
-        device: &'a str,
-        gateway: bool,
-    },
+    NoRoute { remote: IpAddr, device: &'a str },
+    Unknown { address: IpAddr, device: &'a str, gateway: bool },
+    Failed { address: IpAddr, device: &'a str, gateway: bool },
 }
 
 impl fmt::Display for Obstacle<'_> {
@@ -427,42 +355,24 @@ impl fmt::Display for Obstacle<'_> {
         match self {
             Self::NoInterface(name) => write!(f, "interface {name} does not exist"),
             Self::NoAddress(local) => write!(f, "no interface has the local address {local}"),
-            Self::Elsewhere { local, device } => write!(
-                f,
-                "the local address {local} is on {device}, another interface"
-            ),
-            Self::Tentative(local) => write!(
-                f,
-                "duplicate address detection for {local} has not succeeded"
-            ),
-            Self::NoParent(device) => write!(
-                f,
-                "the parent of VLAN interface {device} is not in this network namespace"
-            ),
-            Self::StackedVlan(device) => write!(
-                f,
-                "VLAN interface {device} needs more than one 802.1Q tag, or another kind of tag"
-            ),
+            Self::Elsewhere { local, device } => {
+                write!(f, "the local address {local} is on {device}, another interface")
+            }
+            Self::Tentative(local) => write!(f, "duplicate address detection for {local} has not succeeded"),
+            Self::NoParent(device) => {
+                write!(f, "the parent of VLAN interface {device} is not in this network namespace")
+            }
+            Self::StackedVlan(device) => {
+                write!(f, "VLAN interface {device} needs more than one 802.1Q tag, or another kind of tag")
+            }
             Self::Down(device) => write!(f, "interface {device} is down"),
             Self::NoCarrier(device) => write!(f, "interface {device} has no carrier"),
             Self::NotEthernet(device) => write!(f, "interface {device} is not Ethernet"),
             Self::NoRoute { remote, device } => write!(f, "no route to {remote} over {device}"),
-            Self::Unknown {
-                address,
-                device,
-                gateway,
-            } => {
-                write!(
-                    f,
-                    "{} {address} on {device} is not resolved yet",
-                    role(gateway)
-                )
+            Self::Unknown { address, device, gateway } => {
+                write!(f, "{} {address} on {device} is not resolved yet", role(gateway))
             }
-            Self::Failed {
-                address,
-                device,
-                gateway,
-            } => {
+            Self::Failed { address, device, gateway } => {
                 write!(f, "{} {address} on {device} does not answer", role(gateway))
             }
         }

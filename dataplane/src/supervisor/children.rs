@@ -30,6 +30,8 @@ impl Child {
         let process = tokio::process::Command::new(executable)
             .args(arguments)
             .stdin(Stdio::from(OwnedFd::from(stdin)))
+            // Ctrl-C at a terminal is for the supervisor, which stops its children in order.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| SupervisorError::Spawn { name, source })?;

@@ -15,6 +15,7 @@
 
 mod broker;
 mod children;
+mod daemon;
 mod privileges;
 
 use std::ffi::OsString;
@@ -30,6 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::broker::RemoteBroker;
 use self::children::Child;
+pub use self::daemon::{DataplaneError, dataplane};
 pub use self::privileges::{PrivilegeError, drop_privileges};
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
@@ -124,51 +126,59 @@ async fn supervise(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    let mut dataplane = Some(start_dataplane(options, listener, attachments)?);
-    let mut control = Some(start_control(options, socket)?);
-    let (mut dataplane_pause, mut control_pause) = (RESTART_FIRST, RESTART_FIRST);
+    let mut dataplane = Slot::new(start_dataplane(options, listener, attachments)?);
+    let mut control = Slot::new(start_control(options, socket)?);
     tracing::info!(node = options.plan.node, "running");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = housekeeping.tick() => broker::lock(attachments).drain_logs(),
-            pause = gone(&mut dataplane, &mut dataplane_pause) => {
-                tokio::time::sleep(pause).await;
-                let started = start_dataplane(options, listener, attachments)?;
+            () = dataplane.wanted() => {
+                dataplane.fill(start_dataplane(options, listener, attachments)?);
                 // Control learns of the new dataplane; without control there is nobody to tell.
-                if let Some(control) = &control {
-                    introduce(control.stdin(), socket);
-                }
-                dataplane = Some(started);
+                introduce(control.child.as_ref().and_then(Child::stdin), socket);
             }
-            pause = gone(&mut control, &mut control_pause) => {
-                tokio::time::sleep(pause).await;
-                control = Some(start_control(options, socket)?);
-            }
+            () = control.wanted() => control.fill(start_control(options, socket)?),
         }
     }
     tracing::info!("stopping");
-    for child in [&mut control, &mut dataplane].into_iter().flatten() {
+    for child in [&mut control.child, &mut dataplane.child].into_iter().flatten() {
         child.stop(STOP_PATIENCE).await;
     }
     Ok(())
 }
 
-/// Wait for a child's end; how long to pause before it is started again.
-async fn gone(child: &mut Option<Child>, pause: &mut Duration) -> Duration {
-    let Some(running) = child else { return std::future::pending().await };
-    let since = running.since;
-    let ended = running.wait().await;
-    let name = running.name;
-    *child = None;
-    if Instant::now() - since > STABLE {
-        *pause = RESTART_FIRST;
+/// A place for a child that is to run always.
+struct Slot {
+    child: Option<Child>,
+    pause: Duration,
+    restart_at: Instant,
+}
+
+impl Slot {
+    fn new(child: Child) -> Self {
+        Self { child: Some(child), pause: RESTART_FIRST, restart_at: Instant::now() }
     }
-    let wait = *pause;
-    *pause = (*pause * 2).min(RESTART_LIMIT);
-    tracing::error!(process = name, ?ended, ?wait, "a process ended; it is started again");
-    wait
+
+    fn fill(&mut self, child: Child) {
+        self.child = Some(child);
+    }
+
+    /// Until the child has ended and its pause is over. May be dropped and called again: all is kept in the slot.
+    async fn wanted(&mut self) {
+        if let Some(child) = &mut self.child {
+            let ended = child.wait().await;
+            if child.since.elapsed() > STABLE {
+                self.pause = RESTART_FIRST;
+            }
+            tracing::error!(process = child.name, ?ended, pause = ?self.pause, "a process ended; it is started again");
+            self.child = None;
+            self.restart_at = Instant::now() + self.pause;
+            self.pause = (self.pause * 2).min(RESTART_LIMIT);
+        }
+        tokio::time::sleep_until(self.restart_at.into()).await;
+    }
 }
 
 fn start_dataplane(

@@ -7,10 +7,16 @@ pub(crate) const HEAP_FRAME_BYTES: usize = 9216;
 
 /// A frame in hand.
 pub(crate) enum WorkerFrame {
-    /// In the worker's UMEM.
-    Umem(florelay_xsk::Frame),
+    /// In one of the worker's UMEMs.
+    Umem(UmemFrame),
     /// On the heap, from the worker's pool.
     Heap(HeapFrame),
+}
+
+/// A UMEM frame, and the number of its UMEM: the kernel needs a second one for a second bind mode.
+pub(crate) struct UmemFrame {
+    pub(crate) pool: u8,
+    pub(crate) frame: florelay_xsk::Frame,
 }
 
 /// A pooled buffer.
@@ -19,31 +25,44 @@ pub(crate) struct HeapFrame {
     len: usize,
 }
 
+impl HeapFrame {
+    /// Hold exactly these bytes. `false`, with the frame unchanged, if they do not fit.
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> bool {
+        let Some(room) = self.bytes.get_mut(..bytes.len()) else { return false };
+        room.copy_from_slice(bytes);
+        self.len = bytes.len();
+        true
+    }
+}
+
 impl FrameBuf for WorkerFrame {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Umem(frame) => frame.bytes(),
+            Self::Umem(umem) => umem.frame.bytes(),
             Self::Heap(frame) => &frame.bytes[..frame.len],
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            Self::Umem(frame) => frame.bytes_mut(),
+            Self::Umem(umem) => umem.frame.bytes_mut(),
             Self::Heap(frame) => &mut frame.bytes[..frame.len],
         }
     }
 
     fn capacity(&self) -> usize {
         match self {
-            Self::Umem(frame) => frame.capacity(),
+            Self::Umem(umem) => umem.frame.capacity(),
             Self::Heap(frame) => frame.bytes.len(),
         }
     }
 
     fn set_len(&mut self, len: usize) {
         match self {
-            Self::Umem(frame) => frame.set_len(len),
+            Self::Umem(umem) => {
+                let fits = umem.frame.set_len(len.min(umem.frame.capacity()));
+                debug_assert!(fits);
+            }
             Self::Heap(frame) => frame.len = len.min(frame.bytes.len()),
         }
     }
@@ -74,6 +93,11 @@ impl HeapPool {
 
     pub(crate) fn free(&mut self, frame: HeapFrame) {
         self.free.push(frame);
+    }
+
+    /// Frames that `alloc` can still give.
+    pub(crate) fn allocatable(&self) -> usize {
+        self.limit - self.made + self.free.len()
     }
 
     pub(crate) fn total(&self) -> usize {

@@ -92,46 +92,22 @@ mod tests {
 
     #[test]
     fn known_words() {
-        assert_eq!(
-            AchHeader {
-                channel: ChannelType::Liveness
-            }
-            .to_bytes(),
-            [0x10, 0, 0x7F, 0xF8]
-        );
-        assert_eq!(
-            AchHeader::from_bytes([0x00, 0, 0x7F, 0xF8]),
-            Err(ParseError::BadNibble)
-        );
-        assert_eq!(
-            AchHeader::from_bytes([0x11, 0, 0x7F, 0xF8]),
-            Err(ParseError::ChannelHeader)
-        );
-        assert_eq!(
-            AchHeader::from_bytes([0x10, 1, 0x7F, 0xF8]),
-            Err(ParseError::ChannelHeader)
-        );
-        assert_eq!(
-            AchHeader::from_bytes([0x10, 0, 0x7F, 0xFF]),
-            Err(ParseError::UnknownChannel)
-        );
+        assert_eq!(AchHeader { channel: ChannelType::Liveness }.to_bytes(), [0x10, 0, 0x7F, 0xF8]);
+        assert_eq!(AchHeader::from_bytes([0x00, 0, 0x7F, 0xF8]), Err(ParseError::BadNibble));
+        assert_eq!(AchHeader::from_bytes([0x11, 0, 0x7F, 0xF8]), Err(ParseError::ChannelHeader));
+        assert_eq!(AchHeader::from_bytes([0x10, 1, 0x7F, 0xF8]), Err(ParseError::ChannelHeader));
+        assert_eq!(AchHeader::from_bytes([0x10, 0, 0x7F, 0xFF]), Err(ParseError::UnknownChannel));
     }
 
     #[test]
     fn mutations_are_refused_or_carried() {
         let mut carried = 0;
-        each_mutation(
-            &AchHeader {
-                channel: ChannelType::Alarm,
+        each_mutation(&AchHeader { channel: ChannelType::Alarm }.to_bytes(), |_, bytes| {
+            if let Ok(header) = AchHeader::from_bytes(bytes.try_into().unwrap()) {
+                assert_eq!(header.to_bytes(), bytes);
+                carried += 1;
             }
-            .to_bytes(),
-            |_, bytes| {
-                if let Ok(header) = AchHeader::from_bytes(bytes.try_into().unwrap()) {
-                    assert_eq!(header.to_bytes(), bytes);
-                    carried += 1;
-                }
-            },
-        );
+        });
         // the other three channels
         assert_eq!(carried, 3);
     }

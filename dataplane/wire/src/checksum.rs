@@ -161,10 +161,7 @@ pub const fn update32_udp(checksum: u16, old: u32, new: u32) -> u16 {
 /// Sum of the UDP pseudo header over IPv4 (RFC 768) without the length.
 #[inline(always)]
 pub const fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr) -> Sum {
-    Sum::ZERO
-        .double(src.to_bits())
-        .double(dst.to_bits())
-        .word(PROTOCOL_UDP as u16)
+    Sum::ZERO.double(src.to_bits()).double(dst.to_bits()).word(PROTOCOL_UDP as u16)
 }
 
 /// Sum of the UDP pseudo header over IPv6 (RFC 8200 section 8.1) without the length.
@@ -172,24 +169,8 @@ pub const fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr) -> Sum {
 pub const fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Sum {
     let [a, b, c, d, e, f, g, h] = src.segments();
     let [i, j, k, l, m, n, o, p] = dst.segments();
-    let src = Sum::ZERO
-        .word(a)
-        .word(b)
-        .word(c)
-        .word(d)
-        .word(e)
-        .word(f)
-        .word(g)
-        .word(h);
-    src.word(i)
-        .word(j)
-        .word(k)
-        .word(l)
-        .word(m)
-        .word(n)
-        .word(o)
-        .word(p)
-        .word(PROTOCOL_UDP as u16)
+    let src = Sum::ZERO.word(a).word(b).word(c).word(d).word(e).word(f).word(g).word(h);
+    src.word(i).word(j).word(k).word(l).word(m).word(n).word(o).word(p).word(PROTOCOL_UDP as u16)
 }
 
 /// Sum of the UDP pseudo header without the length; `None` if the families differ.
@@ -235,8 +216,8 @@ mod tests {
     #[test]
     fn ipv4_header_of_a_known_packet() {
         let header = [
-            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
-            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
+            0x00, 0xc7,
         ];
         assert!(verify(&header));
         let mut without = header;

@@ -70,11 +70,7 @@ impl ControlWord {
             return Err(ParseError::BadNibble);
         }
         match PayloadType::from_bits(kind & 0xF) {
-            Ok(payload) => Ok(ControlWord {
-                payload,
-                flags,
-                sequence: u16::from_be_bytes([high, low]),
-            }),
+            Ok(payload) => Ok(ControlWord { payload, flags, sequence: u16::from_be_bytes([high, low]) }),
             Err(error) => Err(error),
         }
     }
@@ -96,10 +92,7 @@ impl ControlWord {
     #[inline(always)]
     #[must_use]
     pub const fn with_ecn(self, ecn: u8) -> ControlWord {
-        ControlWord {
-            flags: (self.flags & !FLAGS_ECN_MASK) | (ecn & FLAGS_ECN_MASK),
-            ..self
-        }
+        ControlWord { flags: (self.flags & !FLAGS_ECN_MASK) | (ecn & FLAGS_ECN_MASK), ..self }
     }
 }
 
@@ -108,23 +101,13 @@ mod tests {
     use super::*;
     use crate::testing::each_mutation;
 
-    const CELL: ControlWord = ControlWord {
-        payload: PayloadType::Cell,
-        flags: 0xA3,
-        sequence: 0x1234,
-    };
+    const CELL: ControlWord = ControlWord { payload: PayloadType::Cell, flags: 0xA3, sequence: 0x1234 };
 
     #[test]
     fn known_word() {
         assert_eq!(CELL.to_bytes(), [0x01, 0xA3, 0x12, 0x34]);
-        assert_eq!(
-            ControlWord::from_bytes([0x10, 0, 0, 0]),
-            Err(ParseError::BadNibble)
-        );
-        assert_eq!(
-            ControlWord::from_bytes([0x03, 0, 0, 0]),
-            Err(ParseError::UnknownPayload)
-        );
+        assert_eq!(ControlWord::from_bytes([0x10, 0, 0, 0]), Err(ParseError::BadNibble));
+        assert_eq!(ControlWord::from_bytes([0x03, 0, 0, 0]), Err(ParseError::UnknownPayload));
     }
 
     #[test]
@@ -143,12 +126,6 @@ mod tests {
     #[test]
     fn ecn_is_the_low_two_flags() {
         assert_eq!(CELL.ecn(), 3);
-        assert_eq!(
-            CELL.with_ecn(0b110),
-            ControlWord {
-                flags: 0xA2,
-                ..CELL
-            }
-        );
+        assert_eq!(CELL.with_ecn(0b110), ControlWord { flags: 0xA2, ..CELL });
     }
 }

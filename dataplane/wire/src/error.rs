@@ -96,13 +96,7 @@ mod tests {
     fn indices_are_dense_and_names_unique() {
         for (at, error) in ParseError::ALL.iter().enumerate() {
             assert_eq!(error.index(), at);
-            assert_eq!(
-                ParseError::ALL
-                    .iter()
-                    .filter(|e| e.name() == error.name())
-                    .count(),
-                1
-            );
+            assert_eq!(ParseError::ALL.iter().filter(|e| e.name() == error.name()).count(), 1);
         }
     }
 }

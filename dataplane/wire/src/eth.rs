@@ -56,50 +56,26 @@ impl EthHeader {
     /// `TooShort`; `StackedVlan` for a tag behind the tag.
     #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Result<(EthHeader, &[u8]), ParseError> {
-        let (head, rest) = bytes
-            .split_first_chunk::<ETH_BYTES>()
-            .ok_or(ParseError::TooShort)?;
+        let (head, rest) = bytes.split_first_chunk::<ETH_BYTES>().ok_or(ParseError::TooShort)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *head;
         let dst = MacAddr([d0, d1, d2, d3, d4, d5]);
         let src = MacAddr([s0, s1, s2, s3, s4, s5]);
         let ether_type = u16::from_be_bytes([t0, t1]);
         if ether_type != ETHERTYPE_VLAN {
-            return Ok((
-                EthHeader {
-                    dst,
-                    src,
-                    tci: None,
-                    ether_type,
-                },
-                rest,
-            ));
+            return Ok((EthHeader { dst, src, tci: None, ether_type }, rest));
         }
-        let ([c0, c1, t0, t1], rest) = rest
-            .split_first_chunk::<VLAN_TAG_BYTES>()
-            .ok_or(ParseError::TooShort)?;
+        let ([c0, c1, t0, t1], rest) = rest.split_first_chunk::<VLAN_TAG_BYTES>().ok_or(ParseError::TooShort)?;
         let ether_type = u16::from_be_bytes([*t0, *t1]);
         if ether_type == ETHERTYPE_VLAN || ether_type == ETHERTYPE_SERVICE_VLAN {
             return Err(ParseError::StackedVlan);
         }
-        Ok((
-            EthHeader {
-                dst,
-                src,
-                tci: Some(u16::from_be_bytes([*c0, *c1])),
-                ether_type,
-            },
-            rest,
-        ))
+        Ok((EthHeader { dst, src, tci: Some(u16::from_be_bytes([*c0, *c1])), ether_type }, rest))
     }
 
     /// Length of the header, bytes.
     #[inline(always)]
     pub const fn header_len(&self) -> usize {
-        if self.tci.is_some() {
-            ETH_BYTES + VLAN_TAG_BYTES
-        } else {
-            ETH_BYTES
-        }
+        if self.tci.is_some() { ETH_BYTES + VLAN_TAG_BYTES } else { ETH_BYTES }
     }
 
     /// VLAN id; `None` without a tag, and for a priority tag (id 0), which belongs to the untagged network.
@@ -125,9 +101,7 @@ impl EthHeader {
             Some(tci) => {
                 let [v0, v1] = ETHERTYPE_VLAN.to_be_bytes();
                 let [c0, c1] = tci.to_be_bytes();
-                *buf.first_chunk_mut()? = [
-                    d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, v0, v1, c0, c1, t0, t1,
-                ];
+                *buf.first_chunk_mut()? = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, v0, v1, c0, c1, t0, t1];
             }
         }
         Some(self.header_len())
@@ -151,30 +125,12 @@ mod tests {
     fn known_headers() {
         let mut buf = [0; 18];
         assert_eq!(TAGGED.write(&mut buf), Some(18));
-        assert_eq!(
-            buf,
-            [
-                2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0x00, 0xE1, 0x23, 0x86, 0xDD
-            ]
-        );
+        assert_eq!(buf, [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0x00, 0xE1, 0x23, 0x86, 0xDD]);
         assert_eq!(TAGGED.vlan(), Some(0x123));
-        assert_eq!(
-            EthHeader {
-                tci: Some(0xE000),
-                ..TAGGED
-            }
-            .vlan(),
-            None
-        );
-        let untagged = EthHeader {
-            tci: None,
-            ..TAGGED
-        };
+        assert_eq!(EthHeader { tci: Some(0xE000), ..TAGGED }.vlan(), None);
+        let untagged = EthHeader { tci: None, ..TAGGED };
         assert_eq!(untagged.write(&mut buf), Some(14));
-        assert_eq!(
-            EthHeader::parse(&buf),
-            Ok((untagged, &[0xE1, 0x23, 0x86, 0xDD][..]))
-        );
+        assert_eq!(EthHeader::parse(&buf), Ok((untagged, &[0xE1, 0x23, 0x86, 0xDD][..])));
         assert_eq!(std::format!("{}", TAGGED.dst), "02:00:00:00:00:01");
     }
 
@@ -182,12 +138,7 @@ mod tests {
     fn stacked_tags_are_refused() {
         for inner in [ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN] {
             let mut buf = [0; 22];
-            EthHeader {
-                ether_type: inner,
-                ..TAGGED
-            }
-            .write(&mut buf)
-            .unwrap();
+            EthHeader { ether_type: inner, ..TAGGED }.write(&mut buf).unwrap();
             assert_eq!(EthHeader::parse(&buf), Err(ParseError::StackedVlan));
         }
     }

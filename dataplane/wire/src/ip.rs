@@ -58,40 +58,13 @@ impl Ipv4Header {
     /// reserved bit).
     #[inline(always)]
     pub fn parse(bytes: &[u8], available: usize) -> Result<(Ipv4Header, &[u8]), ParseError> {
-        let (head, rest) = bytes
-            .split_first_chunk::<IPV4_BYTES>()
-            .ok_or(ParseError::TooShort)?;
-        let [
-            vi,
-            tos,
-            l0,
-            l1,
-            i0,
-            i1,
-            f0,
-            f1,
-            ttl,
-            protocol,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-            d0,
-            d1,
-            d2,
-            d3,
-        ] = *head;
+        let (head, rest) = bytes.split_first_chunk::<IPV4_BYTES>().ok_or(ParseError::TooShort)?;
+        let [vi, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *head;
         if vi >> 4 != 4 {
             return Err(ParseError::IpVersion);
         }
         if vi & 0xF != 5 {
-            return Err(if vi & 0xF < 5 {
-                ParseError::BadLength
-            } else {
-                ParseError::IpOptions
-            });
+            return Err(if vi & 0xF < 5 { ParseError::BadLength } else { ParseError::IpOptions });
         }
         if header_sum(head).folded() != 0xFFFF {
             return Err(ParseError::IpChecksum);
@@ -120,40 +93,14 @@ impl Ipv4Header {
     /// The header with its checksum.
     #[inline(always)]
     pub const fn to_bytes(&self) -> [u8; IPV4_BYTES] {
-        let checksum = self
-            .partial_sum()
-            .word(self.total_len)
-            .word(self.id)
-            .word(self.tos as u16)
-            .checksum();
+        let checksum = self.partial_sum().word(self.total_len).word(self.id).word(self.tos as u16).checksum();
         let [l0, l1] = self.total_len.to_be_bytes();
         let [i0, i1] = self.id.to_be_bytes();
         let [f0, f1] = self.fragment_field().to_be_bytes();
         let [c0, c1] = checksum.to_be_bytes();
         let [s0, s1, s2, s3] = self.src.octets();
         let [d0, d1, d2, d3] = self.dst.octets();
-        [
-            0x45,
-            self.tos,
-            l0,
-            l1,
-            i0,
-            i1,
-            f0,
-            f1,
-            self.ttl,
-            self.protocol,
-            c0,
-            c1,
-            s0,
-            s1,
-            s2,
-            s3,
-            d0,
-            d1,
-            d2,
-            d3,
-        ]
+        [0x45, self.tos, l0, l1, i0, i1, f0, f1, self.ttl, self.protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3]
     }
 
     /// Sum of the fields that stay the same from datagram to datagram: all but TOS, total length, identification.
@@ -263,8 +210,8 @@ mod tests {
     use proptest::prelude::*;
 
     const V4: [u8; 20] = [
-        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00,
-        0x01, 0xc0, 0xa8, 0x00, 0xc7,
+        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
+        0x00, 0xc7,
     ];
     const V6: Ipv6Header = Ipv6Header {
         traffic_class: 0xB9,
@@ -308,9 +255,7 @@ mod tests {
         let refused = |at: usize, value: u8, available: usize| {
             let mut header = V4;
             header[at] = value;
-            Ipv4Header::parse(&sealed(header), available)
-                .map(|_| ())
-                .unwrap_err()
+            Ipv4Header::parse(&sealed(header), available).map(|_| ()).unwrap_err()
         };
         assert_eq!(refused(0, 0x65, 0x73), ParseError::IpVersion);
         assert_eq!(refused(0, 0x46, 0x73), ParseError::IpOptions);
@@ -369,24 +314,9 @@ mod tests {
             header.write(&mut bytes).unwrap();
             Ipv6Header::parse(&bytes, 72).map(|_| ()).unwrap_err()
         };
-        assert_eq!(
-            refused(Ipv6Header {
-                payload_len: 33,
-                ..V6
-            }),
-            ParseError::BadLength
-        );
-        assert_eq!(
-            refused(Ipv6Header {
-                next_header: 44,
-                ..V6
-            }),
-            ParseError::Fragment
-        );
-        assert_eq!(
-            Ipv6Header::parse(&[0x45; 40], 72).unwrap_err(),
-            ParseError::IpVersion
-        );
+        assert_eq!(refused(Ipv6Header { payload_len: 33, ..V6 }), ParseError::BadLength);
+        assert_eq!(refused(Ipv6Header { next_header: 44, ..V6 }), ParseError::Fragment);
+        assert_eq!(Ipv6Header::parse(&[0x45; 40], 72).unwrap_err(), ParseError::IpVersion);
     }
 
     proptest! {

@@ -87,63 +87,38 @@ impl<'a> LinkFrame<'a> {
         }
         let (word, rest) = rest.split_first_chunk().ok_or(ParseError::TooShort)?;
         let body = if word[0] >> 4 == ACH_NIBBLE {
-            Body::Channel {
-                ach: AchHeader::from_bytes(*word)?,
-                message: rest,
-            }
+            Body::Channel { ach: AchHeader::from_bytes(*word)?, message: rest }
         } else {
-            Body::Payload {
-                cw: ControlWord::from_bytes(*word)?,
-                payload: rest,
-            }
+            Body::Payload { cw: ControlWord::from_bytes(*word)?, payload: rest }
         };
-        Ok(LinkFrame {
-            forward,
-            backward: Some(backward),
-            body,
-        })
+        Ok(LinkFrame { forward, backward: Some(backward), body })
     }
 }
 
 #[inline(always)]
 fn split_lse(bytes: &[u8]) -> Result<(Lse, &[u8]), ParseError> {
-    let (lse, rest) = bytes
-        .split_first_chunk::<LSE_BYTES>()
-        .ok_or(ParseError::TooShort)?;
+    let (lse, rest) = bytes.split_first_chunk::<LSE_BYTES>().ok_or(ParseError::TooShort)?;
     Ok((Lse::from_bytes(*lse), rest))
 }
 
 #[inline(always)]
 fn parse_link_oam(forward: Lse, rest: &[u8]) -> Result<LinkFrame<'_>, ParseError> {
     if forward.label != Label::GAL {
-        return Err(if forward.label.is_reserved() {
-            ParseError::ReservedLabel
-        } else {
-            ParseError::StackDepth
-        });
+        return Err(if forward.label.is_reserved() { ParseError::ReservedLabel } else { ParseError::StackDepth });
     }
     if forward.ttl != LINK_OAM_TTL {
         return Err(ParseError::LinkTtl);
     }
     let (word, message) = rest.split_first_chunk().ok_or(ParseError::TooShort)?;
     let ach = AchHeader::from_bytes(*word)?;
-    Ok(LinkFrame {
-        forward,
-        backward: None,
-        body: Body::Channel { ach, message },
-    })
+    Ok(LinkFrame { forward, backward: None, body: Body::Channel { ach, message } })
 }
 
 /// Writes the header of a path frame with a payload; its length, or `None` (nothing written) if the buffer is too small.
 /// The S bits of both entries are set as the shape demands.
 #[inline(always)]
 #[must_use]
-pub fn write_path_header(
-    buf: &mut [u8],
-    forward: Lse,
-    backward: Lse,
-    cw: ControlWord,
-) -> Option<usize> {
+pub fn write_path_header(buf: &mut [u8], forward: Lse, backward: Lse, cw: ControlWord) -> Option<usize> {
     write_path(buf, forward, backward, cw.to_bytes())
 }
 
@@ -151,12 +126,7 @@ pub fn write_path_header(
 /// too small. The S bits of both entries are set as the shape demands.
 #[inline(always)]
 #[must_use]
-pub fn write_path_channel(
-    buf: &mut [u8],
-    forward: Lse,
-    backward: Lse,
-    ach: AchHeader,
-) -> Option<usize> {
+pub fn write_path_channel(buf: &mut [u8], forward: Lse, backward: Lse, ach: AchHeader) -> Option<usize> {
     write_path(buf, forward, backward, ach.to_bytes())
 }
 
@@ -165,12 +135,7 @@ pub fn write_path_channel(
 #[must_use]
 pub fn write_link_channel(buf: &mut [u8], tc: Tc, ach: AchHeader) -> Option<usize> {
     let header = buf.first_chunk_mut::<LINK_OAM_HEADER_BYTES>()?;
-    let lse = Lse {
-        label: Label::GAL,
-        tc,
-        bottom: true,
-        ttl: LINK_OAM_TTL,
-    };
+    let lse = Lse { label: Label::GAL, tc, bottom: true, ttl: LINK_OAM_TTL };
     let [a, b, c, d] = lse.to_bytes();
     let [e, f, g, h] = ach.to_bytes();
     *header = [a, b, c, d, e, f, g, h];
@@ -180,16 +145,8 @@ pub fn write_link_channel(buf: &mut [u8], tc: Tc, ach: AchHeader) -> Option<usiz
 #[inline(always)]
 fn write_path(buf: &mut [u8], forward: Lse, backward: Lse, word: [u8; 4]) -> Option<usize> {
     let header = buf.first_chunk_mut::<PATH_HEADER_BYTES>()?;
-    let [a, b, c, d] = Lse {
-        bottom: false,
-        ..forward
-    }
-    .to_bytes();
-    let [e, f, g, h] = Lse {
-        bottom: true,
-        ..backward
-    }
-    .to_bytes();
+    let [a, b, c, d] = Lse { bottom: false, ..forward }.to_bytes();
+    let [e, f, g, h] = Lse { bottom: true, ..backward }.to_bytes();
     let [i, j, k, l] = word;
     *header = [a, b, c, d, e, f, g, h, i, j, k, l];
     Some(PATH_HEADER_BYTES)
@@ -206,29 +163,20 @@ mod tests {
     use std::vec::Vec;
 
     fn lse(label: u32, ttl: u8) -> Lse {
-        Lse {
-            label: Label::new(label).unwrap(),
-            tc: Tc::CONTROL,
-            bottom: false,
-            ttl,
-        }
+        Lse { label: Label::new(label).unwrap(), tc: Tc::CONTROL, bottom: false, ttl }
     }
 
     /// What the writers make of a parsed frame.
     fn written(frame: &LinkFrame<'_>) -> Vec<u8> {
         let mut buf = vec![0; PATH_HEADER_BYTES];
         let (len, rest) = match (frame.backward, frame.body) {
-            (Some(backward), Body::Payload { cw, payload }) => (
-                write_path_header(&mut buf, frame.forward, backward, cw),
-                payload,
-            ),
-            (Some(backward), Body::Channel { ach, message }) => (
-                write_path_channel(&mut buf, frame.forward, backward, ach),
-                message,
-            ),
-            (None, Body::Channel { ach, message }) => {
-                (write_link_channel(&mut buf, frame.forward.tc, ach), message)
+            (Some(backward), Body::Payload { cw, payload }) => {
+                (write_path_header(&mut buf, frame.forward, backward, cw), payload)
             }
+            (Some(backward), Body::Channel { ach, message }) => {
+                (write_path_channel(&mut buf, frame.forward, backward, ach), message)
+            }
+            (None, Body::Channel { ach, message }) => (write_link_channel(&mut buf, frame.forward.tc, ach), message),
             (None, Body::Payload { .. }) => panic!("a payload without a path"),
         };
         buf.truncate(len.unwrap());
@@ -237,29 +185,16 @@ mod tests {
     }
 
     fn samples() -> [Vec<u8>; 3] {
-        let cw = ControlWord {
-            payload: PayloadType::Quic,
-            flags: 2,
-            sequence: 7,
-        };
+        let cw = ControlWord { payload: PayloadType::Quic, flags: 2, sequence: 7 };
         let mut payload = vec![0; PATH_HEADER_BYTES];
         write_path_header(&mut payload, lse(16, 64), lse(0xF_FFFF, 0), cw).unwrap();
         payload.extend_from_slice(b"payload");
         let mut channel = vec![0; PATH_HEADER_BYTES];
-        let ach = AchHeader {
-            channel: ChannelType::TraceRequest,
-        };
+        let ach = AchHeader { channel: ChannelType::TraceRequest };
         write_path_channel(&mut channel, lse(17, 2), lse(18, 0), ach).unwrap();
         channel.extend_from_slice(b"request");
         let mut oam = vec![0; LINK_OAM_HEADER_BYTES];
-        write_link_channel(
-            &mut oam,
-            Tc::OAM,
-            AchHeader {
-                channel: ChannelType::Liveness,
-            },
-        )
-        .unwrap();
+        write_link_channel(&mut oam, Tc::OAM, AchHeader { channel: ChannelType::Liveness }).unwrap();
         oam.extend_from_slice(b"liveness");
         [payload, channel, oam]
     }
@@ -267,31 +202,13 @@ mod tests {
     #[test]
     fn known_frames() {
         let [payload, channel, oam] = samples();
-        assert_eq!(
-            payload[..12],
-            [
-                0x00, 0x01, 0x0C, 0x40, 0xFF, 0xFF, 0xFD, 0x00, 0x00, 0x02, 0x00, 0x07
-            ]
-        );
-        assert_eq!(
-            channel[..12],
-            [
-                0x00, 0x01, 0x1C, 0x02, 0x00, 0x01, 0x2D, 0x00, 0x10, 0x00, 0x7F, 0xFA
-            ]
-        );
+        assert_eq!(payload[..12], [0x00, 0x01, 0x0C, 0x40, 0xFF, 0xFF, 0xFD, 0x00, 0x00, 0x02, 0x00, 0x07]);
+        assert_eq!(channel[..12], [0x00, 0x01, 0x1C, 0x02, 0x00, 0x01, 0x2D, 0x00, 0x10, 0x00, 0x7F, 0xFA]);
         assert_eq!(oam[..8], [0x00, 0x00, 0xDF, 0x01, 0x10, 0x00, 0x7F, 0xF8]);
         let parsed = parse(&payload).unwrap();
         assert_eq!(parsed.forward, lse(16, 64));
-        assert_eq!(
-            parsed.backward,
-            Some(Lse {
-                bottom: true,
-                ..lse(0xF_FFFF, 0)
-            })
-        );
-        assert!(
-            matches!(parsed.body, Body::Payload { payload: b"payload", cw } if cw.sequence == 7)
-        );
+        assert_eq!(parsed.backward, Some(Lse { bottom: true, ..lse(0xF_FFFF, 0) }));
+        assert!(matches!(parsed.body, Body::Payload { payload: b"payload", cw } if cw.sequence == 7));
         assert_eq!(parse(&oam).unwrap().backward, None);
     }
 
@@ -299,53 +216,20 @@ mod tests {
     fn precise_errors() {
         let refused = |bytes: &[u8]| parse(bytes).unwrap_err();
         // reserved forward label, reserved backward label, GAL with a second entry below it
-        assert_eq!(
-            refused(&[0, 0, 0xF0, 9, 0, 1, 1, 0, 0, 0, 0, 0]),
-            ParseError::ReservedLabel
-        );
-        assert_eq!(
-            refused(&[0, 1, 0, 9, 0, 0, 0xF1, 0, 0, 0, 0, 0]),
-            ParseError::ReservedLabel
-        );
-        assert_eq!(
-            refused(&[0, 0, 0xD0, 1, 0, 1, 1, 0, 0x10, 0, 0x7F, 0xF8]),
-            ParseError::ReservedLabel
-        );
+        assert_eq!(refused(&[0, 0, 0xF0, 9, 0, 1, 1, 0, 0, 0, 0, 0]), ParseError::ReservedLabel);
+        assert_eq!(refused(&[0, 1, 0, 9, 0, 0, 0xF1, 0, 0, 0, 0, 0]), ParseError::ReservedLabel);
+        assert_eq!(refused(&[0, 0, 0xD0, 1, 0, 1, 1, 0, 0x10, 0, 0x7F, 0xF8]), ParseError::ReservedLabel);
         // one entry that is not GAL: an allocated label, a reserved one; three entries
-        assert_eq!(
-            refused(&[0, 1, 1, 9, 0x10, 0, 0x7F, 0xF8]),
-            ParseError::StackDepth
-        );
-        assert_eq!(
-            refused(&[0, 0, 1, 9, 0x10, 0, 0x7F, 0xF8]),
-            ParseError::ReservedLabel
-        );
-        assert_eq!(
-            refused(&[0, 1, 0, 9, 0, 1, 0x10, 9, 0, 1, 0x21, 9, 0, 0, 0, 0]),
-            ParseError::StackDepth
-        );
+        assert_eq!(refused(&[0, 1, 1, 9, 0x10, 0, 0x7F, 0xF8]), ParseError::StackDepth);
+        assert_eq!(refused(&[0, 0, 1, 9, 0x10, 0, 0x7F, 0xF8]), ParseError::ReservedLabel);
+        assert_eq!(refused(&[0, 1, 0, 9, 0, 1, 0x10, 9, 0, 1, 0x21, 9, 0, 0, 0, 0]), ParseError::StackDepth);
         // link-scope OAM from afar, and with a control word
-        assert_eq!(
-            refused(&[0, 0, 0xD1, 2, 0x10, 0, 0x7F, 0xF8]),
-            ParseError::LinkTtl
-        );
-        assert_eq!(
-            refused(&[0, 0, 0xD1, 1, 0x00, 0, 0, 0]),
-            ParseError::BadNibble
-        );
+        assert_eq!(refused(&[0, 0, 0xD1, 2, 0x10, 0, 0x7F, 0xF8]), ParseError::LinkTtl);
+        assert_eq!(refused(&[0, 0, 0xD1, 1, 0x00, 0, 0, 0]), ParseError::BadNibble);
         // IPv4 straight after the stack
-        assert_eq!(
-            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x45, 0, 0, 0]),
-            ParseError::BadNibble
-        );
-        assert_eq!(
-            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x0F, 0, 0, 0]),
-            ParseError::UnknownPayload
-        );
-        assert_eq!(
-            refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x10, 0, 0, 0x21]),
-            ParseError::UnknownChannel
-        );
+        assert_eq!(refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x45, 0, 0, 0]), ParseError::BadNibble);
+        assert_eq!(refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x0F, 0, 0, 0]), ParseError::UnknownPayload);
+        assert_eq!(refused(&[0, 1, 0, 9, 0, 1, 1, 0, 0x10, 0, 0, 0x21]), ParseError::UnknownChannel);
     }
 
     #[test]
@@ -371,23 +255,11 @@ mod tests {
 
     #[test]
     fn small_buffers_are_left_alone() {
-        let cw = ControlWord {
-            payload: PayloadType::Quic,
-            flags: 0,
-            sequence: 0,
-        };
-        let ach = AchHeader {
-            channel: ChannelType::Alarm,
-        };
+        let cw = ControlWord { payload: PayloadType::Quic, flags: 0, sequence: 0 };
+        let ach = AchHeader { channel: ChannelType::Alarm };
         let mut buf = [0xA5; 11];
-        assert_eq!(
-            write_path_header(&mut buf, lse(16, 1), lse(16, 1), cw),
-            None
-        );
-        assert_eq!(
-            write_path_channel(&mut buf, lse(16, 1), lse(16, 1), ach),
-            None
-        );
+        assert_eq!(write_path_header(&mut buf, lse(16, 1), lse(16, 1), cw), None);
+        assert_eq!(write_path_channel(&mut buf, lse(16, 1), lse(16, 1), ach), None);
         assert_eq!(write_link_channel(&mut buf[..7], Tc::OAM, ach), None);
         assert_eq!(buf, [0xA5; 11]);
     }

@@ -64,15 +64,11 @@ impl SteerKey {
         match self.address {
             IpAddr::V4(address) => {
                 let [a, b, c, d] = address.octets();
-                [
-                    v0, v1, p0, p1, 4, 0, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                ]
+                [v0, v1, p0, p1, 4, 0, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
             }
             IpAddr::V6(address) => {
                 let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
-                [
-                    v0, v1, p0, p1, 6, 0, 0, 0, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p,
-                ]
+                [v0, v1, p0, p1, 6, 0, 0, 0, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
             }
         }
     }
@@ -86,11 +82,7 @@ impl SteerKey {
             6 => IpAddr::V6(Ipv6Addr::from_octets(address)),
             _ => return None,
         };
-        let key = SteerKey {
-            vlan: u16::from_be_bytes([v0, v1]),
-            port: u16::from_be_bytes([p0, p1]),
-            address,
-        };
+        let key = SteerKey { vlan: u16::from_be_bytes([v0, v1]), port: u16::from_be_bytes([p0, p1]), address };
         (key.to_bytes() == *bytes).then_some(key)
     }
 }
@@ -125,10 +117,7 @@ impl SteerValue {
     #[inline(always)]
     pub const fn from_bytes(bytes: &[u8; STEER_VALUE_BYTES]) -> SteerValue {
         let [l0, l1, f0, f1, ..] = *bytes;
-        SteerValue {
-            link: u16::from_be_bytes([l0, l1]),
-            flags: u16::from_be_bytes([f0, f1]),
-        }
+        SteerValue { link: u16::from_be_bytes([l0, l1]), flags: u16::from_be_bytes([f0, f1]) }
     }
 }
 
@@ -182,9 +171,7 @@ impl Outcome {
     #[inline(always)]
     pub const fn of_outer(error: ParseError) -> Outcome {
         match error {
-            ParseError::NotIp | ParseError::NotUdp | ParseError::StackedVlan => {
-                Outcome::PassNotOurs
-            }
+            ParseError::NotIp | ParseError::NotUdp | ParseError::StackedVlan => Outcome::PassNotOurs,
             ParseError::Fragment => Outcome::PassFragment,
             ParseError::TooShort => Outcome::PassTooShort,
             _ => Outcome::PassUnread,
@@ -200,40 +187,16 @@ mod tests {
 
     #[test]
     fn known_encodings() {
-        let key = SteerKey {
-            vlan: 0x123,
-            port: 6635,
-            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
-        };
-        assert_eq!(
-            key.to_bytes(),
-            [
-                1, 0x23, 0x19, 0xEB, 4, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-            ]
-        );
-        assert_eq!(
-            SteerValue {
-                link: 0x102,
-                flags: STEER_TO_KERNEL
-            }
-            .to_bytes(),
-            [1, 2, 0, 1, 0, 0, 0, 0]
-        );
+        let key = SteerKey { vlan: 0x123, port: 6635, address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)) };
+        assert_eq!(key.to_bytes(), [1, 0x23, 0x19, 0xEB, 4, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(SteerValue { link: 0x102, flags: STEER_TO_KERNEL }.to_bytes(), [1, 2, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]
     fn equal_keys_have_equal_bytes() {
         // whatever decodes encodes to the same bytes, so no entry hides behind an unused byte
-        for address in [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ] {
-            let bytes = SteerKey {
-                vlan: 7,
-                port: 9,
-                address,
-            }
-            .to_bytes();
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let bytes = SteerKey { vlan: 7, port: 9, address }.to_bytes();
             each_mutation(&bytes, |_, bytes| {
                 let bytes = bytes.try_into().unwrap();
                 if let Some(key) = SteerKey::from_bytes(&bytes) {

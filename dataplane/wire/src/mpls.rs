@@ -36,11 +36,7 @@ impl Label {
     /// A label from its number; `None` above 20 bits.
     #[inline(always)]
     pub const fn new(label: u32) -> Option<Label> {
-        if label <= Label::MAX.0 {
-            Some(Label(label))
-        } else {
-            None
-        }
+        if label <= Label::MAX.0 { Some(Label(label)) } else { None }
     }
 
     /// The number, 0–0xFFFFF.
@@ -111,21 +107,13 @@ impl Lse {
     #[inline(always)]
     pub const fn from_bytes(bytes: [u8; LSE_BYTES]) -> Lse {
         let word = u32::from_be_bytes(bytes);
-        Lse {
-            label: Label(word >> 12),
-            tc: Tc(((word >> 9) & 7) as u8),
-            bottom: word & 0x100 != 0,
-            ttl: word as u8,
-        }
+        Lse { label: Label(word >> 12), tc: Tc(((word >> 9) & 7) as u8), bottom: word & 0x100 != 0, ttl: word as u8 }
     }
 
     /// Writes an entry.
     #[inline(always)]
     pub const fn to_bytes(self) -> [u8; LSE_BYTES] {
-        let word = (self.label.0 << 12)
-            | ((self.tc.0 as u32) << 9)
-            | ((self.bottom as u32) << 8)
-            | self.ttl as u32;
+        let word = (self.label.0 << 12) | ((self.tc.0 as u32) << 9) | ((self.bottom as u32) << 8) | self.ttl as u32;
         word.to_be_bytes()
     }
 }
@@ -152,28 +140,13 @@ mod tests {
 
     #[test]
     fn known_words() {
-        let gal = Lse {
-            label: Label::GAL,
-            tc: Tc::OAM,
-            bottom: true,
-            ttl: 1,
-        };
+        let gal = Lse { label: Label::GAL, tc: Tc::OAM, bottom: true, ttl: 1 };
         assert_eq!(gal.to_bytes(), [0x00, 0x00, 0xDF, 0x01]);
-        let largest = Lse {
-            label: Label::MAX,
-            tc: Tc::BULK,
-            bottom: false,
-            ttl: 255,
-        };
+        let largest = Lse { label: Label::MAX, tc: Tc::BULK, bottom: false, ttl: 255 };
         assert_eq!(largest.to_bytes(), [0xFF, 0xFF, 0xF0, 0xFF]);
         assert_eq!(
             Lse::from_bytes([0x00, 0x01, 0x0D, 0x40]),
-            Lse {
-                label: Label::new(16).unwrap(),
-                tc: Tc::CONTROL,
-                bottom: true,
-                ttl: 64
-            }
+            Lse { label: Label::new(16).unwrap(), tc: Tc::CONTROL, bottom: true, ttl: 64 }
         );
     }
 

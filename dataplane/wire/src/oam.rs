@@ -66,10 +66,7 @@ struct Reader<'a>(&'a [u8]);
 impl Reader<'_> {
     #[inline(always)]
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ParseError> {
-        let (field, rest) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(ParseError::TooShort)?;
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or(ParseError::TooShort)?;
         self.0 = rest;
         Ok(*field)
     }

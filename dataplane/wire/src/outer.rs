@@ -16,9 +16,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::ParseError;
 use crate::checksum::{self, PROTOCOL_UDP, Sum};
-use crate::eth::{
-    ETH_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthHeader, MAX_VLAN_ID, MacAddr, VLAN_TAG_BYTES,
-};
+use crate::eth::{ETH_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthHeader, MAX_VLAN_ID, MacAddr, VLAN_TAG_BYTES};
 use crate::ip::{DEFAULT_TTL, ECN_MASK, IPV4_BYTES, IPV6_BYTES, Ipv4Header, Ipv6Header};
 use crate::udp::{UDP_BYTES, UdpHeader};
 
@@ -88,9 +86,7 @@ pub fn parse(frame: &[u8]) -> Result<Outer, ParseError> {
 #[inline(always)]
 pub fn parse_front(front: &[u8], frame_len: usize) -> Result<Outer, ParseError> {
     let (eth, rest) = EthHeader::parse(front)?;
-    let available = frame_len
-        .checked_sub(eth.header_len())
-        .ok_or(ParseError::TooShort)?;
+    let available = frame_len.checked_sub(eth.header_len()).ok_or(ParseError::TooShort)?;
     match eth.ether_type {
         ETHERTYPE_IPV4 => {
             let (ip, rest) = Ipv4Header::parse(rest, available)?;
@@ -136,10 +132,7 @@ pub fn parse_front(front: &[u8], frame_len: usize) -> Result<Outer, ParseError> 
 #[inline(always)]
 fn span(udp_offset: usize, udp: UdpHeader) -> Span {
     // UdpHeader::parse refuses lengths below 8
-    Span {
-        offset: udp_offset + UDP_BYTES,
-        len: usize::from(udp.length).saturating_sub(UDP_BYTES),
-    }
+    Span { offset: udp_offset + UDP_BYTES, len: usize::from(udp.length).saturating_sub(UDP_BYTES) }
 }
 
 /// Checks the UDP checksum of a parsed frame; none (IPv4 only) is accepted.
@@ -150,11 +143,7 @@ fn span(udp_offset: usize, udp: UdpHeader) -> Span {
 pub fn verify_udp_checksum(frame: &[u8], outer: &Outer) -> Result<(), ParseError> {
     match outer.payload_sum() {
         None => Ok(()),
-        Some(expected)
-            if expected == Sum::of(outer.payload.of(frame).ok_or(ParseError::TooShort)?) =>
-        {
-            Ok(())
-        }
+        Some(expected) if expected == Sum::of(outer.payload.of(frame).ok_or(ParseError::TooShort)?) => Ok(()),
         Some(_) => Err(ParseError::UdpChecksum),
     }
 }
@@ -168,11 +157,8 @@ impl Outer {
         }
         let length = (self.payload.len + UDP_BYTES) as u16;
         // the length stands in the pseudo header and in the UDP header
-        let headers = checksum::pseudo(self.src, self.dst)?
-            .word(self.src_port)
-            .word(self.dst_port)
-            .word(length)
-            .word(length);
+        let headers =
+            checksum::pseudo(self.src, self.dst)?.word(self.src_port).word(self.dst_port).word(length).word(length);
         Some(Sum::ZERO.word(!self.udp_checksum).minus(headers))
     }
 }
@@ -234,34 +220,14 @@ impl OuterTemplate {
         if hop.vlan.is_some_and(|id| id == 0 || id > MAX_VLAN_ID) {
             return Err(TemplateError::VlanId);
         }
-        let pseudo =
-            checksum::pseudo(hop.src.ip(), hop.dst.ip()).ok_or(TemplateError::MixedFamilies)?;
+        let pseudo = checksum::pseudo(hop.src.ip(), hop.dst.ip()).ok_or(TemplateError::MixedFamilies)?;
         let udp_sum = pseudo.word(hop.src.port()).word(hop.dst.port());
-        let udp = UdpHeader {
-            src_port: hop.src.port(),
-            dst_port: hop.dst.port(),
-            length: 0,
-            checksum: 0,
-        };
-        let ether_type = if hop.src.is_ipv4() {
-            ETHERTYPE_IPV4
-        } else {
-            ETHERTYPE_IPV6
-        };
-        let eth = EthHeader {
-            dst: hop.dst_mac,
-            src: hop.src_mac,
-            tci: hop.vlan,
-            ether_type,
-        };
+        let udp = UdpHeader { src_port: hop.src.port(), dst_port: hop.dst.port(), length: 0, checksum: 0 };
+        let ether_type = if hop.src.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let eth = EthHeader { dst: hop.dst_mac, src: hop.src_mac, tci: hop.vlan, ether_type };
 
-        let mut template = OuterTemplate {
-            bytes: [0; MAX_OUTER_BYTES],
-            header_len: 0,
-            ip_sum: Sum::ZERO,
-            udp_sum,
-            ip_udp_bytes: 0,
-        };
+        let mut template =
+            OuterTemplate { bytes: [0; MAX_OUTER_BYTES], header_len: 0, ip_sum: Sum::ZERO, udp_sum, ip_udp_bytes: 0 };
         let eth_len = eth.header_len();
         // the buffer is as long as the longest header, so nothing below finds it too small
         let (eth_bytes, rest) = template.bytes.split_at_mut(eth_len);
@@ -332,16 +298,10 @@ impl OuterTemplate {
         let ecn = ecn & ECN_MASK;
 
         header.copy_from_slice(self.bytes.get(..self.header_len)?);
-        let (_, ip_udp) =
-            header.split_at_mut_checked(self.header_len.checked_sub(self.ip_udp_bytes)?)?;
+        let (_, ip_udp) = header.split_at_mut_checked(self.header_len.checked_sub(self.ip_udp_bytes)?)?;
         if self.is_ipv4() {
             let ip = ip_udp.first_chunk_mut::<IPV4_BYTES>()?;
-            let sum = self
-                .ip_sum
-                .word(u16::from(ecn))
-                .word(ip_len)
-                .word(ip_id)
-                .checksum();
+            let sum = self.ip_sum.word(u16::from(ecn)).word(ip_len).word(ip_id).checksum();
             ip[1] = ecn;
             [ip[2], ip[3]] = ip_len.to_be_bytes();
             [ip[4], ip[5]] = ip_id.to_be_bytes();
@@ -353,12 +313,7 @@ impl OuterTemplate {
             [ip[4], ip[5]] = udp_len.to_be_bytes();
         }
         let udp = ip_udp.last_chunk_mut::<UDP_BYTES>()?;
-        let sum = self
-            .udp_sum
-            .word(udp_len)
-            .word(udp_len)
-            .plus(payload_sum)
-            .udp_checksum();
+        let sum = self.udp_sum.word(udp_len).word(udp_len).plus(payload_sum).udp_checksum();
         [udp[4], udp[5]] = udp_len.to_be_bytes();
         [udp[6], udp[7]] = sum.to_be_bytes();
         Some(())

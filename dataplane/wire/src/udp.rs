@@ -28,9 +28,7 @@ impl UdpHeader {
     /// `TooShort`; `BadLength` if the length field is not exactly `available` (no surplus area as in RFC 9868) or is below 8.
     #[inline(always)]
     pub fn parse(bytes: &[u8], available: usize) -> Result<UdpHeader, ParseError> {
-        let [s0, s1, d0, d1, l0, l1, c0, c1] = *bytes
-            .first_chunk::<UDP_BYTES>()
-            .ok_or(ParseError::TooShort)?;
+        let [s0, s1, d0, d1, l0, l1, c0, c1] = *bytes.first_chunk::<UDP_BYTES>().ok_or(ParseError::TooShort)?;
         let length = u16::from_be_bytes([l0, l1]);
         if usize::from(length) < UDP_BYTES || usize::from(length) != available {
             return Err(ParseError::BadLength);
@@ -61,12 +59,7 @@ mod tests {
 
     #[test]
     fn damaged_headers_are_refused_or_carried() {
-        let header = UdpHeader {
-            src_port: 6635,
-            dst_port: 0x1234,
-            length: 100,
-            checksum: 0xBEEF,
-        };
+        let header = UdpHeader { src_port: 6635, dst_port: 0x1234, length: 100, checksum: 0xBEEF };
         let bytes = header.to_bytes();
         assert_eq!(bytes, [0x19, 0xEB, 0x12, 0x34, 0, 100, 0xBE, 0xEF]);
         assert_eq!(UdpHeader::parse(&bytes, 100), Ok(header));
@@ -81,15 +74,7 @@ mod tests {
 
     #[test]
     fn lengths_must_agree() {
-        let bytes = |length| {
-            UdpHeader {
-                src_port: 1,
-                dst_port: 2,
-                length,
-                checksum: 0,
-            }
-            .to_bytes()
-        };
+        let bytes = |length| UdpHeader { src_port: 1, dst_port: 2, length, checksum: 0 }.to_bytes();
         assert_eq!(UdpHeader::parse(&bytes(7), 7), Err(ParseError::BadLength));
         assert_eq!(UdpHeader::parse(&bytes(8), 9), Err(ParseError::BadLength));
         assert!(UdpHeader::parse(&bytes(8), 8).is_ok());

@@ -19,10 +19,7 @@ fn main() {
         return;
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!(
-        "kernel {}, veth, copy mode, {ROUND} frames a round",
-        kernel.trim()
-    );
+    println!("kernel {}, veth, copy mode, {ROUND} frames a round", kernel.trim());
     println!("bytes  alloc+send  kernel  reap  receive  free+refill   (ns per frame)");
     for len in [64, 1494] {
         let mut bed = Bed::new("rc");
@@ -61,10 +58,7 @@ fn main() {
             b.socket.fill().refill(&mut umem_b, n);
             let t5 = Instant::now();
             received += n as u64;
-            for (sum, d) in cost
-                .iter_mut()
-                .zip([t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4])
-            {
+            for (sum, d) in cost.iter_mut().zip([t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4]) {
                 *sum += d;
             }
         }

@@ -22,10 +22,7 @@ pub fn driver_name(interface: &str) -> String {
     {
         return name.to_string_lossy().into_owned();
     }
-    match fs::read_to_string(class.join("type"))
-        .as_deref()
-        .map(str::trim)
-    {
+    match fs::read_to_string(class.join("type")).as_deref().map(str::trim) {
         Ok("772") => "lo".to_owned(),
         _ => "unknown".to_owned(),
     }
@@ -46,38 +43,24 @@ impl KernelVersion {
     /// This version.
     #[must_use]
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self {
-            major,
-            minor,
-            patch,
-        }
+        Self { major, minor, patch }
     }
 
     /// The running kernel's; `None` if its release is not numbers and dots in front.
     #[must_use]
     pub fn running() -> Option<Self> {
-        Self::parse(
-            fs::read_to_string("/proc/sys/kernel/osrelease")
-                .ok()?
-                .trim(),
-        )
+        Self::parse(fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim())
     }
 
     /// From a release such as `6.18.44-amd64` or `7.2-rc1`.
     #[must_use]
     pub fn parse(release: &str) -> Option<Self> {
-        let number = release
-            .split(|c: char| !c.is_ascii_digit() && c != '.')
-            .next()?;
+        let number = release.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
         let mut part = number.split('.');
         let major = part.next()?.parse().ok()?;
         let minor = part.next()?.parse().ok()?;
         let patch = part.next().and_then(|p| p.parse().ok()).unwrap_or(0);
-        Some(Self {
-            major,
-            minor,
-            patch,
-        })
+        Some(Self { major, minor, patch })
     }
 }
 
@@ -93,18 +76,9 @@ mod tests {
 
     #[test]
     fn releases_of_distributions_are_understood() {
-        assert_eq!(
-            KernelVersion::parse("6.18.44-fc-v595"),
-            Some(KernelVersion::new(6, 18, 44))
-        );
-        assert_eq!(
-            KernelVersion::parse("6.1.0-37-amd64"),
-            Some(KernelVersion::new(6, 1, 0))
-        );
-        assert_eq!(
-            KernelVersion::parse("7.2-rc1"),
-            Some(KernelVersion::new(7, 2, 0))
-        );
+        assert_eq!(KernelVersion::parse("6.18.44-fc-v595"), Some(KernelVersion::new(6, 18, 44)));
+        assert_eq!(KernelVersion::parse("6.1.0-37-amd64"), Some(KernelVersion::new(6, 1, 0)));
+        assert_eq!(KernelVersion::parse("7.2-rc1"), Some(KernelVersion::new(7, 2, 0)));
         assert_eq!(KernelVersion::parse("linux"), None);
         assert!(KernelVersion::running().is_some());
     }

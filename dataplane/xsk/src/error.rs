@@ -40,9 +40,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A socket that shares a UMEM inherits the owner's mode (net/xdp/xsk_buff_pool.c, `xp_assign_dev_shared`).
-    #[error(
-        "this UMEM's first socket is bound {owner}; a socket that shares it cannot be {asked}: use a second UMEM"
-    )]
+    #[error("this UMEM's first socket is bound {owner}; a socket that shares it cannot be {asked}: use a second UMEM")]
     ModeConflict {
         /// The first socket's mode.
         owner: crate::BindMode,
@@ -71,26 +69,20 @@ pub enum Error {
     },
     /// The first socket of the UMEM was closed while others live. The kernel shares a UMEM only through a bound socket,
     /// so nothing can be added until the others are closed too.
-    #[error(
-        "the first socket of this UMEM is closed and {open} others are open; close them, then open all again"
-    )]
+    #[error("the first socket of this UMEM is closed and {open} others are open; close them, then open all again")]
     OwnerClosed {
         /// Sockets still open.
         open: usize,
     },
     /// The UMEM was made in another network namespace than the one its first socket is opened in. Its descriptor
     /// belongs to that namespace, and would bind whatever interface has the same index there.
-    #[error(
-        "this UMEM was made in another network namespace; make it in the one its first socket is opened in"
-    )]
+    #[error("this UMEM was made in another network namespace; make it in the one its first socket is opened in")]
     OtherNamespace,
     /// More sockets than a UMEM can tell apart.
     #[error("a UMEM serves at most {0} sockets")]
     TooManySockets(usize),
     /// The TX ring's mapping was not found in /proc/self/maps (is /proc mounted?).
-    #[error(
-        "the TX ring of {interface} queue {queue} is not in /proc/self/maps (is /proc mounted?)"
-    )]
+    #[error("the TX ring of {interface} queue {queue} is not in /proc/self/maps (is /proc mounted?)")]
     TxRingNotMapped {
         /// The interface.
         interface: String,

@@ -93,19 +93,9 @@ impl Frame {
     ///
     /// `index < region.frame_count()`, and no other `Frame` names this chunk, and the kernel does not have it.
     /// The caller proves that with the state table of its `Umem`: the chunk has just been moved to "held".
-    pub(crate) unsafe fn from_parts(
-        region: &'static Region,
-        index: u32,
-        start: usize,
-        len: usize,
-    ) -> Self {
+    pub(crate) unsafe fn from_parts(region: &'static Region, index: u32, start: usize, len: usize) -> Self {
         debug_assert!(start + len <= region.frame_size());
-        Self {
-            chunk: region.chunk(index),
-            region,
-            start: to_u32(start),
-            len: to_u32(len),
-        }
+        Self { chunk: region.chunk(index), region, start: to_u32(start), len: to_u32(len) }
     }
 
     /// The data window.
@@ -113,24 +103,14 @@ impl Frame {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: start + len <= frame size, so the range lies in this chunk, which is mapped for ever and which this
         // value alone may access.
-        unsafe {
-            slice::from_raw_parts(
-                self.chunk.as_ptr().add(self.start as usize),
-                self.len as usize,
-            )
-        }
+        unsafe { slice::from_raw_parts(self.chunk.as_ptr().add(self.start as usize), self.len as usize) }
     }
 
     /// The data window, to be written.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
-        unsafe {
-            slice::from_raw_parts_mut(
-                self.chunk.as_ptr().add(self.start as usize),
-                self.len as usize,
-            )
-        }
+        unsafe { slice::from_raw_parts_mut(self.chunk.as_ptr().add(self.start as usize), self.len as usize) }
     }
 
     /// Grow the window by `n` bytes at the front; the new bytes (old contents of the headroom) are returned to be
@@ -241,10 +221,7 @@ impl fmt::Debug for Frame {
 }
 
 /// A chunk is at most 4096 bytes (`UmemOptions`), so offsets in it fit.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "bounded by the frame size, at most 4096"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "bounded by the frame size, at most 4096")]
 fn to_u32(n: usize) -> u32 {
     n as u32
 }

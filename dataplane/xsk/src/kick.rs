@@ -67,8 +67,7 @@ impl KickPolicy {
         }
         if input.pending == 0 {
             self.waiting_since_ns = None;
-            return !input.copy_mode
-                && input.now_ns.saturating_sub(self.last_ns) >= COMPLETION_NUDGE_NS;
+            return !input.copy_mode && input.now_ns.saturating_sub(self.last_ns) >= COMPLETION_NUDGE_NS;
         }
         let since = *self.waiting_since_ns.get_or_insert(input.now_ns);
         input.pending >= KICK_BATCH_FRAMES || input.now_ns.saturating_sub(since) >= TAIL_FLUSH_NS
@@ -89,8 +88,7 @@ impl KickPolicy {
     /// When [`due`](Self::due) could next say yes for frames that wait; `None` if none wait.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.waiting_since_ns
-            .map(|since| since.saturating_add(TAIL_FLUSH_NS).max(self.not_before_ns))
+        self.waiting_since_ns.map(|since| since.saturating_add(TAIL_FLUSH_NS).max(self.not_before_ns))
     }
 }
 
@@ -99,13 +97,7 @@ mod tests {
     use super::*;
 
     fn input(now_ns: u64, pending: u32) -> KickInput {
-        KickInput {
-            now_ns,
-            pending,
-            outstanding: pending,
-            needs_wakeup: true,
-            copy_mode: false,
-        }
+        KickInput { now_ns, pending, outstanding: pending, needs_wakeup: true, copy_mode: false }
     }
 
     #[test]
@@ -127,15 +119,9 @@ mod tests {
 
     #[test]
     fn an_awake_driver_is_not_kicked_but_copy_mode_always_is() {
-        let awake = KickInput {
-            needs_wakeup: false,
-            ..input(0, 100)
-        };
+        let awake = KickInput { needs_wakeup: false, ..input(0, 100) };
         assert!(!KickPolicy::default().due(&awake));
-        assert!(KickPolicy::default().due(&KickInput {
-            copy_mode: true,
-            ..awake
-        }));
+        assert!(KickPolicy::default().due(&KickInput { copy_mode: true, ..awake }));
     }
 
     #[test]
@@ -149,18 +135,11 @@ mod tests {
 
     #[test]
     fn a_sleeping_zero_copy_driver_is_nudged_for_completions() {
-        let taken = |now_ns| KickInput {
-            pending: 0,
-            outstanding: 5,
-            ..input(now_ns, 0)
-        };
+        let taken = |now_ns| KickInput { pending: 0, outstanding: 5, ..input(now_ns, 0) };
         let mut policy = KickPolicy::default();
         policy.kicked(1_000, 0);
         assert!(!policy.due(&taken(1_000 + COMPLETION_NUDGE_NS - 1)));
         assert!(policy.due(&taken(1_000 + COMPLETION_NUDGE_NS)));
-        assert!(!policy.due(&KickInput {
-            copy_mode: true,
-            ..taken(u64::MAX)
-        }));
+        assert!(!policy.due(&KickInput { copy_mode: true, ..taken(u64::MAX) }));
     }
 }

@@ -45,12 +45,7 @@ pub enum Rung {
 
 impl Rung {
     /// All, best first.
-    pub const ALL: [Self; 4] = [
-        Self::ZeroCopy,
-        Self::DriverCopy,
-        Self::Generic,
-        Self::Socket,
-    ];
+    pub const ALL: [Self; 4] = [Self::ZeroCopy, Self::DriverCopy, Self::Generic, Self::Socket];
 
     /// How to bind the AF_XDP socket; `None` for [`Rung::Socket`].
     #[must_use]
@@ -118,14 +113,7 @@ impl Ladder {
     /// For a driver (as [`driver_name`] names it) and a kernel. An unknown kernel matches only quirks of all kernels.
     #[must_use]
     pub fn new(driver: &str, kernel: Option<KernelVersion>) -> Self {
-        Self {
-            driver: driver.to_owned(),
-            kernel,
-            denied: Vec::new(),
-            refusals: Vec::new(),
-            next: 0,
-            standing: None,
-        }
+        Self { driver: driver.to_owned(), kernel, denied: Vec::new(), refusals: Vec::new(), next: 0, standing: None }
     }
 
     /// For an interface of the calling thread's network namespace and the running kernel.
@@ -136,10 +124,7 @@ impl Ladder {
 
     /// The operator denies a rung for this link. Has no effect on rungs already offered.
     pub fn deny(&mut self, rung: Rung, reason: impl Into<String>) {
-        self.denied.push(Refusal {
-            rung,
-            reason: reason.into(),
-        });
+        self.denied.push(Refusal { rung, reason: reason.into() });
     }
 
     /// The best rung not yet refused, to be tried now; `None` when even the socket was refused. If the attempt fails, say
@@ -147,15 +132,9 @@ impl Ladder {
     pub fn next_rung(&mut self) -> Option<Rung> {
         while let Some(rung) = Rung::ALL.get(self.next).copied() {
             self.next += 1;
-            let denied = self
-                .denied
-                .iter()
-                .find(|d| d.rung == rung)
-                .map(|d| d.reason.clone());
-            let quirk = || {
-                quirks::find(&self.driver, self.kernel, rung)
-                    .map(|q| format!("{} ({})", q.reason, q.source))
-            };
+            let denied = self.denied.iter().find(|d| d.rung == rung).map(|d| d.reason.clone());
+            let quirk =
+                || quirks::find(&self.driver, self.kernel, rung).map(|q| format!("{} ({})", q.reason, q.source));
             match denied.or_else(quirk) {
                 Some(reason) => self.refusals.push(Refusal { rung, reason }),
                 None => {
@@ -170,10 +149,7 @@ impl Ladder {
 
     /// The rung that [`next_rung`](Self::next_rung) gave did not hold: at the attempt, or later (a stall).
     pub fn failed(&mut self, rung: Rung, reason: impl fmt::Display) {
-        self.refusals.push(Refusal {
-            rung,
-            reason: reason.to_string(),
-        });
+        self.refusals.push(Refusal { rung, reason: reason.to_string() });
         if self.standing == Some(rung) {
             self.standing = None;
         }
@@ -230,11 +206,7 @@ mod tests {
         let mut ladder = Ladder::new("veth", KERNEL);
         assert_eq!(descend(&mut ladder, Rung::DriverCopy), [Rung::DriverCopy]);
         assert_eq!(ladder.refusals().len(), 1);
-        assert!(
-            ladder.refusals()[0].reason.contains("veth"),
-            "{:?}",
-            ladder.refusals()
-        );
+        assert!(ladder.refusals()[0].reason.contains("veth"), "{:?}", ladder.refusals());
     }
 
     #[test]

@@ -43,8 +43,7 @@ pub const SLEEP_MAX_NS: u64 = 100_000_000;
 /// [`Error::Sys`]: EPERM without CAP_NET_ADMIN, ENOPROTOOPT before kernel 5.11.
 pub fn busy_poll(socket: impl AsFd, prefer: bool) -> Result<(), Error> {
     let fd = socket.as_fd();
-    sys::set_socket_int(fd, libc::SO_BUSY_POLL, BUSY_POLL_US)
-        .map_err(Error::sys("setsockopt(SO_BUSY_POLL)"))?;
+    sys::set_socket_int(fd, libc::SO_BUSY_POLL, BUSY_POLL_US).map_err(Error::sys("setsockopt(SO_BUSY_POLL)"))?;
     sys::set_socket_int(fd, libc::SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET)
         .map_err(Error::sys("setsockopt(SO_BUSY_POLL_BUDGET)"))?;
     prefer_busy_poll(fd, prefer)
@@ -76,10 +75,7 @@ pub enum ThreadedNapi {
 /// How NAPI runs on this interface.
 #[must_use]
 pub fn threaded_napi(interface: &str) -> ThreadedNapi {
-    match fs::read_to_string(threaded_file(interface))
-        .as_deref()
-        .map(str::trim)
-    {
+    match fs::read_to_string(threaded_file(interface)).as_deref().map(str::trim) {
         Ok("0") => ThreadedNapi::Off,
         Ok("1") => ThreadedNapi::On,
         Ok("2") => ThreadedNapi::BusyPolling,
@@ -94,15 +90,12 @@ pub fn threaded_napi(interface: &str) -> ThreadedNapi {
 /// [`Error::Sys`]: ENOENT (no such interface, or sysfs is of another namespace), EACCES, EOPNOTSUPP (no NAPI).
 pub fn set_threaded_napi(interface: &str, on: bool) -> Result<(), Error> {
     let file = threaded_file(interface);
-    fs::write(&file, if on { "1" } else { "0" })
-        .map_err(Error::sys(format!("writing {}", file.display())))
+    fs::write(&file, if on { "1" } else { "0" }).map_err(Error::sys(format!("writing {}", file.display())))
 }
 
 fn threaded_file(interface: &str) -> PathBuf {
     // An interface name holds no slash (dev_valid_name, net/core/dev.c); one that does leads to a file that is not there.
-    PathBuf::from("/sys/class/net")
-        .join(interface.replace('/', "!"))
-        .join("threaded")
+    PathBuf::from("/sys/class/net").join(interface.replace('/', "!")).join("threaded")
 }
 
 /// What the worker should do next.
@@ -127,11 +120,7 @@ pub struct AdaptivePoll {
 
 impl Default for AdaptivePoll {
     fn default() -> Self {
-        Self {
-            spin_ns: SPIN_MIN_NS * 4,
-            idle_since_ns: None,
-            asleep_since_ns: None,
-        }
+        Self { spin_ns: SPIN_MIN_NS * 4, idle_since_ns: None, asleep_since_ns: None }
     }
 }
 
@@ -145,12 +134,8 @@ impl AdaptivePoll {
         if work > 0 {
             if let Some(since) = self.asleep_since_ns.take() {
                 let slept = now_ns.saturating_sub(since);
-                self.spin_ns = if slept <= SPIN_MAX_NS {
-                    self.spin_ns * 2
-                } else {
-                    self.spin_ns / 2
-                }
-                .clamp(SPIN_MIN_NS, SPIN_MAX_NS);
+                self.spin_ns = if slept <= SPIN_MAX_NS { self.spin_ns * 2 } else { self.spin_ns / 2 }
+                    .clamp(SPIN_MIN_NS, SPIN_MAX_NS);
             }
             self.idle_since_ns = None;
             return Decision::Spin;
@@ -203,10 +188,7 @@ mod tests {
     fn a_timer_bounds_the_sleep_and_a_near_one_prevents_it() {
         let mut poll = AdaptivePoll::default();
         let at = fall_asleep(&mut poll, 0);
-        assert_eq!(
-            poll.decide(at, 0, Some(at + 1_000_000)),
-            Decision::Sleep(at + 1_000_000)
-        );
+        assert_eq!(poll.decide(at, 0, Some(at + 1_000_000)), Decision::Sleep(at + 1_000_000));
         assert_eq!(poll.decide(at, 0, Some(at + SPIN_MIN_NS)), Decision::Spin);
         assert_eq!(poll.decide(at, 0, Some(0)), Decision::Spin);
     }

@@ -23,63 +23,24 @@ pub struct Quirk {
     pub source: &'static str,
 }
 
-const fn always(
-    driver: &'static str,
-    rung: Rung,
-    reason: &'static str,
-    source: &'static str,
-) -> Quirk {
-    Quirk {
-        driver,
-        since: None,
-        until: None,
-        rung,
-        reason,
-        source,
-    }
+const fn always(driver: &'static str, rung: Rung, reason: &'static str, source: &'static str) -> Quirk {
+    Quirk { driver, since: None, until: None, rung, reason, source }
 }
 
 const fn before(until: KernelVersion, always: Quirk) -> Quirk {
-    Quirk {
-        until: Some(until),
-        ..always
-    }
+    Quirk { until: Some(until), ..always }
 }
 
 const fn only(since: KernelVersion, until: KernelVersion, always: Quirk) -> Quirk {
-    Quirk {
-        since: Some(since),
-        until: Some(until),
-        ..always
-    }
+    Quirk { since: Some(since), until: Some(until), ..always }
 }
 
 /// The table.
 pub const QUIRKS: &[Quirk] = &[
-    always(
-        "veth",
-        Rung::ZeroCopy,
-        "veth has no AF_XDP zero-copy",
-        "drivers/net/veth.c: no XDP_SETUP_XSK_POOL",
-    ),
-    always(
-        "lo",
-        Rung::ZeroCopy,
-        "loopback has no AF_XDP zero-copy",
-        "drivers/net/loopback.c: no ndo_bpf",
-    ),
-    always(
-        "lo",
-        Rung::DriverCopy,
-        "loopback has no XDP in the driver",
-        "drivers/net/loopback.c: no ndo_bpf",
-    ),
-    always(
-        "e1000e",
-        Rung::ZeroCopy,
-        "e1000e has no AF_XDP zero-copy",
-        "e1000e/netdev.c: no ndo_bpf; tried 6.1 to 7.2",
-    ),
+    always("veth", Rung::ZeroCopy, "veth has no AF_XDP zero-copy", "drivers/net/veth.c: no XDP_SETUP_XSK_POOL"),
+    always("lo", Rung::ZeroCopy, "loopback has no AF_XDP zero-copy", "drivers/net/loopback.c: no ndo_bpf"),
+    always("lo", Rung::DriverCopy, "loopback has no XDP in the driver", "drivers/net/loopback.c: no ndo_bpf"),
+    always("e1000e", Rung::ZeroCopy, "e1000e has no AF_XDP zero-copy", "e1000e/netdev.c: no ndo_bpf; tried 6.1 to 7.2"),
     always(
         "e1000e",
         Rung::DriverCopy,
@@ -89,40 +50,20 @@ pub const QUIRKS: &[Quirk] = &[
     only(
         KernelVersion::new(6, 16, 12),
         KernelVersion::new(6, 16, 13),
-        always(
-            "veth",
-            Rung::DriverCopy,
-            "AF_XDP copy-mode TX on veth panics this kernel",
-            "tried 6.16.12",
-        ),
+        always("veth", Rung::DriverCopy, "AF_XDP copy-mode TX on veth panics this kernel", "tried 6.16.12"),
     ),
     only(
         KernelVersion::new(6, 16, 12),
         KernelVersion::new(6, 16, 13),
-        always(
-            "veth",
-            Rung::Generic,
-            "AF_XDP copy-mode TX on veth panics this kernel",
-            "tried 6.16.12",
-        ),
+        always("veth", Rung::Generic, "AF_XDP copy-mode TX on veth panics this kernel", "tried 6.16.12"),
     ),
     before(
         KernelVersion::new(6, 13, 0),
-        always(
-            "virtio_net",
-            Rung::ZeroCopy,
-            "virtio_net refuses zero-copy on this kernel",
-            "tried 6.1 and 6.12",
-        ),
+        always("virtio_net", Rung::ZeroCopy, "virtio_net refuses zero-copy on this kernel", "tried 6.1 and 6.12"),
     ),
     before(
         KernelVersion::new(6, 13, 0),
-        always(
-            "igb",
-            Rung::ZeroCopy,
-            "igb refuses zero-copy on this kernel",
-            "tried 6.1 and 6.12",
-        ),
+        always("igb", Rung::ZeroCopy, "igb refuses zero-copy on this kernel", "tried 6.1 and 6.12"),
     ),
 ];
 
@@ -133,9 +74,7 @@ pub const PREFER_BUSY_POLL_STALLS: &[&str] = &["virtio_net", "igb"];
 /// The row that denies this rung.
 #[must_use]
 pub fn find(driver: &str, kernel: Option<KernelVersion>, rung: Rung) -> Option<&'static Quirk> {
-    QUIRKS
-        .iter()
-        .find(|q| q.driver == driver && q.rung == rung && q.covers(kernel))
+    QUIRKS.iter().find(|q| q.driver == driver && q.rung == rung && q.covers(kernel))
 }
 
 /// Whether SO_PREFER_BUSY_POLL may be set for a link of this driver on this rung.
@@ -149,10 +88,7 @@ impl Quirk {
     #[must_use]
     pub fn covers(&self, kernel: Option<KernelVersion>) -> bool {
         match kernel {
-            Some(k) => {
-                self.since.is_none_or(|since| k >= since)
-                    && self.until.is_none_or(|until| k < until)
-            }
+            Some(k) => self.since.is_none_or(|since| k >= since) && self.until.is_none_or(|until| k < until),
             None => self.since.is_none() && self.until.is_none(),
         }
     }
@@ -164,13 +100,7 @@ mod tests {
 
     #[test]
     fn ranges_are_half_open() {
-        let at = |patch| {
-            find(
-                "veth",
-                Some(KernelVersion::new(6, 16, patch)),
-                Rung::DriverCopy,
-            )
-        };
+        let at = |patch| find("veth", Some(KernelVersion::new(6, 16, patch)), Rung::DriverCopy);
         assert!(at(11).is_none());
         assert!(at(12).is_some());
         assert!(at(13).is_none());
@@ -183,15 +113,9 @@ mod tests {
     #[test]
     fn every_row_says_why_and_the_socket_is_never_denied() {
         for quirk in QUIRKS {
-            assert!(
-                !quirk.reason.is_empty() && !quirk.source.is_empty(),
-                "{quirk:?}"
-            );
+            assert!(!quirk.reason.is_empty() && !quirk.source.is_empty(), "{quirk:?}");
             assert_ne!(quirk.rung, Rung::Socket, "{quirk:?}");
-            assert!(
-                quirk.since.zip(quirk.until).is_none_or(|(a, b)| a < b),
-                "{quirk:?}"
-            );
+            assert!(quirk.since.zip(quirk.until).is_none_or(|(a, b)| a < b), "{quirk:?}");
         }
     }
 

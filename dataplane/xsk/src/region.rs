@@ -68,10 +68,7 @@ impl Region {
         unsafe { self.base.add((index as usize) << self.shift) }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the number of chunks fits u32"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the number of chunks fits u32")]
     pub(crate) fn index_of(&self, chunk: NonNull<u8>) -> u32 {
         ((chunk.as_ptr() as usize - self.base.as_ptr() as usize) >> self.shift) as u32
     }
@@ -84,10 +81,7 @@ impl Region {
 
     pub(crate) fn note_dropped(&self, index: u32) {
         self.dropped_total.fetch_add(1, Ordering::Relaxed);
-        self.dropped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(index);
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(index);
     }
 
     pub(crate) fn dropped_total(&self) -> u64 {
@@ -95,10 +89,7 @@ impl Region {
     }
 
     pub(crate) fn dropped_now(&self) -> usize {
-        self.dropped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     pub(crate) fn take_dropped(&self) -> Vec<u32> {
@@ -106,10 +97,7 @@ impl Region {
     }
 
     pub(crate) fn note_closed(&self, slot: u8) {
-        self.closed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(slot);
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
     }
 
     pub(crate) fn take_closed(&self) -> Vec<u8> {

@@ -108,27 +108,14 @@ impl Socket {
         let slot = umem.claim_slot(&options.interface, options.queue)?;
         let inherited = umem.owner_mode()?;
         if let Some(owner) = inherited.filter(|owner| *owner != options.mode) {
-            return Err(Error::ModeConflict {
-                owner,
-                asked: options.mode,
-            });
+            return Err(Error::ModeConflict { owner, asked: options.mode });
         }
         let anchor = inherited.is_none();
         let queues = bind_patiently(umem, &options, anchor)?;
         let fd = queues.tx.fd().as_raw_fd();
         // From here on a failure drops the queues and then the lease, which frees the queue of the device.
-        let Queues {
-            rx,
-            tx,
-            fill,
-            completion,
-        } = queues;
-        let lease = Arc::new(Lease {
-            region: umem.region(),
-            slot,
-            fd,
-            anchor,
-        });
+        let Queues { rx, tx, fill, completion } = queues;
+        let lease = Arc::new(Lease { region: umem.region(), slot, fd, anchor });
         if anchor {
             umem.region().set_anchor(fd);
         }
@@ -161,28 +148,15 @@ impl Socket {
     }
 
     /// Ask the kernel what it really bound, keep the descriptor from children, and find the TX ring.
-    fn check_and_map(
-        umem: &Umem,
-        options: &OpenOptions,
-        fd: BorrowedFd<'_>,
-    ) -> Result<TxMapping, Error> {
+    fn check_and_map(umem: &Umem, options: &OpenOptions, fd: BorrowedFd<'_>) -> Result<TxMapping, Error> {
         let (interface, queue) = (options.interface.clone(), options.queue);
         // libxdp makes its sockets without SOCK_CLOEXEC; a child process would keep the queue bound.
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
             .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
         let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
-        let got = if zero_copy {
-            BindMode::ZeroCopy
-        } else {
-            BindMode::Copy
-        };
+        let got = if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy };
         if got != options.mode {
-            return Err(Error::ModeNotGiven {
-                interface,
-                queue,
-                asked: options.mode,
-                got,
-            });
+            return Err(Error::ModeNotGiven { interface, queue, asked: options.mode, got });
         }
         let offsets = sys::tx_offsets(fd).map_err(Error::sys("getsockopt(XDP_MMAP_OFFSETS)"))?;
         let range = sys::find_tx_ring(fd).map_err(Error::sys("reading /proc/self/maps"))?;
@@ -206,12 +180,7 @@ impl Socket {
 
     /// All four rings at once.
     pub fn rings(&mut self) -> Rings<'_> {
-        Rings {
-            rx: &mut self.rx,
-            tx: &mut self.tx,
-            fill: &mut self.fill,
-            completion: &mut self.completion,
-        }
+        Rings { rx: &mut self.rx, tx: &mut self.tx, fill: &mut self.fill, completion: &mut self.completion }
     }
 
     /// Received frames.
@@ -246,11 +215,7 @@ impl Socket {
     ///
     /// The kernel's answer to getsockopt.
     pub fn bound_mode(&self) -> io::Result<BindMode> {
-        Ok(if sys::is_zero_copy(self.fd())? {
-            BindMode::ZeroCopy
-        } else {
-            BindMode::Copy
-        })
+        Ok(if sys::is_zero_copy(self.fd())? { BindMode::ZeroCopy } else { BindMode::Copy })
     }
 
     /// What the kernel dropped, and why.
@@ -311,8 +276,7 @@ impl Drop for Lease {
             // libxdp does not close the descriptor of a UMEM's first socket, which would leave the queue bound and the
             // kernel receiving into our frames. Putting an unbound socket in its place closes it; an AF_XDP one, since
             // libxdp asks this descriptor for ring offsets when it unmaps the rings of the other sockets.
-            let replaced =
-                sys::xdp_socket().and_then(|fresh| sys::replace_descriptor(&fresh, self.fd));
+            let replaced = sys::xdp_socket().and_then(|fresh| sys::replace_descriptor(&fresh, self.fd));
             if let Err(error) = replaced {
                 tracing::error!(%error, "cannot release the descriptor of a UMEM's first socket; its queue stays bound");
             }
@@ -337,8 +301,7 @@ fn bind_patiently(umem: &mut Umem, options: &OpenOptions, first: bool) -> Result
         }
         match bind(umem, options) {
             Err(Error::Bind { source, .. })
-                if source.raw_os_error() == Some(libc::EBUSY)
-                    && began.elapsed() < BIND_PATIENCE =>
+                if source.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < BIND_PATIENCE =>
             {
                 thread::sleep(BIND_PAUSE);
             }
@@ -354,13 +317,8 @@ fn bind(umem: &Umem, options: &OpenOptions) -> Result<Queues, Error> {
     }
     let interface: Interface = options.interface.parse().map_err(|_| bad_name())?;
     let rings = umem.options().rings;
-    let size = |n| {
-        QueueSize::new(n).map_err(|_| Error::BadSize {
-            what: "ring",
-            value: n.into(),
-            must: "a power of two",
-        })
-    };
+    let size =
+        |n| QueueSize::new(n).map_err(|_| Error::BadSize { what: "ring", value: n.into(), must: "a power of two" });
     let mode = match options.mode {
         BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
         BindMode::Copy => BindFlags::XDP_COPY,
@@ -379,16 +337,9 @@ fn bind(umem: &Umem, options: &OpenOptions) -> Result<Queues, Error> {
         mode: options.mode,
         source: errno_of(&error),
     })?;
-    let (fill, completion) = rings.ok_or(Error::AlreadyOpen {
-        interface: options.interface.clone(),
-        queue: options.queue,
-    })?;
-    Ok(Queues {
-        rx,
-        tx,
-        fill,
-        completion,
-    })
+    let (fill, completion) =
+        rings.ok_or(Error::AlreadyOpen { interface: options.interface.clone(), queue: options.queue })?;
+    Ok(Queues { rx, tx, fill, completion })
 }
 
 /// The kernel's errno inside xsk-rs's error.
@@ -396,10 +347,7 @@ fn errno_of(error: &xsk_rs::socket::SocketCreateError) -> io::Error {
     let code = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<io::Error>())
         .and_then(io::Error::raw_os_error);
-    code.map_or_else(
-        || io::Error::other(error.to_string()),
-        io::Error::from_raw_os_error,
-    )
+    code.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// Options that only help; refusal is normal on older kernels.

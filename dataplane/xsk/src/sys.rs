@@ -25,41 +25,17 @@ pub(crate) struct RingOffsets {
 /// `sendto` with no data: ask the kernel to look at the TX ring.
 pub(crate) fn kick_tx(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open (borrowed), and a null buffer of length zero is not read.
-    let sent = unsafe {
-        libc::sendto(
-            fd.as_raw_fd(),
-            ptr::null(),
-            0,
-            libc::MSG_DONTWAIT,
-            ptr::null(),
-            0,
-        )
-    };
-    if sent < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let sent = unsafe { libc::sendto(fd.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// `recvfrom` with no buffer: ask the driver to look at the fill ring (xsk_recvmsg, net/xdp/xsk.c).
 pub(crate) fn wake_rx(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open (borrowed), and a null buffer of length zero is not written.
     let got = unsafe {
-        libc::recvfrom(
-            fd.as_raw_fd(),
-            ptr::null_mut(),
-            0,
-            libc::MSG_DONTWAIT,
-            ptr::null_mut(),
-            ptr::null_mut(),
-        )
+        libc::recvfrom(fd.as_raw_fd(), ptr::null_mut(), 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut())
     };
-    if got < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether the socket is bound zero-copy: XDP_OPTIONS.
@@ -83,22 +59,13 @@ pub(crate) fn statistics(fd: BorrowedFd<'_>) -> io::Result<XdpStatistics> {
 
 /// Offsets of the TX ring: XDP_MMAP_OFFSETS. Kernels before 5.4 answer a shorter struct without flags; refused.
 pub(crate) fn tx_offsets(fd: BorrowedFd<'_>) -> io::Result<RingOffsets> {
-    let (offsets, len): (libc::xdp_mmap_offsets, usize) =
-        get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+    let (offsets, len): (libc::xdp_mmap_offsets, usize) = get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
     if len < size_of::<libc::xdp_mmap_offsets>() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "kernel older than 5.4: no ring flags",
-        ));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "kernel older than 5.4: no ring flags"));
     }
     let at = |v: u64| usize::try_from(v).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
     let tx = offsets.tx;
-    Ok(RingOffsets {
-        producer: at(tx.producer)?,
-        consumer: at(tx.consumer)?,
-        desc: at(tx.desc)?,
-        flags: at(tx.flags)?,
-    })
+    Ok(RingOffsets { producer: at(tx.producer)?, consumer: at(tx.consumer)?, desc: at(tx.desc)?, flags: at(tx.flags)? })
 }
 
 /// A new, unbound AF_XDP socket.
@@ -123,12 +90,7 @@ pub(crate) fn netns_cookie(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
 }
 
 /// Register `len` bytes at `base` as the UMEM of a fresh socket.
-pub(crate) fn register_umem(
-    fd: BorrowedFd<'_>,
-    base: ptr::NonNull<u8>,
-    len: usize,
-    chunk: u32,
-) -> io::Result<()> {
+pub(crate) fn register_umem(fd: BorrowedFd<'_>, base: ptr::NonNull<u8>, len: usize, chunk: u32) -> io::Result<()> {
     let reg = libc::xdp_umem_reg {
         addr: base.as_ptr() as u64,
         len: len as u64,
@@ -156,11 +118,7 @@ pub(crate) fn set_tx_budget(fd: BorrowedFd<'_>, frames: u32) -> io::Result<()> {
 pub(crate) fn replace_descriptor(source: &OwnedFd, target: RawFd) -> io::Result<()> {
     // SAFETY: no pointers. `target` is the number libxdp keeps for the UMEM; it stays a valid AF_XDP descriptor.
     let fd = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
-    if fd < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Set an int at SOL_SOCKET.
@@ -186,16 +144,11 @@ fn parse_tx_mapping(maps: &str, inode: u64) -> Option<(usize, usize)> {
         let (from, to) = field.next()?.split_once('-')?;
         let offset = i64::from_str_radix(field.nth(1)?, 16).ok()?;
         let line_inode: u64 = field.nth(1)?.parse().ok()?;
-        let is_socket = field
-            .next()
-            .is_some_and(|path| path.starts_with("socket:["));
+        let is_socket = field.next().is_some_and(|path| path.starts_with("socket:["));
         if offset != libc::XDP_PGOFF_TX_RING || line_inode != inode || !is_socket {
             return None;
         }
-        Some((
-            usize::from_str_radix(from, 16).ok()?,
-            usize::from_str_radix(to, 16).ok()?,
-        ))
+        Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
     })
 }
 
@@ -220,11 +173,7 @@ pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
     }
     // SAFETY: just made, owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = DrvInfo {
-        cmd: ETHTOOL_GDRVINFO,
-        driver: [0; 32],
-        rest: [0; 160],
-    };
+    let mut info = DrvInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
     // SAFETY: ifreq is plain data; all-zero is a valid value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
@@ -235,11 +184,7 @@ pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
     if unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let end = info
-        .driver
-        .iter()
-        .position(|b| *b == 0)
-        .unwrap_or(info.driver.len());
+    let end = info.driver.iter().position(|b| *b == 0).unwrap_or(info.driver.len());
     Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
 }
 
@@ -253,42 +198,19 @@ impl Plain for libc::xdp_mmap_offsets {}
 fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<(T, usize)> {
     // SAFETY: T is plain integers; all-zero is valid.
     let mut value: T = unsafe { zeroed() };
-    let mut len =
-        libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the kernel writes at most `len` = size_of::<T>() bytes into `value`.
     let code = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            ptr::from_mut(&mut value).cast::<c_void>(),
-            &raw mut len,
-        )
+        libc::getsockopt(fd.as_raw_fd(), level, option, ptr::from_mut(&mut value).cast::<c_void>(), &raw mut len)
     };
-    if code < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok((value, len as usize))
-    }
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok((value, len as usize)) }
 }
 
 fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: i32, option: i32, value: &T) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the kernel reads `len` = size_of::<T>() bytes from `value`, which outlives the call.
-    let code = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            ptr::from_ref(value).cast::<c_void>(),
-            len,
-        )
-    };
-    if code < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let code = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, ptr::from_ref(value).cast::<c_void>(), len) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -306,14 +228,8 @@ mod tests {
 
     #[test]
     fn the_tx_mapping_is_found_by_inode_and_offset() {
-        assert_eq!(
-            parse_tx_mapping(MAPS, 4711),
-            Some((0x7f00_0000_2000, 0x7f00_0000_b000))
-        );
-        assert_eq!(
-            parse_tx_mapping(MAPS, 4712),
-            Some((0x7f00_0000_c000, 0x7f00_0000_d000))
-        );
+        assert_eq!(parse_tx_mapping(MAPS, 4711), Some((0x7f00_0000_2000, 0x7f00_0000_b000)));
+        assert_eq!(parse_tx_mapping(MAPS, 4712), Some((0x7f00_0000_c000, 0x7f00_0000_d000)));
         assert_eq!(parse_tx_mapping(MAPS, 4713), None);
     }
 }

@@ -39,22 +39,13 @@ impl CompletionWatchdog {
     /// `prefers_busy_poll`: SO_PREFER_BUSY_POLL is on for this socket.
     #[must_use]
     pub fn new(prefers_busy_poll: bool) -> Self {
-        Self {
-            prefers_busy_poll,
-            ..Self::default()
-        }
+        Self { prefers_busy_poll, ..Self::default() }
     }
 
     /// `outstanding`: frames sent and not completed. `completed`: frames ever completed. `link_up`: the interface is
     /// running; without carrier nothing completes and nothing is wrong.
     #[must_use]
-    pub fn observe(
-        &mut self,
-        now_ns: u64,
-        outstanding: u32,
-        completed: u64,
-        link_up: bool,
-    ) -> Verdict {
+    pub fn observe(&mut self, now_ns: u64, outstanding: u32, completed: u64, link_up: bool) -> Verdict {
         if outstanding == 0 || completed != self.completed || !link_up {
             self.completed = completed;
             self.stalled_since_ns = None;
@@ -98,10 +89,7 @@ mod tests {
     fn a_stopped_ring_is_recycled_once_per_stall() {
         let mut dog = CompletionWatchdog::default();
         assert_eq!(dog.observe(0, 1, 0, true), Verdict::Waiting(0));
-        assert_eq!(
-            dog.observe(STALL_NS - 1, 5, 0, true),
-            Verdict::Waiting(STALL_NS - 1)
-        );
+        assert_eq!(dog.observe(STALL_NS - 1, 5, 0, true), Verdict::Waiting(STALL_NS - 1));
         assert_eq!(dog.observe(STALL_NS, 5, 0, true), Verdict::Recycle);
         assert_eq!(dog.observe(STALL_NS + 1, 5, 0, true), Verdict::Waiting(0));
         assert_eq!(dog.observe(2 * STALL_NS + 1, 5, 0, true), Verdict::Recycle);
@@ -111,15 +99,9 @@ mod tests {
     fn busy_polling_is_suspected_first() {
         let mut dog = CompletionWatchdog::new(true);
         assert_eq!(dog.observe(0, 1, 0, true), Verdict::Waiting(0));
-        assert_eq!(
-            dog.observe(BUSY_POLL_STALL_NS, 1, 0, true),
-            Verdict::StepDown
-        );
+        assert_eq!(dog.observe(BUSY_POLL_STALL_NS, 1, 0, true), Verdict::StepDown);
         assert!(!dog.prefers_busy_poll());
-        assert_eq!(
-            dog.observe(BUSY_POLL_STALL_NS + STALL_NS, 1, 0, true),
-            Verdict::Recycle
-        );
+        assert_eq!(dog.observe(BUSY_POLL_STALL_NS + STALL_NS, 1, 0, true), Verdict::Recycle);
     }
 
     #[test]

@@ -5,8 +5,8 @@ mod common;
 use std::time::Instant;
 
 use common::{
-    Bed, End, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns,
-    receive_one, settle, turn, write_frame,
+    Bed, End, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns, receive_one, settle,
+    turn, write_frame,
 };
 use florelay_xsk::{BindMode, Error, OpenOptions, Socket, Umem};
 
@@ -30,23 +30,10 @@ fn a_relay_forwards_in_place_between_two_sockets_of_one_umem() {
     let mut r0 = bed.end("r", "r0", &mut umem_r);
     let mut r1 = bed.end("r", "r1", &mut umem_r);
     let mut b = bed.end("b", "b", &mut umem_b);
-    let zero_copy = OpenOptions {
-        mode: BindMode::ZeroCopy,
-        queue: 1,
-        ..copy(&bed.interface("r1"))
-    };
-    assert!(matches!(
-        Socket::open(&mut umem_r, zero_copy),
-        Err(Error::ModeConflict {
-            owner: BindMode::Copy,
-            ..
-        })
-    ));
+    let zero_copy = OpenOptions { mode: BindMode::ZeroCopy, queue: 1, ..copy(&bed.interface("r1")) };
+    assert!(matches!(Socket::open(&mut umem_r, zero_copy), Err(Error::ModeConflict { owner: BindMode::Copy, .. })));
     bed.enter("r");
-    assert!(matches!(
-        Socket::open(&mut umem_r, copy(&bed.interface("r1"))),
-        Err(Error::AlreadyOpen { .. })
-    ));
+    assert!(matches!(Socket::open(&mut umem_r, copy(&bed.interface("r1"))), Err(Error::AlreadyOpen { .. })));
 
     let (mut sent, mut arrived) = (0, 0);
     let mut batch = Vec::with_capacity(64);
@@ -63,10 +50,7 @@ fn a_relay_forwards_in_place_between_two_sockets_of_one_umem() {
 
         turn(&mut r0, &mut umem_r, &mut batch);
         for frame in &mut batch {
-            frame
-                .push_front(LABEL.len())
-                .expect("headroom for a label")
-                .copy_from_slice(&LABEL);
+            frame.push_front(LABEL.len()).expect("headroom for a label").copy_from_slice(&LABEL);
         }
         r1.socket.tx().send_batch(&mut umem_r, &mut batch);
         assert!(batch.is_empty());
@@ -79,21 +63,14 @@ fn a_relay_forwards_in_place_between_two_sockets_of_one_umem() {
         for mut frame in batch.drain(..) {
             assert_eq!(frame.bytes()[..4], LABEL);
             assert!(frame.pull_front(4));
-            assert_eq!(
-                check_frame(frame.bytes(), 1000),
-                arrived,
-                "in order, exactly once"
-            );
+            assert_eq!(check_frame(frame.bytes(), 1000), arrived, "in order, exactly once");
             umem_b.free(frame);
             arrived += 1;
         }
         if arrived > before {
             last_progress = Instant::now();
         } else {
-            assert!(
-                last_progress.elapsed() < PATIENCE,
-                "stuck: sent {sent}, arrived {arrived}"
-            );
+            assert!(last_progress.elapsed() < PATIENCE, "stuck: sent {sent}, arrived {arrived}");
         }
     }
     settle(&mut a, &mut umem_a);
@@ -140,12 +117,8 @@ fn a_socket_closed_and_reopened_at_once_works_and_gets_its_frames_back() {
         assert_audited(&umem_a);
 
         bed.enter("a");
-        let mut socket =
-            Socket::open(&mut umem_a, copy(&bed.interface("a"))).expect("reopen at once");
-        assert_eq!(
-            (umem_a.account().quarantined, umem_a.account().free),
-            (0, 4096)
-        );
+        let mut socket = Socket::open(&mut umem_a, copy(&bed.interface("a"))).expect("reopen at once");
+        assert_eq!((umem_a.account().quarantined, umem_a.account().free), (0, 4096));
         program.steer(0, socket.fd());
         socket.fill().refill(&mut umem_a, 1024);
         a = End { program, socket };
@@ -173,12 +146,9 @@ fn a_closed_first_socket_leaves_the_others_working_until_all_are_reopened() {
     r0.socket.close(&mut umem_r);
     exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 1);
     bed.enter("r");
-    let refused = Socket::open(&mut umem_r, copy(&bed.interface("r0")))
-        .expect_err("the kernel has nothing to share from");
-    assert!(
-        matches!(refused, Error::OwnerClosed { open: 1 }),
-        "{refused}"
-    );
+    let refused =
+        Socket::open(&mut umem_r, copy(&bed.interface("r0"))).expect_err("the kernel has nothing to share from");
+    assert!(matches!(refused, Error::OwnerClosed { open: 1 }), "{refused}");
 
     r1.socket.close(&mut umem_r);
     let mut r1 = bed.reopen("r", "r1", &mut umem_r, r1.program);
@@ -200,25 +170,14 @@ fn a_deleted_interface_is_an_error_not_a_hang() {
     bed.delete("a", "a");
     let mut frame = umem.alloc().expect("pool");
     write_frame(&mut frame, 0, 100);
-    a.socket
-        .tx()
-        .send(&mut umem, frame)
-        .expect("the ring is still there");
-    let error = a
-        .socket
-        .tx()
-        .kick_now(now_ns())
-        .expect_err("nothing to send on");
+    a.socket.tx().send(&mut umem, frame).expect("the ring is still there");
+    let error = a.socket.tx().kick_now(now_ns()).expect_err("nothing to send on");
     assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
     let End { socket, program } = a;
     socket.close(&mut umem);
     drop(program);
     let account = umem.account();
-    assert_eq!(
-        (account.quarantined, account.leaked),
-        (1024 + 1, 0),
-        "{account:?}"
-    );
+    assert_eq!((account.quarantined, account.leaked), (1024 + 1, 0), "{account:?}");
 
     // The name comes back as a new interface: the same UMEM serves it.
     bed.veth(("a", "a"), ("a", "b"), 1500);
@@ -244,14 +203,8 @@ fn an_interface_that_is_down_is_counted_and_retried() {
     let mut frame = umem.alloc().expect("pool");
     write_frame(&mut frame, 7, 100);
     a.socket.tx().send(&mut umem, frame).expect("room");
-    a.socket
-        .tx()
-        .kick_now(now_ns())
-        .expect("ENETDOWN is not an error");
-    assert_eq!(
-        (a.socket.tx().kicks().net_down, a.socket.tx().pending()),
-        (1, 1)
-    );
+    a.socket.tx().kick_now(now_ns()).expect("ENETDOWN is not an error");
+    assert_eq!((a.socket.tx().kicks().net_down, a.socket.tx().pending()), (1, 1));
     bed.set("a", "a", "up");
     settle(&mut a, &mut umem);
     let frame = receive_one(&mut b, &mut umem_b);

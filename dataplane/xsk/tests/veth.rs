@@ -5,13 +5,13 @@ mod common;
 use std::time::Instant;
 
 use common::{
-    Bed, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns,
-    receive_one, settle, turn, write_frame,
+    Bed, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns, receive_one, settle, turn,
+    write_frame,
 };
 use florelay_xsk::poll::{self, ThreadedNapi};
 use florelay_xsk::{
-    AttachMode, BindMode, Error, FrameSize, HEADROOM_BYTES, KICK_BATCH_FRAMES, Kick, OpenOptions,
-    RingSizes, SendError, Socket, TAIL_FLUSH_NS, UmemOptions,
+    AttachMode, BindMode, Error, FrameSize, HEADROOM_BYTES, KICK_BATCH_FRAMES, Kick, OpenOptions, RingSizes, SendError,
+    Socket, TAIL_FLUSH_NS, UmemOptions,
 };
 
 /// Frames on their way at most: fewer than the 256 slots of a veth's ring (VETH_RING_SIZE, drivers/net/veth.c), so
@@ -57,11 +57,7 @@ fn echo_100k_frames_both_ways_with_conservation_after_every_batch() {
         let before = back;
         turn(&mut a, &mut umem_a, &mut batch);
         for frame in batch.drain(..) {
-            assert_eq!(
-                check_frame(frame.bytes(), len_of(back)),
-                back,
-                "in order, exactly once"
-            );
+            assert_eq!(check_frame(frame.bytes(), len_of(back)), back, "in order, exactly once");
             umem_a.free(frame);
             back += 1;
         }
@@ -70,27 +66,17 @@ fn echo_100k_frames_both_ways_with_conservation_after_every_batch() {
         if back > before {
             last_progress = Instant::now();
         } else {
-            assert!(
-                last_progress.elapsed() < PATIENCE,
-                "stuck: sent {sent}, back {back}"
-            );
+            assert!(last_progress.elapsed() < PATIENCE, "stuck: sent {sent}, back {back}");
         }
     }
     settle(&mut a, &mut umem_a);
     settle(&mut b, &mut umem_b);
     let calls = a.socket.tx().kicks().calls;
-    println!(
-        "echo: {FRAMES} frames, {calls} kicks ({:.3} per frame)",
-        calls as f64 / f64::from(FRAMES)
-    );
+    println!("echo: {FRAMES} frames, {calls} kicks ({:.3} per frame)", calls as f64 / f64::from(FRAMES));
     for (end, umem) in [(&mut a, &umem_a), (&mut b, &umem_b)] {
         assert_eq!(end.socket.tx().counters().frames, u64::from(FRAMES));
         let statistics = end.socket.statistics().expect("XDP_STATISTICS");
-        assert_eq!(
-            (statistics.rx_dropped, statistics.tx_invalid_descs),
-            (0, 0),
-            "{statistics:?}"
-        );
+        assert_eq!((statistics.rx_dropped, statistics.tx_invalid_descs), (0, 0), "{statistics:?}");
         assert_audited(umem);
     }
 }
@@ -105,19 +91,12 @@ fn zero_copy_on_veth_is_refused_with_a_reason_and_copy_mode_then_works() {
     bed.veth(("a", "a"), ("a", "b"), 1500);
     let mut umem = bed.umem("a");
     let interface = bed.interface("a");
-    let options = OpenOptions {
-        mode: BindMode::ZeroCopy,
-        ..copy(&interface)
-    };
+    let options = OpenOptions { mode: BindMode::ZeroCopy, ..copy(&interface) };
     let refused = Socket::open(&mut umem, options).expect_err("veth has no zero-copy");
     assert_eq!(refused.errno(), Some(libc::EOPNOTSUPP), "{refused}");
-    assert!(
-        refused.to_string().contains(&interface) && refused.to_string().contains("zero-copy"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains(&interface) && refused.to_string().contains("zero-copy"), "{refused}");
     assert_audited(&umem);
-    let socket =
-        Socket::open(&mut umem, copy(&interface)).expect("copy mode after a refused zero-copy");
+    let socket = Socket::open(&mut umem, copy(&interface)).expect("copy mode after a refused zero-copy");
     assert_eq!(socket.bound_mode().expect("XDP_OPTIONS"), BindMode::Copy);
     assert_eq!(florelay_xsk::driver_name(&interface), "veth");
 }
@@ -132,33 +111,19 @@ fn a_full_tx_ring_gives_the_frame_back() {
     bed.namespace("b");
     bed.veth(("a", "a"), ("b", "b"), 1500);
     let rings = RingSizes { rx: 64, tx: 64 };
-    let options = UmemOptions {
-        frame_count: 1024,
-        rings,
-        huge_pages: false,
-        ..UmemOptions::default()
-    };
+    let options = UmemOptions { frame_count: 1024, rings, huge_pages: false, ..UmemOptions::default() };
     let mut umem = bed.umem_with("a", options);
     let mut a = bed.end("a", "a", &mut umem);
-    assert_eq!(
-        a.socket.fill().in_kernel(&umem),
-        128,
-        "the fill ring is twice the RX ring and takes no more"
-    );
+    assert_eq!(a.socket.fill().in_kernel(&umem), 128, "the fill ring is twice the RX ring and takes no more");
     for sequence in 0..64 {
         let mut frame = umem.alloc().expect("pool");
         write_frame(&mut frame, sequence, 100);
         a.socket.tx().send(&mut umem, frame).expect("room for 64");
     }
-    assert_eq!(
-        (a.socket.tx().room(), a.socket.tx().in_flight(&umem)),
-        (0, (64, 6400))
-    );
+    assert_eq!((a.socket.tx().room(), a.socket.tx().in_flight(&umem)), (0, (64, 6400)));
     let mut frame = umem.alloc().expect("pool");
     write_frame(&mut frame, 64, 100);
-    let Err(SendError::Full(frame)) = a.socket.tx().send(&mut umem, frame) else {
-        panic!("a full ring took a frame")
-    };
+    let Err(SendError::Full(frame)) = a.socket.tx().send(&mut umem, frame) else { panic!("a full ring took a frame") };
     let mut batch = vec![frame];
     assert_eq!(a.socket.tx().send_batch(&mut umem, &mut batch), 0);
     assert_conserved(&umem);
@@ -171,14 +136,9 @@ fn a_full_tx_ring_gives_the_frame_back() {
 
     // What can never be sent comes back, or is freed by the batch.
     let frame = umem.alloc().expect("pool");
-    let Err(SendError::TooShort(frame)) = a.socket.tx().send(&mut umem, frame) else {
-        panic!("an empty frame sent")
-    };
+    let Err(SendError::TooShort(frame)) = a.socket.tx().send(&mut umem, frame) else { panic!("an empty frame sent") };
     batch.push(frame);
-    assert_eq!(
-        (a.socket.tx().send_batch(&mut umem, &mut batch), batch.len()),
-        (1, 0)
-    );
+    assert_eq!((a.socket.tx().send_batch(&mut umem, &mut batch), batch.len()), (1, 0));
     assert_eq!(a.socket.tx().counters().too_short, 2);
     assert_audited(&umem);
 }
@@ -189,35 +149,21 @@ fn frames_of_maximum_size_cross_and_larger_ones_are_dropped_and_counted() {
         return;
     }
     // With 4096-byte chunks it is veth that limits: a page less headroom and skb_shared_info (drivers/net/veth.c).
-    for (tag, frame_size, max) in [
-        ("m2", FrameSize::Bytes2048, 2048 - HEADROOM_BYTES),
-        ("m4", FrameSize::Bytes4096, 3400),
-    ] {
+    for (tag, frame_size, max) in
+        [("m2", FrameSize::Bytes2048, 2048 - HEADROOM_BYTES), ("m4", FrameSize::Bytes4096, 3400)]
+    {
         let mut bed = Bed::new(tag);
         bed.namespace("a");
         bed.namespace("b");
-        bed.veth(
-            ("a", "a"),
-            ("b", "b"),
-            u32::try_from(max).expect("small") + 100 - 14,
-        );
-        let options = UmemOptions {
-            frame_size,
-            frame_count: 2048,
-            huge_pages: false,
-            ..UmemOptions::default()
-        };
+        bed.veth(("a", "a"), ("b", "b"), u32::try_from(max).expect("small") + 100 - 14);
+        let options = UmemOptions { frame_size, frame_count: 2048, huge_pages: false, ..UmemOptions::default() };
         let (mut umem_a, mut umem_b) = (bed.umem_with("a", options), bed.umem_with("b", options));
         let mut a = bed.end("a", "a", &mut umem_a);
         let mut b = bed.end("b", "b", &mut umem_b);
 
         let mut too_large = umem_a.alloc().expect("pool");
         assert!(too_large.reset(0), "from the very start of the chunk");
-        let larger = if frame_size == FrameSize::Bytes2048 {
-            max + 1
-        } else {
-            max
-        };
+        let larger = if frame_size == FrameSize::Bytes2048 { max + 1 } else { max };
         write_frame(&mut too_large, 0, larger);
         a.socket.tx().send(&mut umem_a, too_large).expect("room");
         let mut largest = umem_a.alloc().expect("pool");
@@ -229,10 +175,7 @@ fn frames_of_maximum_size_cross_and_larger_ones_are_dropped_and_counted() {
         while sequence != Some(1) {
             let frame = receive_one(&mut b, &mut umem_b);
             sequence = Some(check_frame(frame.bytes(), max));
-            assert!(
-                larger == max || sequence == Some(1),
-                "the frame that does not fit a chunk was received"
-            );
+            assert!(larger == max || sequence == Some(1), "the frame that does not fit a chunk was received");
             umem_b.free(frame);
         }
         if larger > max {
@@ -254,8 +197,7 @@ fn a_umem_of_another_namespace_is_refused_instead_of_bound_to_a_stranger() {
     bed.veth(("a", "a"), ("b", "b"), 1500);
     let mut umem = bed.umem("a");
     bed.enter("b");
-    let refused =
-        Socket::open(&mut umem, copy(&bed.interface("b"))).expect_err("made in a, opened in b");
+    let refused = Socket::open(&mut umem, copy(&bed.interface("b"))).expect_err("made in a, opened in b");
     assert!(matches!(refused, Error::OtherNamespace), "{refused}");
     let missing = Socket::open(&mut bed.umem("b"), copy("none")).expect_err("no such interface");
     assert_eq!(missing.errno(), Some(libc::ENODEV), "{missing}");
@@ -300,33 +242,17 @@ fn a_ring_used_with_another_umem_does_nothing_and_is_counted() {
     let mut b = bed.end("a", "b", &mut umem_b);
     let mut frame = umem_a.alloc().expect("pool");
     write_frame(&mut frame, 0, 100);
-    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_b, frame) else {
-        panic!("foreign frame sent")
-    };
-    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_a, frame) else {
-        panic!("foreign ring used")
-    };
-    a.socket
-        .tx()
-        .send(&mut umem_a, frame)
-        .expect("its own ring");
+    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_b, frame) else { panic!("foreign frame sent") };
+    let Err(SendError::Foreign(frame)) = b.socket.tx().send(&mut umem_a, frame) else { panic!("foreign ring used") };
+    a.socket.tx().send(&mut umem_a, frame).expect("its own ring");
     a.socket.tx().kick_now(now_ns()).expect("kick");
     let mut out = Vec::with_capacity(8);
     // The wrong UMEM has the same chunks in the same states: nothing but the check tells them apart.
     assert_eq!(b.socket.rx().receive(&mut umem_a, &mut out, 8), 0);
     assert_eq!(a.socket.completion().reap(&mut umem_b, 8), 0);
     assert_eq!(a.socket.fill().refill(&mut umem_b, 8), 0);
-    assert_eq!(
-        (
-            umem_a.counters().foreign_rings,
-            umem_b.counters().foreign_rings
-        ),
-        (2, 2)
-    );
-    assert_eq!(
-        (umem_a.audit(), umem_b.audit()),
-        (umem_a.account(), umem_b.account())
-    );
+    assert_eq!((umem_a.counters().foreign_rings, umem_b.counters().foreign_rings), (2, 2));
+    assert_eq!((umem_a.audit(), umem_b.audit()), (umem_a.account(), umem_b.account()));
     settle(&mut a, &mut umem_a);
     let frame = receive_one(&mut b, &mut umem_b);
     umem_b.free(frame);
@@ -381,25 +307,13 @@ fn a_burst_costs_one_kick_for_many_frames() {
         a.socket.tx().send(&mut umem, frame).expect("room");
         let _ = a.socket.tx().kick(&umem, 1_000).expect("kick");
     }
-    assert_eq!(
-        (a.socket.tx().kicks().calls, a.socket.tx().pending()),
-        (10, 0)
-    );
+    assert_eq!((a.socket.tx().kicks().calls, a.socket.tx().pending()), (10, 0));
     let mut frame = umem.alloc().expect("pool");
     write_frame(&mut frame, 0, 100);
     a.socket.tx().send(&mut umem, frame).expect("room");
-    assert_eq!(
-        a.socket.tx().kick(&umem, 2_000).expect("kick"),
-        Kick::NotDue
-    );
+    assert_eq!(a.socket.tx().kick(&umem, 2_000).expect("kick"), Kick::NotDue);
     assert_eq!(a.socket.tx().deadline_ns(), Some(2_000 + TAIL_FLUSH_NS));
-    assert_eq!(
-        a.socket
-            .tx()
-            .kick(&umem, 2_000 + TAIL_FLUSH_NS)
-            .expect("kick"),
-        Kick::Done
-    );
+    assert_eq!(a.socket.tx().kick(&umem, 2_000 + TAIL_FLUSH_NS).expect("kick"), Kick::Done);
     settle(&mut a, &mut umem);
     assert_audited(&umem);
 }

@@ -50,7 +50,7 @@ const EMPTY: List = List { head: NIL, tail: NIL };
 /// All flows of a link and their turns.
 pub(super) struct Flows {
     flows: Vec<Flow>,
-    max_frame: u32,
+    max_frame: u64,
     min_weight: u16,
     new: List,
     old: List,
@@ -59,38 +59,47 @@ pub(super) struct Flows {
 
 impl Flows {
     /// `max_frame` = the largest frame in bytes at layer 2.
-    pub(super) fn new(max_frame: u32) -> Self {
+    pub(super) fn new(max_frame: u64) -> Self {
         Self { flows: Vec::new(), max_frame, min_weight: u16::MAX, new: EMPTY, old: EMPTY, control: EMPTY }
     }
 
     /// Adds a flow and returns its index.
     pub(super) fn add(&mut self, key: FlowKey, weight: u16) -> u32 {
+        let weight = weight.max(1);
         self.flows.push(Flow {
             key,
             bulk: FrameQueue::new(),
             control: FrameQueue::new(),
-            weight: 1,
-            quantum: 0,
+            weight,
+            quantum: self.quantum(weight),
             deficit: 0,
             bulk_next: NIL,
             listed: Listed::Idle,
             control_next: NIL,
             control_listed: false,
         });
-        let at = (self.flows.len() - 1) as u32;
-        self.set_weight(at, weight);
-        at
+        if weight < self.min_weight {
+            self.set_min_weight(weight);
+        }
+        (self.flows.len() - 1) as u32
     }
 
-    /// Changes a weight. Quanta are max frame × weight / the smallest weight of the link, so that a round is no longer than it must be.
+    /// Changes a weight; O(flows).
     pub(super) fn set_weight(&mut self, at: u32, weight: u16) {
         self.flows[at as usize].weight = weight.max(1);
-        let min = self.flows.iter().map(|f| f.weight).min().unwrap_or(1);
-        let changed =
-            if min == self.min_weight { &mut self.flows[at as usize..=at as usize] } else { &mut self.flows[..] };
+        let min = self.flows.iter().map(|flow| flow.weight).min();
+        self.set_min_weight(min.unwrap_or(1));
+    }
+
+    /// Quanta are the largest frame × weight / the smallest weight of the link: a round is no longer than it must be.
+    fn quantum(&self, weight: u16) -> i64 {
+        self.max_frame as i64 * i64::from(weight) / i64::from(self.min_weight)
+    }
+
+    fn set_min_weight(&mut self, min: u16) {
         self.min_weight = min;
-        for flow in changed {
-            flow.quantum = i64::from(self.max_frame) * i64::from(flow.weight) / i64::from(min);
+        for at in 0..self.flows.len() {
+            self.flows[at].quantum = self.quantum(self.flows[at].weight);
         }
     }
 

@@ -27,71 +27,32 @@ mod bucket;
 mod counters;
 mod drr;
 mod queue;
+mod shape;
+mod source;
 
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::config::{Limits, LinkConfig, LinkId, PeerId, RatePlan};
+use crate::config::{LinkConfig, LinkId, RatePlan};
 use crate::fib::stamp_sequence;
 use crate::port::{Ecn, FrameBuf, Port};
 use crate::time::Nanos;
 
 pub use bucket::TokenBucket;
 pub use counters::{Class, EgressCounters, EgressDrop};
+pub use shape::{
+    CONTROL_BURST_MIN_FRAMES, ECN_THRESHOLD_MIN_FRAMES, ECN_THRESHOLD_NS, IN_FLIGHT_MIN_FRAMES, IN_FLIGHT_NS,
+    MIN_FRAME_BYTES,
+};
+pub use source::{EgressLimits, FlowKey, PacketSource, TRANSIT_FRAMES};
 
 use drr::Flows;
 use queue::FramePool;
+use shape::Shape;
 
-/// Smallest Ethernet frame without FCS, bytes (IEEE 802.3 clause 3.2.7).
-pub const MIN_FRAME_BYTES: u32 = 60;
-/// Uncompleted frames of the largest size that the transmit ring may always hold.
-pub const IN_FLIGHT_MIN_FRAMES: u64 = 2;
-/// Uncompleted bytes in time at the link's rate, if that is more.
-pub const IN_FLIGHT_NS: u64 = 1_000_000;
-/// The policer's burst is its share of the link's, but at least this many of the largest frames.
-pub const CONTROL_BURST_MIN_FRAMES: u64 = 2;
 /// OAM frames queued at most; alarms repeat, so a drop heals.
 pub const OAM_QUEUE_FRAMES: usize = 256;
-/// A transit frame behind this much of its own flow's queue, in time at the link's rate, is marked CE.
-pub const ECN_THRESHOLD_NS: u64 = 20_000_000;
-/// But never behind less than this many of the largest frames.
-pub const ECN_THRESHOLD_MIN_FRAMES: u64 = 8;
-/// Default of [`EgressLimits::transit_frames`].
-pub const TRANSIT_FRAMES: usize = 8192;
-
-/// A flow of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FlowKey {
-    /// The connections of a peer; packets are pulled from the [`PacketSource`].
-    Peer(PeerId),
-    /// A transit path in one direction: [`fib::transit_flow`](crate::fib::transit_flow).
-    Transit(u32),
-}
-
-/// Where a link's local packets come from.
-pub trait PacketSource<P: Port> {
-    /// The next packet of a local flow as a complete link payload (labels and control word written; the sequence is
-    /// stamped by the egress), in a frame of `port`. `class` is `Control` or `Bulk`.
-    ///
-    /// `None` = nothing now (or no frame): the flow is not asked again until [`Egress::mark_ready`].
-    fn next_packet(&mut self, now: Nanos, key: FlowKey, class: Class, port: &mut P) -> Option<(P::Frame, Ecn)>;
-}
-
-/// Bounds of one link's transit queues.
-#[derive(Debug, Clone, Copy)]
-pub struct EgressLimits {
-    /// Bytes at layer 2 per flow and class.
-    pub transit_flow_bytes: u64,
-    /// Frames of all flows together: a closed link must not swallow the frame pool.
-    pub transit_frames: usize,
-}
-
-impl From<&Limits> for EgressLimits {
-    fn from(limits: &Limits) -> Self {
-        Self { transit_flow_bytes: u64::from(limits.transit_queue_bytes), transit_frames: TRANSIT_FRAMES }
-    }
-}
 
 struct Staged<F> {
     frame: F,
@@ -111,10 +72,7 @@ enum Attempt {
 
 /// The egress of one link.
 pub struct Egress<F> {
-    overhead_bytes: u32,
-    max_frame_bytes: u64,
-    in_flight_limit: u64,
-    ecn_threshold: u64,
+    shape: Shape,
     bucket: TokenBucket,
     policer: TokenBucket,
     flows: Flows,
@@ -133,15 +91,13 @@ impl<F: FrameBuf> Egress<F> {
     /// The egress of `link`, open, with full buckets and no flows.
     #[must_use]
     pub fn new(now: Nanos, link: &LinkConfig, limits: EgressLimits) -> Self {
-        let max_frame = (u32::from(link.mtu_payload) + u32::from(link.overhead_bytes)).max(MIN_FRAME_BYTES);
-        let mut egress = Self {
-            overhead_bytes: u32::from(link.overhead_bytes),
-            max_frame_bytes: u64::from(max_frame),
-            in_flight_limit: 0,
-            ecn_threshold: 0,
-            bucket: TokenBucket::new(now, None, 0),
-            policer: TokenBucket::new(now, None, 0),
-            flows: Flows::new(max_frame),
+        let shape = Shape::new(link, limits.transit_flow_bytes);
+        let (rate, burst) = shape.bucket(link.rate);
+        let (control_rate, control_burst) = shape.policer(link.rate);
+        Self {
+            bucket: TokenBucket::new(now, rate, burst),
+            policer: TokenBucket::new(now, control_rate, control_burst),
+            flows: Flows::new(shape.max_frame_bytes),
             by_key: FxHashMap::default(),
             pool: FramePool::new(limits.transit_frames),
             queued_bytes: 0,
@@ -149,15 +105,10 @@ impl<F: FrameBuf> Egress<F> {
             staged: None,
             sequence: 0,
             open: true,
+            shape,
             limits,
             counters: EgressCounters::default(),
-        };
-        egress.set_limits(link.rate);
-        let (rate, burst) = egress.bucket_plan(link.rate);
-        egress.bucket = TokenBucket::new(now, rate, burst);
-        let (rate, burst) = egress.policer_plan(link.rate);
-        egress.policer = TokenBucket::new(now, rate, burst);
-        egress
+        }
     }
 
     /// Adds a flow, or changes the weight of one that is there. Weight 0 counts as 1.
@@ -195,7 +146,7 @@ impl<F: FrameBuf> Egress<F> {
         let Some(at) = self.by_key.get(&FlowKey::Transit(flow)).copied() else {
             return self.refuse(EgressDrop::UnknownFlow, frame);
         };
-        if bytes > self.max_frame_bytes {
+        if bytes > self.shape.max_frame_bytes {
             return self.refuse(EgressDrop::Oversize, frame);
         }
         if self.pool.is_full() {
@@ -207,7 +158,7 @@ impl<F: FrameBuf> Egress<F> {
         if queued + bytes > self.limits.transit_flow_bytes {
             return self.refuse(EgressDrop::FlowFull, frame);
         }
-        let marked = if queued > self.ecn_threshold && matches!(ecn, Ecn::Ect0 | Ecn::Ect1) {
+        let marked = if queued > self.shape.ecn_threshold_bytes && matches!(ecn, Ecn::Ect0 | Ecn::Ect1) {
             self.counters.ecn_marked += 1;
             Ecn::Ce
         } else {
@@ -229,7 +180,7 @@ impl<F: FrameBuf> Egress<F> {
     /// The frame itself if the queue is full or the link closed for it; the drop is counted, the caller frees it.
     pub fn enqueue_oam(&mut self, frame: F) -> Result<(), F> {
         let bytes = self.wire_bytes(&frame);
-        if bytes > self.max_frame_bytes {
+        if bytes > self.shape.max_frame_bytes {
             return self.refuse(EgressDrop::Oversize, frame);
         }
         if !self.open && !is_link_scope(frame.bytes()) {
@@ -273,11 +224,11 @@ impl<F: FrameBuf> Egress<F> {
 
     /// Changes the rate plan. Credit stays, up to the new burst.
     pub fn set_rate(&mut self, now: Nanos, plan: RatePlan) {
-        let (rate, burst) = self.bucket_plan(plan);
+        let (rate, burst) = self.shape.bucket(plan);
         self.bucket.set_rate(now, rate, burst);
-        let (rate, burst) = self.policer_plan(plan);
+        let (rate, burst) = self.shape.policer(plan);
         self.policer.set_rate(now, rate, burst);
-        self.set_limits(plan);
+        self.shape.set_rate(plan.rate_bps);
     }
 
     /// Opens or closes the link. A closed link sends link-scope OAM only; queued and arriving transit frames wait within
@@ -294,11 +245,11 @@ impl<F: FrameBuf> Egress<F> {
             freed += 1;
         }
         if self.pool.used() > 0 {
-            let overhead = self.overhead_bytes;
+            let shape = self.shape;
             for at in 0..self.flows.len() {
                 let flow = self.flows.get_mut(at as u32);
                 for queue in [&mut flow.control, &mut flow.bulk] {
-                    while let Some((frame, _)) = self.pool.pop(queue, |f| wire_bytes(f, overhead)) {
+                    while let Some((frame, _)) = self.pool.pop(queue, |f| shape.wire_bytes(f)) {
                         port.free(frame);
                         freed += 1;
                     }
@@ -320,15 +271,16 @@ impl<F: FrameBuf> Egress<F> {
             _ => None,
         };
         let control = waiting.and_then(|bytes| Some(self.bucket.ready_at(bytes)?.max(self.policer.ready_at(bytes)?)));
-        let bulk =
-            (self.open && self.flows.bulk_waiting()).then(|| self.bucket.ready_at(self.max_frame_bytes)).flatten();
+        let bulk = (self.open && self.flows.bulk_waiting())
+            .then(|| self.bucket.ready_at(self.shape.max_frame_bytes))
+            .flatten();
         [control, bulk].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Bytes of a frame at layer 2 on this link.
     #[must_use]
     pub fn wire_bytes(&self, frame: &F) -> u64 {
-        wire_bytes(frame, self.overhead_bytes)
+        self.shape.wire_bytes(frame)
     }
 
     /// True if the link is open for more than its own OAM.
@@ -358,7 +310,7 @@ impl<F: FrameBuf> Egress<F> {
     /// Largest frame in bytes at layer 2.
     #[must_use]
     pub fn max_frame_bytes(&self) -> u64 {
-        self.max_frame_bytes
+        self.shape.max_frame_bytes
     }
 
     /// The link's bucket, as of the last pull.
@@ -404,7 +356,7 @@ impl<F: FrameBuf> Egress<F> {
                 return Attempt::Pass;
             }
             // Pulled as late as possible: not before the ring could take the smallest frame.
-            if port.in_flight_bytes(link) + u64::from(MIN_FRAME_BYTES) > self.in_flight_limit {
+            if port.in_flight_bytes(link) + u64::from(MIN_FRAME_BYTES) > self.shape.in_flight_bytes {
                 return Attempt::Blocked;
             }
             self.stage_control(now, port, source);
@@ -429,10 +381,10 @@ impl<F: FrameBuf> Egress<F> {
         S: PacketSource<P> + ?Sized,
     {
         while let Some(at) = self.flows.control_turn() {
-            let overhead = self.overhead_bytes;
+            let shape = self.shape;
             let flow = self.flows.get_mut(at);
             let (packet, local) = match flow.key {
-                FlowKey::Transit(_) => (self.pool.pop(&mut flow.control, |f| wire_bytes(f, overhead)), false),
+                FlowKey::Transit(_) => (self.pool.pop(&mut flow.control, |f| shape.wire_bytes(f)), false),
                 FlowKey::Peer(_) => (source.next_packet(now, flow.key, Class::Control, port), true),
             };
             let Some((frame, ecn)) = packet else {
@@ -441,7 +393,7 @@ impl<F: FrameBuf> Egress<F> {
             };
             let bytes = self.wire_bytes(&frame);
             self.flows.rotate_control(at);
-            if bytes > self.max_frame_bytes {
+            if bytes > self.shape.max_frame_bytes {
                 self.counters.drops[EgressDrop::Oversize.index()] += 1;
                 port.free(frame);
                 continue;
@@ -459,16 +411,16 @@ impl<F: FrameBuf> Egress<F> {
         P: Port<Frame = F>,
         S: PacketSource<P> + ?Sized,
     {
-        if self.bucket.available() < self.max_frame_bytes
-            || port.in_flight_bytes(link) + self.max_frame_bytes > self.in_flight_limit
+        if self.bucket.available() < self.shape.max_frame_bytes
+            || port.in_flight_bytes(link) + self.shape.max_frame_bytes > self.shape.in_flight_bytes
         {
             return Attempt::Blocked;
         }
         while let Some(at) = self.flows.bulk_turn() {
-            let overhead = self.overhead_bytes;
+            let shape = self.shape;
             let flow = self.flows.get_mut(at);
             let (packet, local) = match flow.key {
-                FlowKey::Transit(_) => (self.pool.pop(&mut flow.bulk, |f| wire_bytes(f, overhead)), false),
+                FlowKey::Transit(_) => (self.pool.pop(&mut flow.bulk, |f| shape.wire_bytes(f)), false),
                 FlowKey::Peer(_) => (source.next_packet(now, flow.key, Class::Bulk, port), true),
             };
             let Some((frame, ecn)) = packet else {
@@ -480,7 +432,7 @@ impl<F: FrameBuf> Egress<F> {
             if !local {
                 self.queued_bytes -= bytes;
             }
-            if bytes > self.max_frame_bytes || !self.bucket.consume(bytes) {
+            if bytes > self.shape.max_frame_bytes || !self.bucket.consume(bytes) {
                 self.counters.drops[EgressDrop::Oversize.index()] += 1;
                 port.free(frame);
                 continue;
@@ -493,7 +445,7 @@ impl<F: FrameBuf> Egress<F> {
 
     /// Takes tokens for an OAM or control frame, if everything suffices.
     fn admit_priority<P: Port<Frame = F>>(&mut self, bytes: u64, link: LinkId, port: &P) -> Attempt {
-        if port.in_flight_bytes(link) + bytes > self.in_flight_limit {
+        if port.in_flight_bytes(link) + bytes > self.shape.in_flight_bytes {
             return Attempt::Blocked;
         }
         if self.policer.available() < bytes {
@@ -528,37 +480,6 @@ impl<F: FrameBuf> Egress<F> {
         self.counters.drops[reason.index()] += 1;
         Err(frame)
     }
-
-    fn bucket_plan(&self, plan: RatePlan) -> (Option<u64>, u64) {
-        (plan.rate_bps, u64::from(plan.burst_bytes).max(self.max_frame_bytes))
-    }
-
-    fn policer_plan(&self, plan: RatePlan) -> (Option<u64>, u64) {
-        let percent = u64::from(plan.control_percent.clamp(1, 100));
-        let share = u64::from(plan.burst_bytes) * percent / 100;
-        let rate = plan.rate_bps.map(|rate| (u128::from(rate) * u128::from(percent) / 100) as u64);
-        (rate, share.max(CONTROL_BURST_MIN_FRAMES * self.max_frame_bytes))
-    }
-
-    fn set_limits(&mut self, plan: RatePlan) {
-        let frames = |count: u64| count * self.max_frame_bytes;
-        (self.in_flight_limit, self.ecn_threshold) = match plan.rate_bps {
-            Some(rate) => (
-                bytes_in(rate, IN_FLIGHT_NS).max(frames(IN_FLIGHT_MIN_FRAMES)),
-                bytes_in(rate, ECN_THRESHOLD_NS).max(frames(ECN_THRESHOLD_MIN_FRAMES)),
-            ),
-            None => (u64::MAX, (self.limits.transit_flow_bytes / 2).max(frames(ECN_THRESHOLD_MIN_FRAMES))),
-        };
-    }
-}
-
-/// Bytes that a rate carries in a time.
-fn bytes_in(rate_bps: u64, nanos: u64) -> u64 {
-    (u128::from(rate_bps) * u128::from(nanos) / 8_000_000_000) as u64
-}
-
-fn wire_bytes<F: FrameBuf>(frame: &F, overhead_bytes: u32) -> u64 {
-    (frame.bytes().len() as u64 + u64::from(overhead_bytes)).max(u64::from(MIN_FRAME_BYTES))
 }
 
 /// Link-scope OAM has a single label stack entry: S is set in the first one.

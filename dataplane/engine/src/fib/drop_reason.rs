@@ -34,11 +34,13 @@ pub enum DropReason {
     Transport,
     /// The out link's queue was full.
     QueueFull,
+    /// The port has no frames to spare for queues; see [`Port::spare_frames`](crate::Port::spare_frames).
+    FramesShort,
 }
 
 impl DropReason {
     /// The reasons that are not parse errors, in order of index.
-    const OWN: [DropReason; 13] = [
+    const OWN: [DropReason; 14] = [
         DropReason::UnknownLink,
         DropReason::UnknownLabel,
         DropReason::BackwardMismatch,
@@ -52,6 +54,7 @@ impl DropReason {
         DropReason::UnwantedPayload,
         DropReason::Transport,
         DropReason::QueueFull,
+        DropReason::FramesShort,
     ];
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::COUNT + Self::OWN.len();
@@ -88,6 +91,7 @@ impl DropReason {
             DropReason::UnwantedPayload => 10,
             DropReason::Transport => 11,
             DropReason::QueueFull => 12,
+            DropReason::FramesShort => 13,
         };
         ParseError::COUNT + own
     }
@@ -110,6 +114,7 @@ impl DropReason {
             DropReason::UnwantedPayload => "unwanted_payload",
             DropReason::Transport => "transport",
             DropReason::QueueFull => "queue_full",
+            DropReason::FramesShort => "frames_short",
         }
     }
 }

@@ -29,13 +29,20 @@ impl<F: FrameBuf> Engine<F> {
                 if let Some(sequence) = sequence {
                     self.links[index].sequence.observe(sequence);
                 }
+                if port.spare_frames() == 0 {
+                    self.count_drop(index, DropReason::FramesShort);
+                    port.free(frame);
+                    return;
+                }
                 // `Fib` has checked that the out link is this worker's.
-                if let Some(to) = self.index(out_link) {
-                    let queued = self.links[to].egress.enqueue_transit(flow, Class::from_tc(tc), frame, ecn);
-                    if let Err(frame) = queued {
-                        self.count_drop(index, DropReason::QueueFull);
-                        port.free(frame);
-                    }
+                let Some(to) = self.index(out_link) else {
+                    port.free(frame);
+                    return;
+                };
+                let queued = self.links[to].egress.enqueue_transit(flow, Class::from_tc(tc), frame, ecn);
+                if let Err(frame) = queued {
+                    self.count_drop(index, DropReason::QueueFull);
+                    port.free(frame);
                 }
                 return;
             }

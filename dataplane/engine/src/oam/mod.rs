@@ -13,6 +13,7 @@
 //! seconds and loses nothing.
 
 mod alarm;
+mod link_state;
 mod liveness;
 mod trace;
 
@@ -20,7 +21,6 @@ pub use alarm::{
     ALARM_EDGE_REPEATS, ALARM_EDGE_SPACING, ALARM_FRAME_BYTES, ALARM_HOLD, ALARM_INTERVAL, Alarms, PathAlarm,
     PathState, alarm_node_id,
 };
-pub use liveness::{
-    DownReason, LIVENESS_FRAME_BYTES, LinkChange, Liveness, LivenessError, LivenessEvent, LivenessState,
-};
+pub use link_state::{DownReason, LinkChange, LivenessError, LivenessEvent, LivenessState};
+pub use liveness::{LIVENESS_FRAME_BYTES, Liveness};
 pub use trace::{MAX_HOPS, MAX_SILENT_HOPS, TRACE_REPLY_BYTES, TRACE_REQUEST_BYTES, Trace, TraceHop, trace_reply};

@@ -62,13 +62,7 @@ impl Alarm {
             _ => return Err(ParseError::FieldRange),
         };
         let reason = fields.u8()?;
-        Ok(Alarm {
-            version,
-            kind,
-            reason,
-            sequence: fields.u32()?,
-            node: fields.u64()?,
-        })
+        Ok(Alarm { version, kind, reason, sequence: fields.u32()?, node: fields.u64()? })
     }
 
     /// Writes a body; its length, or `None` (buffer untouched) if the buffer is shorter than [`LEN`](Self::LEN).

@@ -83,9 +83,7 @@ impl Liveness {
     /// or zero `boot_id`, as RFC 5880 section 6.8.6 discards them).
     #[inline(always)]
     pub fn parse(message: &[u8]) -> Result<Liveness, ParseError> {
-        let (head, tag) = message
-            .split_last_chunk::<TAG_BYTES>()
-            .ok_or(ParseError::TooShort)?;
+        let (head, tag) = message.split_last_chunk::<TAG_BYTES>().ok_or(ParseError::TooShort)?;
         let (version, known) = start(head, Self::FIELDS)?;
         let mut fields = Reader(known);
         let min_version = fields.u8()?;

@@ -21,25 +21,10 @@ const LIVENESS: Liveness = Liveness {
     echo_hold_ns: 0x5152_5354_5556_5758,
     tag: [0xEE; TAG_BYTES],
 };
-const ALARM: Alarm = Alarm {
-    version: 1,
-    kind: AlarmKind::Down,
-    sequence: 9,
-    node: 0xAABB,
-    reason: alarm_reason::LIVENESS,
-};
-const REQUEST: TraceRequest = TraceRequest {
-    token: 5,
-    sent_ns: 6,
-    hop: 7,
-};
-const REPLY: TraceReply<'static> = TraceReply {
-    token: 5,
-    sent_ns: 6,
-    hop: 7,
-    role: Role::Egress,
-    name: "relay-1",
-};
+const ALARM: Alarm =
+    Alarm { version: 1, kind: AlarmKind::Down, sequence: 9, node: 0xAABB, reason: alarm_reason::LIVENESS };
+const REQUEST: TraceRequest = TraceRequest { token: 5, sent_ns: 6, hop: 7 };
+const REPLY: TraceReply<'static> = TraceReply { token: 5, sent_ns: 6, hop: 7, role: Role::Egress, name: "relay-1" };
 
 fn body(write: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     let mut buf = vec![0; 128];
@@ -59,18 +44,10 @@ fn body(write: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
 type Rewrite = fn(&[u8]) -> Result<Vec<u8>, ParseError>;
 fn samples() -> [(Vec<u8>, Rewrite); 4] {
     [
-        (body(|b| LIVENESS.write(b)), |m| {
-            Liveness::parse(m).map(|v| body(|b| v.write(b)))
-        }),
-        (body(|b| ALARM.write(b)), |m| {
-            Alarm::parse(m).map(|v| body(|b| v.write(b)))
-        }),
-        (body(|b| REQUEST.write(b)), |m| {
-            TraceRequest::parse(m).map(|v| body(|b| v.write(b)))
-        }),
-        (body(|b| REPLY.write(b)), |m| {
-            TraceReply::parse(m).map(|v| body(|b| v.write(b)))
-        }),
+        (body(|b| LIVENESS.write(b)), |m| Liveness::parse(m).map(|v| body(|b| v.write(b)))),
+        (body(|b| ALARM.write(b)), |m| Alarm::parse(m).map(|v| body(|b| v.write(b)))),
+        (body(|b| REQUEST.write(b)), |m| TraceRequest::parse(m).map(|v| body(|b| v.write(b)))),
+        (body(|b| REPLY.write(b)), |m| TraceReply::parse(m).map(|v| body(|b| v.write(b)))),
     ]
 }
 
@@ -82,14 +59,8 @@ fn layouts() {
     assert_eq!(bytes[8..16], [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(bytes[24..29], [0x21, 0x22, 0x23, 0x24, 0x31]);
     assert_eq!(bytes[51..53], [0x58, 0xEE]);
-    assert_eq!(
-        body(|b| ALARM.write(b)),
-        [1, 1, 1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0xAA, 0xBB]
-    );
-    assert_eq!(
-        body(|b| REQUEST.write(b)),
-        [1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6]
-    );
+    assert_eq!(body(|b| ALARM.write(b)), [1, 1, 1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0xAA, 0xBB]);
+    assert_eq!(body(|b| REQUEST.write(b)), [1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6]);
     assert_eq!(body(|b| REPLY.write(b))[..5], [1, 7, 2, 7, 0]);
     assert_eq!(body(|b| REPLY.write(b))[20..], *b"relay-1");
 }
@@ -124,11 +95,7 @@ fn newer_versions_may_be_longer_ours_may_not() {
     for (mut sample, rewrite) in samples() {
         let ours = sample.clone();
         // between fields and tag for liveness, which is appended like anything else where there is no tag
-        let end = if sample.len() == Liveness::LEN {
-            Liveness::LEN - TAG_BYTES
-        } else {
-            sample.len()
-        };
+        let end = if sample.len() == Liveness::LEN { Liveness::LEN - TAG_BYTES } else { sample.len() };
         sample.splice(end..end, *b"news");
         assert_eq!(rewrite(&sample), Err(ParseError::TrailingBytes));
         sample[0] = WIRE_VERSION + 1;
@@ -140,48 +107,18 @@ fn newer_versions_may_be_longer_ours_may_not() {
 
 #[test]
 fn liveness_of_newer_peers() {
-    let newer = Liveness {
-        version: 3,
-        min_version: 1,
-        ..LIVENESS
-    };
+    let newer = Liveness { version: 3, min_version: 1, ..LIVENESS };
     assert_eq!(Liveness::parse(&body(|b| newer.write(b))), Ok(newer));
-    let too_new = Liveness {
-        version: 3,
-        min_version: 2,
-        ..LIVENESS
-    };
-    assert_eq!(
-        Liveness::parse(&body(|b| too_new.write(b))),
-        Err(ParseError::WireVersion)
-    );
-    let nonsense = Liveness {
-        version: 1,
-        min_version: 2,
-        ..LIVENESS
-    };
-    assert_eq!(
-        Liveness::parse(&body(|b| nonsense.write(b))),
-        Err(ParseError::FieldRange)
-    );
+    let too_new = Liveness { version: 3, min_version: 2, ..LIVENESS };
+    assert_eq!(Liveness::parse(&body(|b| too_new.write(b))), Err(ParseError::WireVersion));
+    let nonsense = Liveness { version: 1, min_version: 2, ..LIVENESS };
+    assert_eq!(Liveness::parse(&body(|b| nonsense.write(b))), Err(ParseError::FieldRange));
 }
 
 #[test]
 fn liveness_fields_that_are_never_zero() {
-    for bad in [
-        Liveness {
-            detect_mult: 0,
-            ..LIVENESS
-        },
-        Liveness {
-            boot_id: 0,
-            ..LIVENESS
-        },
-    ] {
-        assert_eq!(
-            Liveness::parse(&body(|b| bad.write(b))),
-            Err(ParseError::FieldRange)
-        );
+    for bad in [Liveness { detect_mult: 0, ..LIVENESS }, Liveness { boot_id: 0, ..LIVENESS }] {
+        assert_eq!(Liveness::parse(&body(|b| bad.write(b))), Err(ParseError::FieldRange));
     }
 }
 
@@ -190,22 +127,12 @@ fn the_tag_is_last_and_covers_the_rest() {
     let mut bytes = body(|b| LIVENESS.write(b));
     assert_eq!(Liveness::authenticated_bytes(&bytes).unwrap(), &bytes[..52]);
     Liveness::set_tag(&mut bytes, [0x77; TAG_BYTES]).unwrap();
-    assert_eq!(
-        Liveness::parse(&bytes),
-        Ok(Liveness {
-            tag: [0x77; TAG_BYTES],
-            ..LIVENESS
-        })
-    );
+    assert_eq!(Liveness::parse(&bytes), Ok(Liveness { tag: [0x77; TAG_BYTES], ..LIVENESS }));
     assert_eq!(Liveness::authenticated_bytes(&bytes[..15]), None);
     // what a newer version appends is covered too
     bytes[0] = 2;
     bytes.splice(52..52, *b"news");
-    assert!(
-        Liveness::authenticated_bytes(&bytes)
-            .unwrap()
-            .ends_with(b"news")
-    );
+    assert!(Liveness::authenticated_bytes(&bytes).unwrap().ends_with(b"news"));
 }
 
 #[test]
@@ -216,30 +143,9 @@ fn names_that_would_harm_a_terminal_are_refused() {
         assert_eq!(TraceReply::parse(&bytes), Err(ParseError::FieldRange));
     }
     let long = "x".repeat(64);
-    assert_eq!(
-        TraceReply {
-            name: &long,
-            ..REPLY
-        }
-        .write(&mut [0; 128]),
-        None
-    );
-    assert_eq!(
-        TraceReply {
-            name: &long[..63],
-            ..REPLY
-        }
-        .write(&mut [0; 128]),
-        Some(TraceReply::LEN)
-    );
-    assert_eq!(
-        TraceReply {
-            name: "a b",
-            ..REPLY
-        }
-        .write(&mut [0; 128]),
-        None
-    );
+    assert_eq!(TraceReply { name: &long, ..REPLY }.write(&mut [0; 128]), None);
+    assert_eq!(TraceReply { name: &long[..63], ..REPLY }.write(&mut [0; 128]), Some(TraceReply::LEN));
+    assert_eq!(TraceReply { name: "a b", ..REPLY }.write(&mut [0; 128]), None);
 }
 
 proptest! {

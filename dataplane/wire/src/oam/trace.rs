@@ -30,11 +30,7 @@ impl TraceRequest {
         let (_, known) = start(message, Self::LEN)?;
         let mut fields = Reader(known);
         let hop = fields.u8()?;
-        Ok(TraceRequest {
-            hop,
-            token: fields.u64()?,
-            sent_ns: fields.u64()?,
-        })
+        Ok(TraceRequest { hop, token: fields.u64()?, sent_ns: fields.u64()? })
     }
 
     /// Writes a body of our version; its length, or `None` (buffer untouched) if the buffer is shorter than
@@ -100,15 +96,8 @@ impl<'a> TraceReply<'a> {
         fields.u8()?;
         let token = fields.u64()?;
         let sent_ns = fields.u64()?;
-        let name = printable(fields.0.get(..name_len).ok_or(ParseError::TooShort)?)
-            .ok_or(ParseError::FieldRange)?;
-        Ok(TraceReply {
-            token,
-            sent_ns,
-            hop,
-            role,
-            name,
-        })
+        let name = printable(fields.0.get(..name_len).ok_or(ParseError::TooShort)?).ok_or(ParseError::FieldRange)?;
+        Ok(TraceReply { token, sent_ns, hop, role, name })
     }
 
     /// Writes a body of our version; its length, or `None` (buffer untouched) if the buffer is shorter than that

@@ -18,10 +18,7 @@ fn hop(v6: bool, vlan: Option<u16>) -> NextHop {
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0xFFFF, 2).into(),
         )
     } else {
-        (
-            Ipv4Addr::new(192, 0, 2, 1).into(),
-            Ipv4Addr::new(192, 0, 2, 2).into(),
-        )
+        (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(192, 0, 2, 2).into())
     };
     NextHop {
         src_mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -33,30 +30,16 @@ fn hop(v6: bool, vlan: Option<u16>) -> NextHop {
 }
 
 fn hops() -> [NextHop; 4] {
-    [
-        hop(false, None),
-        hop(false, Some(7)),
-        hop(true, None),
-        hop(true, Some(4094)),
-    ]
+    [hop(false, None), hop(false, Some(7)), hop(true, None), hop(true, Some(4094))]
 }
 
 fn lse(label: u32, ttl: u8) -> Lse {
-    Lse {
-        label: Label::new(label).unwrap(),
-        tc: Tc::BULK,
-        bottom: false,
-        ttl,
-    }
+    Lse { label: Label::new(label).unwrap(), tc: Tc::BULK, bottom: false, ttl }
 }
 
 fn link_payload(payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; PATH_HEADER_BYTES];
-    let cw = ControlWord {
-        payload: PayloadType::Quic,
-        flags: 0,
-        sequence: 0xFFFE,
-    };
+    let cw = ControlWord { payload: PayloadType::Quic, flags: 0, sequence: 0xFFFE };
     link::write_path_header(&mut bytes, lse(1000, 64), lse(2000, 0), cw).unwrap();
     bytes.extend_from_slice(payload);
     bytes
@@ -72,8 +55,7 @@ fn framed(hop: &NextHop, payload: &[u8], ecn: u8, ip_id: u16) -> Vec<u8> {
 
 /// The UDP checksum over pseudo header and datagram, put together as RFC 768 and RFC 8200 draw it.
 fn datagram_is_intact(frame: &[u8], outer: &Outer) -> bool {
-    let datagram =
-        &frame[outer.payload.offset - UDP_BYTES..outer.payload.offset + outer.payload.len];
+    let datagram = &frame[outer.payload.offset - UDP_BYTES..outer.payload.offset + outer.payload.len];
     let length = datagram.len() as u16;
     let mut whole = Vec::new();
     match (outer.src, outer.dst) {
@@ -121,26 +103,10 @@ fn whole_frames_come_back() {
         assert_eq!(verify_udp_checksum(&frame, &outer), Ok(()));
         let bytes = outer.payload.of(&frame).unwrap();
         assert_eq!(bytes, payload);
-        let LinkFrame {
-            forward,
-            backward,
-            body,
-        } = link::parse(bytes).unwrap();
+        let LinkFrame { forward, backward, body } = link::parse(bytes).unwrap();
         assert_eq!(forward, lse(1000, 64));
-        assert_eq!(
-            backward,
-            Some(Lse {
-                bottom: true,
-                ..lse(2000, 0)
-            })
-        );
-        assert!(matches!(
-            body,
-            Body::Payload {
-                payload: b"a QUIC packet",
-                ..
-            }
-        ));
+        assert_eq!(backward, Some(Lse { bottom: true, ..lse(2000, 0) }));
+        assert!(matches!(body, Body::Payload { payload: b"a QUIC packet", .. }));
     }
 }
 
@@ -175,14 +141,8 @@ fn padding_is_not_payload() {
 fn the_front_is_enough() {
     for hop in hops() {
         let frame = framed(&hop, &[0; 200], 0, 0);
-        assert_eq!(
-            parse_front(&frame[..MAX_OUTER_BYTES], frame.len()),
-            parse(&frame)
-        );
-        assert_eq!(
-            parse_front(&frame[..MAX_OUTER_BYTES], frame.len() - 1),
-            Err(ParseError::BadLength)
-        );
+        assert_eq!(parse_front(&frame[..MAX_OUTER_BYTES], frame.len()), parse(&frame));
+        assert_eq!(parse_front(&frame[..MAX_OUTER_BYTES], frame.len() - 1), Err(ParseError::BadLength));
         assert_eq!(parse_front(&frame, 3), Err(ParseError::TooShort));
     }
 }
@@ -194,10 +154,7 @@ fn truncated_frames_are_refused() {
         each_truncation(&framed(&hop, b"payload", 0, 0), |bytes| {
             // a length field is met before the headers behind it
             let error = parse(bytes).unwrap_err();
-            assert!(
-                matches!(error, ParseError::TooShort | ParseError::BadLength),
-                "{error}"
-            );
+            assert!(matches!(error, ParseError::TooShort | ParseError::BadLength), "{error}");
             assert!(bytes.len() < header || error == ParseError::BadLength);
         });
     }
@@ -206,26 +163,17 @@ fn truncated_frames_are_refused() {
 #[test]
 fn every_damaged_byte_that_a_checksum_covers_is_noticed() {
     for hop in hops() {
-        let eth = ETH_BYTES
-            + if hop.vlan.is_some() {
-                VLAN_TAG_BYTES
-            } else {
-                0
-            };
+        let eth = ETH_BYTES + if hop.vlan.is_some() { VLAN_TAG_BYTES } else { 0 };
         // IPv6 leaves version, class, label and hop limit to other layers
-        let covered =
-            |at: usize| at >= eth && (hop.src.is_ipv4() || (at >= eth + 4 && at != eth + 7));
-        each_mutation(
-            &framed(&hop, &link_payload(b"some bytes"), 0, 9),
-            |at, bytes| {
-                let Ok(outer) = parse(bytes) else { return };
-                let intact = verify_udp_checksum(bytes, &outer);
-                assert_eq!(intact.is_ok(), datagram_is_intact(bytes, &outer));
-                if covered(at) {
-                    assert_eq!(intact, Err(ParseError::UdpChecksum), "byte {at}");
-                }
-            },
-        );
+        let covered = |at: usize| at >= eth && (hop.src.is_ipv4() || (at >= eth + 4 && at != eth + 7));
+        each_mutation(&framed(&hop, &link_payload(b"some bytes"), 0, 9), |at, bytes| {
+            let Ok(outer) = parse(bytes) else { return };
+            let intact = verify_udp_checksum(bytes, &outer);
+            assert_eq!(intact.is_ok(), datagram_is_intact(bytes, &outer));
+            if covered(at) {
+                assert_eq!(intact, Err(ParseError::UdpChecksum), "byte {at}");
+            }
+        });
     }
 }
 
@@ -276,94 +224,43 @@ fn transit_passes_a_frame_on_without_summing_its_payload() {
 
             let template = OuterTemplate::new(&to).unwrap();
             let mut passed = vec![0; template.header_len()];
-            template
-                .write_with_sum(&mut passed, payload.len(), sum, outer.ecn, 5)
-                .unwrap();
+            template.write_with_sum(&mut passed, payload.len(), sum, outer.ecn, 5).unwrap();
             passed.extend_from_slice(&payload);
             assert_eq!(passed, framed(&to, &payload, 3, 5));
 
             // damage on the way in stays visible on the way out
             *passed.last_mut().unwrap() ^= 1;
-            assert_eq!(
-                verify_udp_checksum(&passed, &parse(&passed).unwrap()),
-                Err(ParseError::UdpChecksum)
-            );
+            assert_eq!(verify_udp_checksum(&passed, &parse(&passed).unwrap()), Err(ParseError::UdpChecksum));
         }
     }
 }
 
 #[test]
 fn templates_refuse_what_they_cannot_do() {
-    let mixed = NextHop {
-        dst: hop(true, None).dst,
-        ..hop(false, None)
-    };
-    assert_eq!(
-        OuterTemplate::new(&mixed),
-        Err(TemplateError::MixedFamilies)
-    );
+    let mixed = NextHop { dst: hop(true, None).dst, ..hop(false, None) };
+    assert_eq!(OuterTemplate::new(&mixed), Err(TemplateError::MixedFamilies));
     for id in [0, 4095, 0xFFFF] {
-        assert_eq!(
-            OuterTemplate::new(&hop(false, Some(id))),
-            Err(TemplateError::VlanId)
-        );
+        assert_eq!(OuterTemplate::new(&hop(false, Some(id))), Err(TemplateError::VlanId));
     }
     for hop in hops() {
         let template = OuterTemplate::new(&hop).unwrap();
         let mut long = [0xA5; MAX_OUTER_BYTES + 1];
-        assert_eq!(
-            template.write(&mut long[..template.header_len() - 1], b"", 0, 0),
-            None
-        );
-        assert_eq!(
-            template.write(&mut long[..template.header_len() + 1], b"", 0, 0),
-            None
-        );
+        assert_eq!(template.write(&mut long[..template.header_len() - 1], b"", 0, 0), None);
+        assert_eq!(template.write(&mut long[..template.header_len() + 1], b"", 0, 0), None);
         let most = template.max_payload(65_535);
-        assert_eq!(
-            template.write_with_sum(
-                &mut long[..template.header_len()],
-                most + 1,
-                Sum::ZERO,
-                0,
-                0
-            ),
-            None
-        );
-        assert_eq!(
-            template.write_with_sum(
-                &mut long[..template.header_len()],
-                usize::MAX,
-                Sum::ZERO,
-                0,
-                0
-            ),
-            None
-        );
+        assert_eq!(template.write_with_sum(&mut long[..template.header_len()], most + 1, Sum::ZERO, 0, 0), None);
+        assert_eq!(template.write_with_sum(&mut long[..template.header_len()], usize::MAX, Sum::ZERO, 0, 0), None);
         assert_eq!(long, [0xA5; MAX_OUTER_BYTES + 1]);
-        assert_eq!(
-            template.write_with_sum(&mut long[..template.header_len()], most, Sum::ZERO, 0, 0),
-            Some(())
-        );
+        assert_eq!(template.write_with_sum(&mut long[..template.header_len()], most, Sum::ZERO, 0, 0), Some(()));
     }
 }
 
 #[test]
 fn room_for_quic() {
-    let room = |v6| {
-        OuterTemplate::new(&hop(v6, Some(1)))
-            .unwrap()
-            .max_payload(1500)
-            - PATH_HEADER_BYTES
-    };
+    let room = |v6| OuterTemplate::new(&hop(v6, Some(1))).unwrap().max_payload(1500) - PATH_HEADER_BYTES;
     assert_eq!(room(false), 1460);
     assert_eq!(room(true), 1440);
-    assert_eq!(
-        OuterTemplate::new(&hop(false, None))
-            .unwrap()
-            .max_payload(27),
-        0
-    );
+    assert_eq!(OuterTemplate::new(&hop(false, None)).unwrap().max_payload(27), 0);
 }
 
 #[test]

@@ -30,12 +30,7 @@ pub struct FillRing {
 
 impl FillRing {
     pub(crate) fn new(queue: FillQueue, lease: Arc<Lease>) -> Self {
-        Self {
-            queue,
-            scratch: scratch(),
-            wakes: 0,
-            lease,
-        }
+        Self { queue, scratch: scratch(), wakes: 0, lease }
     }
 
     /// Move up to `max` frames from the pool to the ring, as far as there is room. Returns how many.
@@ -108,11 +103,7 @@ pub struct RxRing {
 
 impl RxRing {
     pub(crate) fn new(queue: RxQueue, lease: Arc<Lease>) -> Self {
-        Self {
-            queue,
-            scratch: scratch(),
-            lease,
-        }
+        Self { queue, scratch: scratch(), lease }
     }
 
     /// Append up to `max` received frames to `out`, but never more than its spare capacity: nothing is allocated.
@@ -129,8 +120,7 @@ impl RxRing {
             let got = unsafe { self.queue.consume(&mut self.scratch[..want]) };
             for desc in &self.scratch[..got] {
                 let (len, more) = (desc.lengths().data(), desc.has_more_frames());
-                if let Some(frame) = umem.accept_received(self.lease.slot(), desc.addr(), len, more)
-                {
+                if let Some(frame) = umem.accept_received(self.lease.slot(), desc.addr(), len, more) {
                     out.push(frame);
                     received += 1;
                 }
@@ -161,12 +151,7 @@ pub struct CompletionRing {
 
 impl CompletionRing {
     pub(crate) fn new(queue: CompQueue, lease: Arc<Lease>) -> Self {
-        Self {
-            queue,
-            scratch: scratch(),
-            completed: 0,
-            lease,
-        }
+        Self { queue, scratch: scratch(), completed: 0, lease }
     }
 
     /// Move up to `max` completed frames to the pool. Returns how many.

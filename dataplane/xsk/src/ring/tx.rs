@@ -57,13 +57,9 @@ impl TxMapping {
     /// From the range that /proc/self/maps shows; `None` if the ring does not fit in it.
     pub(crate) fn new(range: (usize, usize), offsets: RingOffsets, size: u32) -> Option<Self> {
         let (from, to) = range;
-        let end = offsets
-            .desc
-            .checked_add(size as usize * size_of::<Desc>())?;
+        let end = offsets.desc.checked_add(size as usize * size_of::<Desc>())?;
         let indices = [offsets.producer, offsets.consumer, offsets.flags];
-        let inside = indices
-            .iter()
-            .all(|at| at % align_of::<AtomicU32>() == 0 && *at + 4 <= to - from);
+        let inside = indices.iter().all(|at| at % align_of::<AtomicU32>() == 0 && *at + 4 <= to - from);
         if !inside || end > to - from || !offsets.desc.is_multiple_of(align_of::<Desc>()) {
             return None;
         }
@@ -168,11 +164,7 @@ impl TxRing {
         // SAFETY: `at` is below the ring size, so the slot is inside the mapping; room() > 0 says that the kernel has
         // consumed what was there, and it does not read it again before publish() moves the producer.
         unsafe {
-            self.ring.descs.as_ptr().add(at).write(Desc {
-                addr,
-                len,
-                options: 0,
-            });
+            self.ring.descs.as_ptr().add(at).write(Desc { addr, len, options: 0 });
         }
         self.next = self.next.wrapping_add(1);
         self.counters.frames += 1;
@@ -202,24 +194,18 @@ impl TxRing {
     /// Frames that [`send`](Self::send) can take now.
     #[must_use]
     pub fn room(&mut self) -> usize {
-        let free = self
-            .ring
-            .size
-            .saturating_sub(self.next.wrapping_sub(self.cached_consumer));
+        let free = self.ring.size.saturating_sub(self.next.wrapping_sub(self.cached_consumer));
         if free > 0 {
             return free as usize;
         }
         self.cached_consumer = self.consumer().load(Ordering::Acquire);
-        self.ring
-            .size
-            .saturating_sub(self.next.wrapping_sub(self.cached_consumer)) as usize
+        self.ring.size.saturating_sub(self.next.wrapping_sub(self.cached_consumer)) as usize
     }
 
     /// Frames that the kernel has not taken from the ring yet.
     #[must_use]
     pub fn pending(&self) -> u32 {
-        self.next
-            .wrapping_sub(self.consumer().load(Ordering::Acquire))
+        self.next.wrapping_sub(self.consumer().load(Ordering::Acquire))
     }
 
     /// Frames and bytes sent and not yet reaped from the completion ring.
@@ -273,22 +259,14 @@ impl TxRing {
             let pending = self.pending();
             let Err(error) = answer else {
                 self.policy.kicked(now_ns, pending);
-                return Ok(if pending == 0 {
-                    Kick::Done
-                } else {
-                    Kick::Unfinished
-                });
+                return Ok(if pending == 0 { Kick::Done } else { Kick::Unfinished });
             };
             match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::EINTR) => {
                     self.kicks.again += 1;
                     if pending == 0 || pending == before {
                         self.policy.kicked(now_ns, pending);
-                        return Ok(if pending == 0 {
-                            Kick::Done
-                        } else {
-                            Kick::Unfinished
-                        });
+                        return Ok(if pending == 0 { Kick::Done } else { Kick::Unfinished });
                     }
                     continue;
                 }
@@ -353,35 +331,10 @@ mod tests {
 
     #[test]
     fn a_ring_that_leaves_its_mapping_is_refused() {
-        let offsets = RingOffsets {
-            producer: 0,
-            consumer: 64,
-            flags: 72,
-            desc: 128,
-        };
+        let offsets = RingOffsets { producer: 0, consumer: 64, flags: 72, desc: 128 };
         assert!(TxMapping::new((0x1000, 0x1000 + 128 + 16 * 64), offsets, 64).is_some());
         assert!(TxMapping::new((0x1000, 0x1000 + 128 + 16 * 64 - 1), offsets, 64).is_none());
-        assert!(
-            TxMapping::new(
-                (0x1000, 0x9000),
-                RingOffsets {
-                    consumer: 66,
-                    ..offsets
-                },
-                64
-            )
-            .is_none()
-        );
-        assert!(
-            TxMapping::new(
-                (0x1000, 0x9000),
-                RingOffsets {
-                    desc: usize::MAX - 8,
-                    ..offsets
-                },
-                64
-            )
-            .is_none()
-        );
+        assert!(TxMapping::new((0x1000, 0x9000), RingOffsets { consumer: 66, ..offsets }, 64).is_none());
+        assert!(TxMapping::new((0x1000, 0x9000), RingOffsets { desc: usize::MAX - 8, ..offsets }, 64).is_none());
     }
 }

@@ -94,13 +94,11 @@ impl Umem {
     /// [`Error::BadSize`] for sizes out of range, [`Error::Umem`] if the kernel refuses.
     pub fn new(options: UmemOptions) -> Result<Self, Error> {
         let frame_size = options.frame_size.bytes();
-        let count = NonZeroU32::new(options.frame_count)
-            .filter(|n| n.get() <= 1 << 20)
-            .ok_or(Error::BadSize {
-                what: "frame_count",
-                value: options.frame_count.into(),
-                must: "1 to 2^20",
-            })?;
+        let count = NonZeroU32::new(options.frame_count).filter(|n| n.get() <= 1 << 20).ok_or(Error::BadSize {
+            what: "frame_count",
+            value: options.frame_count.into(),
+            must: "1 to 2^20",
+        })?;
         let config = umem_config(options)?;
         let bytes = frame_size as usize * count.get() as usize;
         let mut huge_pages = options.huge_pages;
@@ -116,17 +114,10 @@ impl Umem {
             }
             made => made,
         };
-        let (xsk, mut descs) = made.map_err(|e| Error::Umem {
-            bytes,
-            reason: describe(&e),
-        })?;
+        let (xsk, mut descs) = made.map_err(|e| Error::Umem { bytes, reason: describe(&e) })?;
         // One reference that is never given back: the mapping outlives every frame.
         std::mem::forget(xsk.clone());
-        let region = Region::leak(
-            base_of(&xsk, &mut descs[0]),
-            frame_size.trailing_zeros(),
-            count.get(),
-        );
+        let region = Region::leak(base_of(&xsk, &mut descs[0]), frame_size.trailing_zeros(), count.get());
         let n = count.get();
         Ok(Self {
             region,
@@ -158,9 +149,13 @@ impl Umem {
         self.states[index as usize] = State::HELD;
         self.held += 1;
         // SAFETY: the chunk was in the pool and is now held, so this is the only Frame that names it.
-        Some(FreeFrame::new(unsafe {
-            Frame::from_parts(self.region, index, 0, 0)
-        }))
+        Some(FreeFrame::new(unsafe { Frame::from_parts(self.region, index, 0, 0) }))
+    }
+
+    /// Frames in the pool.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.free.len()
     }
 
     /// Give a frame back to the pool. A frame of another UMEM goes home as dropped, and is counted here.
@@ -213,15 +208,7 @@ impl Umem {
         }
         let held = self.held.saturating_sub(dropped);
         let known = free + fill + held + tx + quarantined;
-        FrameAccount {
-            total,
-            free,
-            fill,
-            held,
-            tx,
-            quarantined,
-            leaked: total.saturating_sub(known),
-        }
+        FrameAccount { total, free, fill, held, tx, quarantined, leaked: total.saturating_sub(known) }
     }
 
     /// Where the frames are, counted chunk by chunk in the state table: for tests and slow housekeeping. Equal to
@@ -229,11 +216,7 @@ impl Umem {
     #[must_use]
     pub fn audit(&self) -> FrameAccount {
         let dropped = u32::try_from(self.region.dropped_now()).unwrap_or(u32::MAX);
-        let mut account = FrameAccount {
-            total: self.region.frame_count(),
-            leaked: dropped,
-            ..FrameAccount::default()
-        };
+        let mut account = FrameAccount { total: self.region.frame_count(), leaked: dropped, ..FrameAccount::default() };
         for state in &self.states {
             state.add_to(&mut account);
         }
@@ -244,10 +227,7 @@ impl Umem {
     /// What must not happen, counted.
     #[must_use]
     pub fn counters(&self) -> UmemCounters {
-        UmemCounters {
-            dropped: self.region.dropped_total(),
-            ..self.counters
-        }
+        UmemCounters { dropped: self.region.dropped_total(), ..self.counters }
     }
 
     /// What this UMEM was made with.
@@ -259,9 +239,7 @@ impl Umem {
     /// How its open sockets are bound: what a further one must ask for. `None` if it has none.
     #[must_use]
     pub fn mode(&self) -> Option<BindMode> {
-        self.owner
-            .filter(|_| self.slots.iter().any(|s| s.open))
-            .map(|owner| owner.mode)
+        self.owner.filter(|_| self.slots.iter().any(|s| s.open)).map(|owner| owner.mode)
     }
 
     /// Whether the memory really is on huge pages.
@@ -285,13 +263,7 @@ impl Umem {
     }
 
     /// A frame that the RX ring of `slot` hands over; `None`, counted, if the descriptor is not believable.
-    pub(crate) fn accept_received(
-        &mut self,
-        slot: u8,
-        address: usize,
-        len: usize,
-        more: bool,
-    ) -> Option<Frame> {
+    pub(crate) fn accept_received(&mut self, slot: u8, address: usize, len: usize, more: bool) -> Option<Frame> {
         let Some((index, offset)) = self.region.locate(address) else {
             self.counters.bad_rx_address += 1;
             return None;
@@ -361,9 +333,7 @@ impl Umem {
 
     /// Frames and bytes that `slot` has sent and not seen completed.
     pub(crate) fn in_flight(&self, slot: u8) -> (u32, u64) {
-        self.slots
-            .get(usize::from(slot))
-            .map_or((0, 0), |s| (s.tx, s.tx_bytes))
+        self.slots.get(usize::from(slot)).map_or((0, 0), |s| (s.tx, s.tx_bytes))
     }
 
     /// Frames that `slot` has given to the kernel to receive into.
@@ -396,23 +366,12 @@ impl Umem {
         let same = |s: &Slot| s.interface == interface && s.queue == queue;
         if let Some(at) = self.slots.iter().position(same) {
             if self.slots[at].open {
-                return Err(Error::AlreadyOpen {
-                    interface: interface.to_owned(),
-                    queue,
-                });
+                return Err(Error::AlreadyOpen { interface: interface.to_owned(), queue });
             }
             return Ok(slot_number(at));
         }
-        let fresh = Slot {
-            interface: interface.to_owned(),
-            queue,
-            ..Slot::default()
-        };
-        if let Some(at) = self
-            .slots
-            .iter()
-            .position(|s| !s.open && s.quarantined == 0)
-        {
+        let fresh = Slot { interface: interface.to_owned(), queue, ..Slot::default() };
+        if let Some(at) = self.slots.iter().position(|s| !s.open && s.quarantined == 0) {
             self.slots[at] = fresh;
             return Ok(slot_number(at));
         }
@@ -430,26 +389,15 @@ impl Umem {
     /// can register existing memory on a new one; without this a first socket could never be recycled.
     pub(crate) fn renew_anchor(&mut self) -> Result<(), Error> {
         let Some(anchor) = self.region.anchor() else {
-            return if self.netns == current_netns()? {
-                Ok(())
-            } else {
-                Err(Error::OtherNamespace)
-            };
+            return if self.netns == current_netns()? { Ok(()) } else { Err(Error::OtherNamespace) };
         };
         let fresh = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP)"))?;
         let fd: BorrowedFd<'_> = fresh.as_fd();
-        sys::register_umem(
-            fd,
-            self.region.base(),
-            self.region.len(),
-            self.options.frame_size.bytes(),
-        )
-        .map_err(Error::sys("XDP_UMEM_REG on a recycled socket"))?;
+        sys::register_umem(fd, self.region.base(), self.region.len(), self.options.frame_size.bytes())
+            .map_err(Error::sys("XDP_UMEM_REG on a recycled socket"))?;
         // libxdp remembers that it has set these up on its descriptor, and will not do it again.
-        sys::set_ring_size(fd, libc::XDP_RX_RING, self.options.rings.rx)
-            .map_err(Error::sys("XDP_RX_RING"))?;
-        sys::set_ring_size(fd, libc::XDP_TX_RING, self.options.rings.tx)
-            .map_err(Error::sys("XDP_TX_RING"))?;
+        sys::set_ring_size(fd, libc::XDP_RX_RING, self.options.rings.rx).map_err(Error::sys("XDP_RX_RING"))?;
+        sys::set_ring_size(fd, libc::XDP_TX_RING, self.options.rings.tx).map_err(Error::sys("XDP_TX_RING"))?;
         sys::replace_descriptor(&fresh, anchor).map_err(Error::sys("dup3 over libxdp's descriptor"))
     }
 
@@ -503,10 +451,7 @@ impl Umem {
 
 impl std::fmt::Debug for Umem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Umem")
-            .field("options", &self.options)
-            .field("account", &self.account())
-            .finish_non_exhaustive()
+        f.debug_struct("Umem").field("options", &self.options).field("account", &self.account()).finish_non_exhaustive()
     }
 }
 
@@ -527,17 +472,12 @@ fn current_netns() -> Result<Option<u64>, Error> {
     sys::netns_cookie(probe.as_fd()).map_err(Error::sys("getsockopt(SO_NETNS_COOKIE)"))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "at most MAX_SOCKETS = 64 slots"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "at most MAX_SOCKETS = 64 slots")]
 fn slot_number(at: usize) -> u8 {
     at as u8
 }
 
 /// An error with its cause in one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

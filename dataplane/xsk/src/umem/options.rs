@@ -63,41 +63,25 @@ pub struct UmemOptions {
 
 impl Default for UmemOptions {
     fn default() -> Self {
-        Self {
-            frame_size: FrameSize::default(),
-            frame_count: 8192,
-            rings: RingSizes::default(),
-            huge_pages: true,
-        }
+        Self { frame_size: FrameSize::default(), frame_count: 8192, rings: RingSizes::default(), huge_pages: true }
     }
 }
 
 /// xsk-rs's configuration, or which option is out of range.
 pub(super) fn umem_config(options: UmemOptions) -> Result<UmemConfig, Error> {
     let size = |what, value: u32| {
-        QueueSize::new(value)
-            .ok()
-            .filter(|_| (64..=1 << 15).contains(&value))
-            .ok_or(Error::BadSize {
-                what,
-                value: value.into(),
-                must: "a power of two from 64 to 32768",
-            })
+        QueueSize::new(value).ok().filter(|_| (64..=1 << 15).contains(&value)).ok_or(Error::BadSize {
+            what,
+            value: value.into(),
+            must: "a power of two from 64 to 32768",
+        })
     };
     size("rings.rx", options.rings.rx)?;
-    let bad_frame = |_| Error::BadSize {
-        what: "frame_size",
-        value: 0,
-        must: "2048 or 4096",
-    };
+    let bad_frame = |_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" };
     let mut builder = UmemConfig::builder();
     builder
         .frame_size(XskFrameSize::new(options.frame_size.bytes()).map_err(bad_frame)?)
         .fill_queue_size(size("fill ring (twice rings.rx)", options.rings.fill())?)
         .comp_queue_size(size("rings.tx", options.rings.tx)?);
-    builder.build().map_err(|_| Error::BadSize {
-        what: "frame_size",
-        value: 0,
-        must: "2048 or 4096",
-    })
+    builder.build().map_err(|_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" })
 }

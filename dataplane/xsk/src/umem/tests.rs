@@ -7,21 +7,13 @@ use super::*;
 /// Registering a UMEM needs CAP_NET_RAW.
 fn umem() -> Option<Umem> {
     if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "needs root, and CI=true forbids skipping"
-        );
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "needs root, and CI=true forbids skipping");
         // Not eprintln!, which the test harness hides when the test passes.
         let _ = writeln!(std::io::stderr(), "SKIPPED: needs root (AF_XDP)");
         return None;
     }
     let rings = RingSizes { rx: 64, tx: 64 };
-    let options = UmemOptions {
-        frame_count: 16,
-        rings,
-        huge_pages: false,
-        ..UmemOptions::default()
-    };
+    let options = UmemOptions { frame_count: 16, rings, huge_pages: false, ..UmemOptions::default() };
     Some(Umem::new(options).unwrap())
 }
 
@@ -38,41 +30,16 @@ fn a_wrong_rx_descriptor_is_counted_and_yields_no_frame() {
     let mut descs = [FrameDesc::default(); 4];
     assert_eq!(umem.take_for_fill(slot, &mut descs), 4);
     let address = descs[0].addr();
-    assert!(
-        umem.accept_received(slot, 16 * 2048, 60, false).is_none(),
-        "beyond the UMEM"
-    );
-    assert!(
-        umem.accept_received(slot, usize::MAX, 60, false).is_none(),
-        "far beyond the UMEM"
-    );
-    assert!(
-        umem.accept_received(slot, 15 * 2048, 60, false).is_none(),
-        "a free chunk"
-    );
-    assert!(
-        umem.accept_received(slot + 1, address, 60, false).is_none(),
-        "another socket's chunk"
-    );
+    assert!(umem.accept_received(slot, 16 * 2048, 60, false).is_none(), "beyond the UMEM");
+    assert!(umem.accept_received(slot, usize::MAX, 60, false).is_none(), "far beyond the UMEM");
+    assert!(umem.accept_received(slot, 15 * 2048, 60, false).is_none(), "a free chunk");
+    assert!(umem.accept_received(slot + 1, address, 60, false).is_none(), "another socket's chunk");
     assert_eq!(umem.counters().bad_rx_address, 4);
-    let frame = umem
-        .accept_received(slot, address, 60, false)
-        .expect("the real one");
-    assert!(
-        umem.accept_received(slot, address, 60, false).is_none(),
-        "the same one again: it is in hand"
-    );
+    let frame = umem.accept_received(slot, address, 60, false).expect("the real one");
+    assert!(umem.accept_received(slot, address, 60, false).is_none(), "the same one again: it is in hand");
     assert_eq!(umem.counters().bad_rx_address, 5);
-    assert!(
-        umem.accept_received(slot, descs[1].addr(), 2048, false)
-            .is_none(),
-        "leaves its chunk"
-    );
-    assert!(
-        umem.accept_received(slot, descs[2].addr(), 60, true)
-            .is_none(),
-        "part of a larger packet"
-    );
+    assert!(umem.accept_received(slot, descs[1].addr(), 2048, false).is_none(), "leaves its chunk");
+    assert!(umem.accept_received(slot, descs[2].addr(), 60, true).is_none(), "part of a larger packet");
     assert_eq!(umem.counters().bad_rx_length, 2);
     umem.free(frame);
     assert_eq!((umem.account().fill, umem.account().free), (1, 15));
@@ -89,10 +56,7 @@ fn a_wrong_completion_is_counted_and_frees_nothing() {
     let address = usize::try_from(address).unwrap();
     assert_eq!((len, umem.in_flight(slot)), (100, (1, 100)));
     assert!(!umem.accept_completion(slot, usize::MAX));
-    assert!(
-        !umem.accept_completion(slot, address ^ 2048),
-        "another chunk"
-    );
+    assert!(!umem.accept_completion(slot, address ^ 2048), "another chunk");
     assert!(!umem.accept_completion(slot + 1, address), "another socket");
     assert!(umem.accept_completion(slot, address));
     assert!(!umem.accept_completion(slot, address), "twice");
@@ -105,10 +69,7 @@ fn a_wrong_completion_is_counted_and_frees_nothing() {
 fn the_window_moves_within_its_chunk_only() {
     let Some(mut umem) = umem() else { return };
     let mut frame = umem.alloc().unwrap();
-    assert_eq!(
-        (frame.headroom(), frame.capacity(), frame.len()),
-        (HEADROOM_BYTES, 2048 - HEADROOM_BYTES, 0)
-    );
+    assert_eq!((frame.headroom(), frame.capacity(), frame.len()), (HEADROOM_BYTES, 2048 - HEADROOM_BYTES, 0));
     assert!(!frame.set_len(frame.capacity() + 1));
     assert!(frame.set_len(3));
     frame.bytes_mut().copy_from_slice(b"abc");
@@ -132,14 +93,7 @@ fn a_dropped_frame_is_a_counted_leak_until_housekeeping() {
     assert_eq!((umem.account().held, umem.account().leaked), (0, 1));
     assert_eq!(umem.account(), umem.audit());
     umem.housekeeping(0);
-    assert_eq!(
-        (
-            umem.account().free,
-            umem.account().leaked,
-            umem.counters().dropped
-        ),
-        (16, 0, 1)
-    );
+    assert_eq!((umem.account().free, umem.account().leaked, umem.counters().dropped), (16, 0, 1));
 }
 
 #[test]
@@ -150,10 +104,7 @@ fn an_empty_pool_gives_none_and_a_foreign_frame_goes_home() {
     let mut frames: Vec<_> = std::iter::from_fn(|| umem.alloc()).collect();
     assert_eq!(frames.len(), 16);
     other.free(frames.pop().unwrap());
-    assert_eq!(
-        (other.counters().foreign_frames, other.account().free),
-        (1, 16)
-    );
+    assert_eq!((other.counters().foreign_frames, other.account().free), (1, 16));
     assert_eq!(umem.account().leaked, 1);
     umem.housekeeping(0);
     assert_eq!(umem.account().free, 1);
@@ -183,15 +134,8 @@ fn frames_of_a_closed_socket_wait_and_come_back() {
 fn without_huge_pages_it_falls_back() {
     let Some(_) = umem() else { return };
     let info = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let free = info
-        .lines()
-        .find_map(|l| l.strip_prefix("HugePages_Free:"))
-        .map_or("0", str::trim);
-    let options = UmemOptions {
-        frame_count: 1024,
-        huge_pages: true,
-        ..UmemOptions::default()
-    };
+    let free = info.lines().find_map(|l| l.strip_prefix("HugePages_Free:")).map_or("0", str::trim);
+    let options = UmemOptions { frame_count: 1024, huge_pages: true, ..UmemOptions::default() };
     let made = Umem::new(options).unwrap();
     assert!(free != "0" || !made.on_huge_pages());
     assert_eq!(made.account().free, 1024);
@@ -200,27 +144,8 @@ fn without_huge_pages_it_falls_back() {
 #[test]
 fn sizes_out_of_range_are_refused_by_name() {
     let rings = RingSizes { rx: 100, tx: 64 };
-    let refused = Umem::new(UmemOptions {
-        rings,
-        ..UmemOptions::default()
-    });
-    assert!(matches!(
-        refused,
-        Err(Error::BadSize {
-            what: "rings.rx",
-            value: 100,
-            ..
-        })
-    ));
-    let refused = Umem::new(UmemOptions {
-        frame_count: 0,
-        ..UmemOptions::default()
-    });
-    assert!(matches!(
-        refused,
-        Err(Error::BadSize {
-            what: "frame_count",
-            ..
-        })
-    ));
+    let refused = Umem::new(UmemOptions { rings, ..UmemOptions::default() });
+    assert!(matches!(refused, Err(Error::BadSize { what: "rings.rx", value: 100, .. })));
+    let refused = Umem::new(UmemOptions { frame_count: 0, ..UmemOptions::default() });
+    assert!(matches!(refused, Err(Error::BadSize { what: "frame_count", .. })));
 }

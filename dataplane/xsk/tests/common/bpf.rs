@@ -43,19 +43,8 @@ impl Attr {
     }
     fn call(&self, command: i32) -> io::Result<i64> {
         // SAFETY: the attribute is 144 zero-padded bytes; pointers in it outlive the call (the callers' locals).
-        let code = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                self.0.as_ptr(),
-                size_of_val(&self.0),
-            )
-        };
-        if code < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(code)
-        }
+        let code = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_ptr(), size_of_val(&self.0)) };
+        if code < 0 { Err(io::Error::last_os_error()) } else { Ok(code) }
     }
     fn descriptor(&self, command: i32, what: &str) -> OwnedFd {
         let fd = self.call(command).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -74,11 +63,7 @@ pub struct Redirect {
 impl Redirect {
     /// Load and attach in the calling thread's network namespace.
     pub fn attach(interface: &str, mode: AttachMode) -> Self {
-        let map = Attr::new()
-            .u32(0, BPF_MAP_TYPE_XSKMAP)
-            .u32(4, 4)
-            .u32(8, 4)
-            .u32(12, 64);
+        let map = Attr::new().u32(0, BPF_MAP_TYPE_XSKMAP).u32(4, 4).u32(8, 4).u32(12, 64);
         let map = map.descriptor(BPF_MAP_CREATE, "XSKMAP");
         let map_fd = u64::from(map.as_raw_fd().unsigned_abs());
         let instructions: [u64; 6] = [
@@ -108,20 +93,9 @@ impl Redirect {
             .u32(0, program.as_raw_fd().unsigned_abs())
             .u32(4, ifindex)
             .u32(8, BPF_XDP)
-            .u32(
-                12,
-                if mode == AttachMode::Skb {
-                    XDP_FLAGS_SKB_MODE
-                } else {
-                    XDP_FLAGS_DRV_MODE
-                },
-            )
+            .u32(12, if mode == AttachMode::Skb { XDP_FLAGS_SKB_MODE } else { XDP_FLAGS_DRV_MODE })
             .descriptor(BPF_LINK_CREATE, "XDP link");
-        Self {
-            map,
-            _program: program,
-            _link: link,
-        }
+        Self { map, _program: program, _link: link }
     }
 
     /// Put a socket in the map.

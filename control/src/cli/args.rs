@@ -1,0 +1,312 @@
+//! The verbs and their arguments, as clap reads them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use crate::config::{names, units};
+use crate::pki;
+
+/// Exit codes, shown by `--help`.
+pub const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    refused or failed; the reason is on standard error
+  2    the command line is wrong
+  69   the control process or the dataplane cannot be reached
+  70   an error inside florelay
+  78   the configuration is refused; the reasons are on standard error
+  130  interrupted; a transfer goes on";
+
+/// One program for the machine that stands between a network and a scarce, long, lossy link.
+#[derive(Debug, Parser)]
+#[command(name = "florelay", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Which control process to talk to.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The control socket; derived from the configuration if absent
+    #[arg(long, value_name = "PATH", env = "FLORELAY_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The node's configuration: its state-dir has the control socket
+    #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG", default_value = "/etc/florelay/florelay.toml")]
+    pub config: PathBuf,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Check a configuration and the files that it names
+    #[command(after_help = "Example:\n  florelay check --config station-a.toml")]
+    Check {
+        /// The configuration
+        #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG")]
+        config: PathBuf,
+        /// Reasons, or the plan in brief, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the node: supervisor, dataplane and control process
+    #[command(after_help = "Example:\n  florelay up --config station-a.toml")]
+    Up {
+        /// The configuration
+        #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG")]
+        config: PathBuf,
+    },
+    /// The dataplane; `up` starts it
+    #[command(hide = true)]
+    Dataplane,
+    /// The control process; `up` starts it
+    #[command(hide = true)]
+    Control(ControlArgs),
+    /// Send a file to a node
+    #[command(after_help = "Examples:
+  florelay send image.raw --to station-b
+  florelay send image.raw --to station-b --priority 80 --name today.raw
+  florelay send image.raw --to station-b --id 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11   (goes on where it was)
+
+Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the transfer.")]
+    Send {
+        /// The file; it may not change until it is sent
+        file: PathBuf,
+        /// The receiving node
+        #[arg(long, value_name = "NODE", value_parser = node_name)]
+        to: String,
+        /// 0 to 127; 64 and more go before all bulk
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
+        priority: u8,
+        /// The transfer's UUID; give the same one to go on with a transfer
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+        /// File name at the receiver; the file's own if absent
+        #[arg(long, value_name = "NAME", value_parser = file_name)]
+        name: Option<String>,
+        /// One JSON object per line: progress, and at last the end
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Watch a transfer of this node
+    #[command(after_help = "Example:\n  florelay watch 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
+    Watch {
+        /// The transfer's UUID, as `send` and `status` show it
+        id: Uuid,
+        /// One JSON object per line: progress, and at last the end
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Give up a transfer
+    #[command(after_help = "Example:\n  florelay cancel 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
+    Cancel {
+        /// The transfer's UUID
+        id: Uuid,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show links with their rungs, peers, workers and transfers
+    #[command(
+        after_help = "Examples:\n  florelay status --config station-a.toml\n  florelay status --json | jq .links"
+    )]
+    Status {
+        /// Everything, with all counters, as JSON
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Change a link
+    #[command(subcommand)]
+    Link(LinkVerb),
+    /// Send a command message and wait until it is acknowledged
+    #[command(after_help = "Examples:
+  florelay c2 --to station-b 'antenna stow'
+  florelay c2 --to station-b --count 100 --interval 1s ping   (latency percentiles at the end)")]
+    C2 {
+        /// The receiving node
+        #[arg(long, value_name = "NODE", value_parser = node_name)]
+        to: String,
+        /// How many times
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
+        /// Pause after each acknowledgement
+        #[arg(long, value_name = "T", default_value = "0 s", value_parser = duration)]
+        interval: Duration,
+        /// The message, at most 64 KiB
+        message: String,
+        /// Latencies as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show the nodes on the path to a peer
+    #[command(after_help = "Example:\n  florelay trace station-b")]
+    Trace {
+        /// The peer at the far end
+        #[arg(value_parser = node_name)]
+        node: String,
+        /// One JSON object per hop
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make keys and certificates
+    #[command(subcommand)]
+    Pki(PkiVerb),
+}
+
+/// `florelay control`.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Where clients connect
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Where the dataplane listens
+    #[arg(long, value_name = "PATH", required_unless_present = "dataplane_stdin", conflicts_with = "dataplane_stdin")]
+    pub dataplane: Option<PathBuf>,
+    /// Standard input is a socket on which the supervisor passes connections to dataplanes
+    #[arg(long)]
+    pub dataplane_stdin: bool,
+}
+
+/// `florelay link …`.
+#[derive(Debug, Subcommand)]
+pub enum LinkVerb {
+    /// Change a link's rate while it runs
+    #[command(after_help = "Examples:
+  florelay link set to-relay --rate '2 Mbit/s'
+  florelay link set to-relay --rate uncapped
+  florelay link set to-relay --rate '10 Mbit/s' --burst '15 kB'")]
+    Set {
+        /// The link's name
+        name: String,
+        /// bit/s, kbit/s, Mbit/s, Gbit/s, or uncapped
+        #[arg(long, value_name = "R", value_parser = rate)]
+        rate: Rate,
+        /// B, kB, MB, KiB, MiB; at least one frame; kept if absent
+        #[arg(long, value_name = "B", value_parser = burst)]
+        burst: Option<u32>,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a link carry traffic
+    #[command(after_help = "Example:\n  florelay link up to-relay")]
+    Up {
+        /// The link's name
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop a link; what uses it waits
+    #[command(after_help = "Example:\n  florelay link down to-relay")]
+    Down {
+        /// The link's name
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// `florelay pki …`.
+#[derive(Debug, Subcommand)]
+pub enum PkiVerb {
+    /// Make a realm's CA: ca.key and ca.crt
+    #[command(after_help = "Example:\n  florelay pki init --realm demo.rete --dir pki")]
+    Init {
+        /// The realm, e.g. demo.rete
+        #[arg(long)]
+        realm: String,
+        /// Where ca.key and ca.crt go
+        #[arg(long)]
+        dir: PathBuf,
+        /// Validity
+        #[arg(long, default_value_t = pki::CA_DAYS)]
+        days: u32,
+        /// Replace existing files
+        #[arg(long)]
+        force: bool,
+    },
+    /// Issue a node's certificate: NODE.key and NODE.crt
+    #[command(after_help = "Example:\n  florelay pki issue --node station-a --dir pki --days 90")]
+    Issue {
+        /// The node's name
+        #[arg(long)]
+        node: String,
+        /// The realm; a check only, the CA knows it
+        #[arg(long)]
+        realm: Option<String>,
+        /// Where ca.key and ca.crt are
+        #[arg(long)]
+        dir: PathBuf,
+        /// Where NODE.key and NODE.crt go; beside the CA's if absent
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Validity
+        #[arg(long, default_value_t = pki::NODE_DAYS)]
+        days: u32,
+        /// Replace existing files
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a link's liveness key, the same at both ends
+    #[command(after_help = "Example:\n  florelay pki link-key to-relay.key")]
+    LinkKey {
+        /// The file to write
+        file: PathBuf,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A rate on the command line. (A plain `Option` would mean an optional argument to clap.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub Option<u64>);
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match units::rate(text) {
+        Ok(Some(0)) => Err("to stop a link use: florelay link down NAME".to_owned()),
+        Ok(rate) => Ok(Rate(rate)),
+        Err(e) => Err(format!("it {e}; write for example \"10 Mbit/s\" or uncapped")),
+    }
+}
+
+fn burst(text: &str) -> Result<u32, String> {
+    let bytes = units::bytes(text).map_err(|e| format!("it {e}; write for example \"15 kB\""))?;
+    u32::try_from(bytes).map_err(|_| "at most 4 GB".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|e| format!("it {e}; write for example \"500 ms\" or 1s"))
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    names::check_node(text).map(|()| text.to_owned())
+}
+
+/// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes.
+pub(super) fn file_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 255 || text.contains(['/', '\0']) || text == "." || text == ".." {
+        return Err("a file name without a directory, 1 to 255 bytes".to_owned());
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,114 @@
+//! A client's end of the control socket.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
+use florelay_dataplane::ipc_codec::IpcStream;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Exit;
+use super::args::Target;
+
+/// A greeted connection to the control process.
+pub(super) struct Client {
+    stream: IpcStream,
+    next_tag: u64,
+}
+
+/// What a command waits for.
+pub(super) enum Happening {
+    /// An answer.
+    Answer(Answer),
+    /// Ctrl-C.
+    Interrupt,
+    /// The control process is gone, for this reason.
+    Gone(String),
+}
+
+impl Client {
+    pub(super) fn connect(target: &Target) -> anyhow::Result<Self> {
+        let path = match &target.socket {
+            Some(path) => path.clone(),
+            None => crate::config::control_socket(&target.config)?,
+        };
+        let hint = "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
+        let socket = UnixStream::connect(&path).map_err(|e| {
+            Exit::unavailable(format!("no control process at {}: {e}\n    hint: {hint}", path.display()))
+        })?;
+        let stream = IpcStream::new(socket)?;
+        stream.greet().map_err(|e| Exit::unavailable(format!("the control process at {}: {e}", path.display())))?;
+        Ok(Self { stream, next_tag: 1 })
+    }
+
+    /// Asks, and leaves the answers to [`Self::answer`] or [`Self::happenings`].
+    pub(super) fn ask(&mut self, body: RequestBody, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+        self.next_tag += 1;
+        self.stream
+            .send(&Request { tag: self.next_tag, body }, fd)
+            .map_err(|e| Exit::unavailable(format!("asking the control process: {e}")))
+    }
+
+    /// The next answer to the last request; a refusal is an error.
+    pub(super) fn answer(&self) -> anyhow::Result<Answer> {
+        match receive(&self.stream, Some(self.next_tag)) {
+            Happening::Answer(Answer::Failed(reason)) => Err(Exit::failed(reason)),
+            Happening::Answer(answer) => Ok(answer),
+            Happening::Gone(reason) => Err(Exit::unavailable(reason)),
+            Happening::Interrupt => Err(Exit::failed("interrupted")),
+        }
+    }
+
+    /// Answers to all requests, and Ctrl-C, as they come. Nothing else may read afterwards.
+    pub(super) fn happenings(&self) -> anyhow::Result<Receiver<Happening>> {
+        let (sender, receiver) = sync_channel(16);
+        let interrupts = sender.clone();
+        on_interrupt(interrupts)?;
+        let stream = self.stream.try_clone()?;
+        thread::spawn(move || {
+            loop {
+                let happening = receive(&stream, None);
+                let gone = matches!(happening, Happening::Gone(_));
+                if sender.send(happening).is_err() || gone {
+                    break;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
+    loop {
+        match stream.receive::<Response>() {
+            // Late answers to an earlier request are nobody's business.
+            Ok(Some((response, _))) if tag.is_some_and(|t| t != response.tag) => {}
+            Ok(Some((response, _))) => return Happening::Answer(response.body),
+            Ok(None) => {
+                return Happening::Gone("the control process has closed the connection".to_owned());
+            }
+            Err(e) => return Happening::Gone(format!("the control process: {e}")),
+        }
+    }
+}
+
+/// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
+fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut interrupts = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt())?
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            while interrupts.recv().await.is_some() {
+                if sender.send(Happening::Interrupt).is_err() {
+                    break;
+                }
+            }
+        });
+    });
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Short requests: one question, a few answers.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use florelay_dataplane::ipc::{Answer, RequestBody};
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+use super::args::Target;
+use super::client::{Client, Happening};
+use super::{EXIT_INTERRUPTED, Exit, report};
+use crate::config::units::show_duration;
+
+/// Largest command message, as the engine has it (`florelay_engine::api::MAX_MESSAGE_BYTES`).
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// A request that is answered by `Done`.
+pub(super) fn done(target: &Target, body: RequestBody) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(target)?;
+    client.ask(body, None)?;
+    match client.answer()? {
+        Answer::Done => Ok(ExitCode::SUCCESS),
+        // A cancelled transfer may report its own end.
+        Answer::Transfer(transfer) if transfer.ended.is_some() => Ok(ExitCode::SUCCESS),
+        other => bail!("unexpected answer: {other:?}"),
+    }
+}
+
+/// `florelay status`.
+pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(target)?;
+    client.ask(RequestBody::Status, None)?;
+    let Answer::Status(status) = client.answer()? else { bail!("not a status") };
+    // A pipe that is closed early, as by `head`, is not an error of ours.
+    let _ = if as_json {
+        writeln!(std::io::stdout(), "{:#}", report::status_json(&status))
+    } else {
+        write!(std::io::stdout(), "{}", report::status(&status))
+    };
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `florelay trace`.
+pub(super) fn trace(target: &Target, node: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(target)?;
+    client.ask(RequestBody::Trace { to: node.to_owned() }, None)?;
+    loop {
+        let Answer::Hop { hop, node: answered, rtt_ns, last } = client.answer()? else { bail!("not a hop") };
+        if as_json {
+            println!(
+                "{}",
+                json!({ "hop": hop, "node": answered, "rtt_ns": answered.is_some().then_some(rtt_ns), "last": last })
+            );
+        } else if let Some(name) = &answered {
+            println!("{hop:3}  {name}  {}", show_duration(rtt_ns));
+        } else {
+            println!("{hop:3}  no answer");
+        }
+        if last {
+            return if answered.as_deref() == Some(node) {
+                Ok(ExitCode::SUCCESS)
+            } else {
+                Err(Exit::failed(format!("the path to {node} does not reach it")))
+            };
+        }
+    }
+}
+
+/// What `florelay c2` sends.
+pub(super) struct Series {
+    pub(super) to: String,
+    pub(super) count: u32,
+    pub(super) interval: Duration,
+    pub(super) message: String,
+}
+
+/// `florelay c2`: one message after the other, each when the one before is acknowledged.
+pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Result<ExitCode> {
+    if series.message.len() > MAX_MESSAGE_BYTES {
+        return Err(Exit::failed(format!(
+            "the message has {} bytes; at most {MAX_MESSAGE_BYTES} are possible",
+            series.message.len()
+        )));
+    }
+    let mut client = Client::connect(target)?;
+    let happenings = client.happenings()?;
+    // Three digits are enough for percentiles, and need no upper bound.
+    let mut latencies: Histogram<u64> = Histogram::new(3)?;
+    let mut interrupted = false;
+    for number in 1..=series.count {
+        client
+            .ask(RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() }, None)?;
+        match happenings.recv() {
+            Ok(Happening::Answer(Answer::Message { rtt_ns })) => latencies.record(rtt_ns.max(1))?,
+            Ok(Happening::Answer(Answer::Failed(reason))) => {
+                return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
+            }
+            Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
+            Ok(Happening::Gone(reason)) => return Err(Exit::unavailable(reason)),
+            Ok(Happening::Interrupt) | Err(_) => interrupted = true,
+        }
+        interrupted = interrupted || (number < series.count && pause(&happenings, series.interval));
+        if interrupted {
+            break;
+        }
+    }
+    if !latencies.is_empty() {
+        println!("{}", report::latencies(&latencies, as_json));
+    }
+    Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// Waits; `true` if Ctrl-C came.
+fn pause(happenings: &std::sync::mpsc::Receiver<Happening>, interval: Duration) -> bool {
+    let until = Instant::now() + interval;
+    loop {
+        match happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Happening::Interrupt) | Err(RecvTimeoutError::Disconnected) => return true,
+            // The next request finds out about a control process that is gone.
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}

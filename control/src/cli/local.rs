@@ -1,0 +1,92 @@
+//! The verbs that ask nobody: `check`, `up`, `control`, `pki`.
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::args::{ControlArgs, PkiVerb};
+use super::{EXIT_CONFIG, report};
+use crate::process::broker::Timing;
+use crate::process::server::{self, Dataplane};
+use crate::seam::{self, SupervisorOptions};
+use crate::{config, pki};
+
+/// `florelay check`.
+pub(super) fn check(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    match (config::load(path), as_json) {
+        (Ok(plan), false) => print!("{}", report::plan(path, &plan)),
+        (Ok(plan), true) => {
+            let (links, peers) = (plan.links.len(), plan.peers.len());
+            let ok = json!({ "ok": true, "node": plan.node, "realm": plan.realm, "links": links, "peers": peers, "transits": plan.transits.len() });
+            println!("{ok}");
+        }
+        (Err(refusal), false) => return Err(refusal.into()),
+        (Err(refusal), true) => {
+            let errors: Vec<_> = refusal
+                .0
+                .iter()
+                .map(|d| json!({ "file": d.file, "line": d.line, "column": d.column, "key": d.key, "message": d.message, "hint": d.hint }))
+                .collect();
+            println!("{}", json!({ "ok": false, "errors": errors }));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `florelay up`.
+pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
+    let plan = config::load(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&plan.state_dir)
+        .with_context(|| format!("making the state directory {}", plan.state_dir.display()))?;
+    let executable = std::env::current_exe().context("finding this executable")?;
+    let control_arguments = seam::control_arguments(&plan);
+    seam::start(&SupervisorOptions { plan, executable, control_arguments })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `florelay control`.
+pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
+    let dataplane = match args.dataplane {
+        Some(path) => Dataplane::Path(path),
+        None => {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+            let kind = rustix::net::sockopt::socket_domain(&stdin);
+            anyhow::ensure!(
+                kind == Ok(rustix::net::AddressFamily::UNIX),
+                "standard input is not a unix socket; `florelay up` starts this process"
+            );
+            Dataplane::Passed(UnixStream::from(stdin))
+        }
+    };
+    let listener = server::listen(&args.socket)?;
+    tracing::info!("control process listens at {}", args.socket.display());
+    server::serve(listener, dataplane, Timing::default());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `florelay pki`.
+pub(super) fn pki(verb: PkiVerb) -> anyhow::Result<ExitCode> {
+    let pair = match verb {
+        PkiVerb::Init { realm, dir, days, force } => pki::init(&realm, &dir, days, force)?,
+        PkiVerb::Issue { node, realm, dir, out, days, force } => {
+            pki::issue(&node, realm.as_deref(), &dir, out.as_deref().unwrap_or(&dir), days, force)?
+        }
+        PkiVerb::LinkKey { file, force } => {
+            pki::link_key(&file, force)?;
+            println!("{} (keep it secret; the same file at both ends)", file.display());
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    println!("{} for {}\n{} (keep it secret)", pair.certificate.display(), pair.spiffe_id, pair.key.display());
+    Ok(ExitCode::SUCCESS)
+}

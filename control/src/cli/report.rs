@@ -1,0 +1,257 @@
+//! What the commands print: tables for people, JSON for machines.
+//!
+//! In JSON, ids are UUID strings, digests hexadecimal, counters objects, times nanoseconds (`…_ns`), rates bit/s
+//! (`…_bps`): 128-bit numbers do not survive most readers.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use florelay_dataplane::ipc::{Status, TransferStatus};
+use florelay_dataplane::plan::{AdapterPlan, NodePlan, Rung};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::config::frame;
+use crate::config::units::{show_bytes, show_duration, show_rate};
+use crate::hex;
+
+/// Percentiles that `c2` prints.
+const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+
+/// What a configuration amounts to.
+pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
+    let mut rows =
+        vec![["LINK", "ADAPTER", "LOCAL", "REMOTE", "RATE", "BURST", "QUIC PACKET"].map(str::to_owned).to_vec()];
+    for link in &plan.links {
+        let adapter = match &link.adapter {
+            AdapterPlan::Xdp { interface, .. } => format!("xdp on {interface}"),
+            AdapterPlan::Udp => "udp".to_owned(),
+        };
+        let quic = frame::quic_mtu(link.mtu, &link.local).map_or("-".to_owned(), |q| format!("{q} B"));
+        let (local, remote) = (link.local.to_string(), link.remote.to_string());
+        rows.push(vec![
+            link.name.clone(),
+            adapter,
+            local,
+            remote,
+            show_rate(link.rate_bps),
+            show_bytes(link.burst_bytes.into()),
+            quic,
+        ]);
+    }
+    let mut text =
+        format!("{}: accepted; node {} of realm {}\n\n{}", path.display(), plan.node, plan.realm, table(&rows));
+    for peer in &plan.peers {
+        let role = if peer.originator { "dials" } else { "is dialled by" };
+        let link = plan.links.get(usize::from(peer.link)).map_or("?", |l| l.name.as_str());
+        let _ = writeln!(
+            text,
+            "peer {} over {link}, labels out {} in {}; this node {role} it",
+            peer.name, peer.out_label, peer.in_label
+        );
+    }
+    let _ = writeln!(text, "{} transit rows", plan.transits.len());
+    text
+}
+
+/// `florelay status`.
+pub(super) fn status(s: &Status) -> String {
+    let mut text = String::new();
+    if let Some(note) = &s.note {
+        let _ = writeln!(text, "NOTE: {note}\n");
+    }
+    let _ = writeln!(text, "node {}, snapshot {}, up {}\n", s.node, s.snapshot, show_duration(s.uptime_ns));
+    let mut rows =
+        vec![["LINK", "STATE", "RUNG", "RATE", "RTT", "SENT", "RECEIVED", "DROPS"].map(str::to_owned).to_vec()];
+    for l in &s.links {
+        let drops: u64 = l.counters.iter().filter(|(n, _)| n.starts_with("drop_")).map(|(_, v)| v).sum();
+        let bytes = |name| l.counters.iter().find(|(n, _)| n == name).map_or("-".to_owned(), |(_, v)| show_bytes(*v));
+        let rtt = l.rtt_ns.map_or("-".to_owned(), show_duration);
+        rows.push(vec![
+            l.name.clone(),
+            l.state.clone(),
+            rung(l.rung).to_owned(),
+            show_rate(l.rate_bps),
+            rtt,
+            bytes("tx_bytes"),
+            bytes("rx_bytes"),
+            drops.to_string(),
+        ]);
+    }
+    text.push_str(&table(&rows));
+    for l in &s.links {
+        if let Some(reason) = &l.reason {
+            let _ = writeln!(text, "  {} is {}: {reason}", l.name, l.state);
+        }
+        for (higher, why) in &l.rung_reasons {
+            let _ = writeln!(text, "  {} is not {}: {why}", l.name, rung(*higher));
+        }
+        for (name, value) in l.counters.iter().filter(|(n, v)| n.starts_with("drop_") && *v > 0) {
+            let _ = writeln!(text, "  {} {name}: {value}", l.name);
+        }
+    }
+    let mut rows = vec![["PEER", "STATE", "RTT"].map(str::to_owned).to_vec()];
+    for p in &s.peers {
+        let state = p.reason.as_ref().map_or_else(|| p.state.clone(), |r| format!("{} ({r})", p.state));
+        rows.push(vec![p.name.clone(), state, p.rtt_ns.map_or("-".to_owned(), show_duration)]);
+    }
+    let _ = write!(text, "\n{}", table(&rows));
+    if !s.transfers.is_empty() {
+        let mut rows =
+            vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "AGE", "STATE"].map(str::to_owned).to_vec()];
+        for t in &s.transfers {
+            let way = if t.outgoing { "to" } else { "from" };
+            rows.push(vec![
+                Uuid::from_u128(t.id).to_string(),
+                way.to_owned(),
+                t.peer.clone(),
+                t.name.clone(),
+                t.priority.to_string(),
+                progress(t),
+                show_duration(t.age_ns),
+                state(t),
+            ]);
+        }
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+    for w in s.workers.iter().filter(|w| w.frames.leaked != 0) {
+        let _ = writeln!(
+            text,
+            "\nworker {}: {} frames of {} are unaccounted for",
+            w.index, w.frames.leaked, w.frames.total
+        );
+    }
+    text
+}
+
+/// `florelay status --json`.
+pub(super) fn status_json(s: &Status) -> Value {
+    let links: Vec<_> = s
+        .links
+        .iter()
+        .map(|l| {
+            let reasons: Vec<_> =
+                l.rung_reasons.iter().map(|(r, why)| json!({ "rung": rung(*r), "reason": why })).collect();
+            json!({
+                "name": l.name, "state": l.state, "reason": l.reason, "rung": rung(l.rung), "rung_reasons": reasons,
+                "queues": l.queues, "rate_bps": l.rate_bps, "burst_bytes": l.burst_bytes, "rtt_ns": l.rtt_ns,
+                "counters": counters(&l.counters),
+            })
+        })
+        .collect();
+    let peers: Vec<_> = s
+        .peers
+        .iter()
+        .map(|p| json!({ "name": p.name, "state": p.state, "reason": p.reason, "rtt_ns": p.rtt_ns, "counters": counters(&p.counters) }))
+        .collect();
+    let workers: Vec<_> = s
+        .workers
+        .iter()
+        .map(|w| {
+            let f = &w.frames;
+            let frames = json!({ "total": f.total, "free": f.free, "fill": f.fill, "held": f.held, "tx": f.tx, "leaked": f.leaked });
+            json!({ "index": w.index, "core": w.core, "frames": frames, "counters": counters(&w.counters) })
+        })
+        .collect();
+    let transfers: Vec<_> = s.transfers.iter().map(transfer_json).collect();
+    json!({
+        "node": s.node, "snapshot": s.snapshot, "uptime_ns": s.uptime_ns, "note": s.note,
+        "links": links, "peers": peers, "workers": workers, "transfers": transfers,
+    })
+}
+
+/// One line of `send --json` and `watch --json`.
+pub(super) fn transfer_json(t: &TransferStatus) -> Value {
+    let (blake3, error) = match &t.ended {
+        Some(Ok(digest)) => (Some(hex::encode(digest)), None),
+        Some(Err(reason)) => (None, Some(reason)),
+        None => (None, None),
+    };
+    json!({
+        "id": Uuid::from_u128(t.id).to_string(), "peer": t.peer, "name": t.name, "outgoing": t.outgoing, "priority": t.priority,
+        "size": t.size, "confirmed": t.confirmed, "age_ns": t.age_ns, "stalled": t.stalled,
+        "ended": t.ended.is_some(), "blake3": blake3, "error": error,
+    })
+}
+
+/// The last line of `send` and `watch`.
+pub(super) fn transfer_done(t: &TransferStatus, digest: &[u8; 32]) -> String {
+    let way = if t.outgoing { "to" } else { "from" };
+    let rate =
+        (u128::from(t.confirmed) * 8_000_000_000).checked_div(u128::from(t.age_ns)).and_then(|r| u64::try_from(r).ok());
+    let rate = rate.map_or(String::new(), |r| format!(", {}", show_rate(Some(r))));
+    format!(
+        "{} {way} {}: {} in {}{rate}\nid {}\nBLAKE3 {}",
+        t.name,
+        t.peer,
+        show_bytes(t.confirmed),
+        show_duration(t.age_ns),
+        Uuid::from_u128(t.id),
+        hex::encode(digest),
+    )
+}
+
+/// The end of `c2`.
+pub(super) fn latencies(h: &Histogram<u64>, as_json: bool) -> String {
+    if as_json {
+        let mut object = json!({ "count": h.len(), "min_ns": h.min(), "max_ns": h.max(), "mean_ns": h.mean() });
+        for p in PERCENTILES {
+            object[format!("p{p}_ns")] = json!(h.value_at_percentile(p));
+        }
+        return object.to_string();
+    }
+    if h.len() == 1 {
+        return format!("acknowledged after {}", show_duration(h.max()));
+    }
+    let percentiles: String =
+        PERCENTILES.iter().map(|p| format!("  p{p} {}", show_duration(h.value_at_percentile(*p)))).collect();
+    format!("{} acknowledged  min {}{percentiles}  max {}", h.len(), show_duration(h.min()), show_duration(h.max()))
+}
+
+fn rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::ZeroCopy => "zero-copy",
+        Rung::DriverCopy => "driver-copy",
+        Rung::Generic => "generic",
+        Rung::Socket => "socket",
+    }
+}
+
+fn counters(pairs: &[(String, u64)]) -> Value {
+    Value::Object(pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<Map<_, _>>())
+}
+
+fn progress(t: &TransferStatus) -> String {
+    match t.size {
+        Some(size) if size > 0 => {
+            let percent = u128::from(t.confirmed) * 100 / u128::from(size);
+            format!("{} of {} ({percent} %)", show_bytes(t.confirmed), show_bytes(size))
+        }
+        _ => show_bytes(t.confirmed),
+    }
+}
+
+fn state(t: &TransferStatus) -> String {
+    match &t.ended {
+        Some(Ok(_)) => "done".to_owned(),
+        Some(Err(reason)) => format!("failed: {reason}"),
+        None if t.stalled => "STALLED".to_owned(),
+        None => "running".to_owned(),
+    }
+}
+
+/// Left-aligned columns, two blanks between them. Control characters, which a peer's file name might carry, are shown
+/// as question marks.
+fn table(rows: &[Vec<String>]) -> String {
+    let clean = |cell: &str| -> String { cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    rows.iter().fold(String::new(), |mut text, row| {
+        let line: String = row.iter().zip(&widths).map(|(cell, w)| format!("{:w$}  ", clean(cell))).collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+        text
+    })
+}

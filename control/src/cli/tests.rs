@@ -1,0 +1,200 @@
+//! Arguments as people write them, and the codes that scripts see.
+
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use florelay_dataplane::ipc::{FrameAccount, LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
+use florelay_dataplane::plan::Rung;
+
+use super::args::{Cli, ControlArgs, LinkVerb, Rate, Verb};
+use super::*;
+
+fn parse(line: &str) -> Result<Verb, clap::Error> {
+    Cli::try_parse_from(std::iter::once("florelay").chain(line.split(' '))).map(|c| c.verb)
+}
+
+fn words(words: &[&str]) -> Result<Verb, clap::Error> {
+    Cli::try_parse_from(std::iter::once(&"florelay").chain(words)).map(|c| c.verb)
+}
+
+#[test]
+fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
+    let mut command = Cli::command();
+    command.clone().debug_assert();
+    command.build();
+    fn leaves(command: &clap::Command, found: &mut usize) {
+        for sub in command.get_subcommands().filter(|s| !s.is_hide_set() && s.get_name() != "help") {
+            if sub.has_subcommands() {
+                leaves(sub, found);
+            } else {
+                let example = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(example.contains("florelay "), "{} has no example", sub.get_name());
+                *found += 1;
+            }
+        }
+    }
+    let mut found = 0;
+    leaves(&command, &mut found);
+    assert_eq!(found, 14);
+    assert!(command.render_long_help().to_string().contains("78   the configuration is refused"));
+}
+
+#[test]
+fn verbs_parse() {
+    let Verb::Send { to, priority, id, json, target, .. } = parse(
+        "send f.raw --to station-b --priority 80 --id 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11 --socket /run/x --json",
+    )
+    .unwrap() else {
+        panic!()
+    };
+    assert_eq!((to.as_str(), priority, json), ("station-b", 80, true));
+    assert_eq!(id.unwrap().as_u128() >> 96, 0x6b1f_3f5e);
+    assert_eq!(target.socket.unwrap().to_str(), Some("/run/x"));
+    let Verb::Link(LinkVerb::Set { rate, burst, .. }) =
+        words(&["link", "set", "to-relay", "--rate", "2.5 Mbit/s", "--burst", "15 kB"]).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((rate, burst), (Rate(Some(2_500_000)), Some(15_000)));
+    let Verb::Link(LinkVerb::Set { rate, burst, .. }) = parse("link set l --rate uncapped").unwrap() else { panic!() };
+    assert_eq!((rate, burst), (Rate(None), None));
+    let Verb::C2 { count, interval, message, .. } = parse("c2 --to b --count 3 --interval 20ms ping").unwrap() else {
+        panic!()
+    };
+    assert_eq!((count, interval, message.as_str()), (3, Duration::from_millis(20), "ping"));
+    assert!(matches!(
+        parse("control --socket s --dataplane-stdin"),
+        Ok(Verb::Control(ControlArgs { dataplane: None, .. }))
+    ));
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_a_reason() {
+    for (line, part) in [
+        (&["send", "f"][..], "--to"),
+        (&["send", "f", "--to", "B"], "not allowed in a name"),
+        (&["send", "f", "--to", "b", "--priority", "128"], "0..=127"),
+        (&["send", "f", "--to", "b", "--id", "7"], "--id"),
+        (&["send", "f", "--to", "b", "--name", "../f"], "without a directory"),
+        (&["link", "set", "l", "--rate", "10"], "has no unit"),
+        (&["link", "set", "l", "--rate", "0 bit/s"], "link down"),
+        (&["c2", "--to", "b", "--count", "0", "x"], "--count"),
+        (&["c2", "--to", "b", "--interval", "1", "x"], "has no unit"),
+        (&["watch", "not-a-uuid"], "not-a-uuid"),
+        (&["control", "--socket", "s"], "--dataplane"),
+        (&["check"], "--config"),
+    ] {
+        let error = words(line).expect_err(&line.join(" "));
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(part), "{line:?}: {error}");
+    }
+}
+
+#[test]
+fn errors_have_their_codes() {
+    let missing = std::path::Path::new("/nonexistent/florelay.toml");
+    assert_eq!(code_of(&local::check(missing, false).unwrap_err()), EXIT_CONFIG);
+    assert_eq!(code_of(&local::up(missing).unwrap_err()), EXIT_CONFIG);
+    let target = args::Target { socket: Some("/nonexistent/control.sock".into()), config: missing.into() };
+    let error = command::status(&target, false).unwrap_err();
+    assert_eq!(code_of(&error), EXIT_UNAVAILABLE);
+    assert!(error.to_string().contains("florelay up"), "{error}");
+    assert_eq!(code_of(&Exit::failed("no")), EXIT_FAILED);
+    assert_eq!(code_of(&anyhow::anyhow!("?")), EXIT_INTERNAL);
+}
+
+fn example() -> Status {
+    Status {
+        node: "station-a".into(),
+        snapshot: 3,
+        uptime_ns: 90_000_000_000,
+        links: vec![LinkStatus {
+            name: "to-relay".into(),
+            state: "down".into(),
+            reason: Some("nothing heard for 300 ms".into()),
+            rung: Rung::DriverCopy,
+            rung_reasons: vec![(Rung::ZeroCopy, "veth has no zero-copy".into())],
+            queues: vec![0],
+            rate_bps: Some(10_000_000),
+            burst_bytes: 15_000,
+            rtt_ns: Some(650_000_000),
+            counters: vec![("tx_bytes".into(), 1_500), ("rx_bytes".into(), 0), ("drop_ttl".into(), 4)],
+        }],
+        peers: vec![PeerStatus {
+            name: "station-b".into(),
+            state: "dark".into(),
+            reason: Some("link to-relay is down".into()),
+            rtt_ns: None,
+            counters: vec![],
+        }],
+        workers: vec![WorkerStatus {
+            index: 0,
+            core: Some(1),
+            frames: FrameAccount { total: 10, free: 9, leaked: 1, ..FrameAccount::default() },
+            counters: vec![],
+        }],
+        transfers: vec![TransferStatus {
+            id: 1,
+            peer: "station-b".into(),
+            name: "a\x1b[2J.raw".into(),
+            outgoing: true,
+            priority: 9,
+            size: Some(200),
+            confirmed: 50,
+            age_ns: 1_000_000_000,
+            stalled: true,
+            ended: None,
+        }],
+        note: Some("as of 3 s ago".into()),
+    }
+}
+
+#[test]
+fn status_for_people_says_why() {
+    let text = report::status(&example());
+    for part in [
+        "NOTE: as of 3 s ago",
+        "up 1 min 30 s",
+        "10 Mbit/s",
+        "to-relay is down: nothing heard for 300 ms",
+        "to-relay is not zero-copy: veth has no zero-copy",
+        "drop_ttl: 4",
+        "dark (link to-relay is down)",
+        "50 B of 200 B (25 %)",
+        "STALLED",
+        "1 frames of 10 are unaccounted for",
+        "a?[2J.raw",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn status_for_machines_has_everything() {
+    let value = report::status_json(&example());
+    assert_eq!(value["links"][0]["counters"]["drop_ttl"], 4);
+    assert_eq!(value["links"][0]["rung"], "driver-copy");
+    assert_eq!(value["transfers"][0]["id"], "00000000-0000-0000-0000-000000000001");
+    assert_eq!(value["workers"][0]["frames"]["leaked"], 1);
+    assert_eq!(value["note"], "as of 3 s ago");
+    let mut done = example().transfers.remove(0);
+    done.ended = Some(Ok([0xab; 32]));
+    let line = report::transfer_json(&done);
+    assert_eq!(line["blake3"], "ab".repeat(32));
+    assert_eq!((&line["ended"], &line["error"]), (&serde_json::json!(true), &serde_json::Value::Null));
+    assert!(report::transfer_done(&done, &[0xab; 32]).contains("50 B in 1 s, 400 bit/s"));
+}
+
+#[test]
+fn latencies_are_summed_up() {
+    let mut h = hdrhistogram::Histogram::new(3).unwrap();
+    for ms in 1..=100_u64 {
+        h.record(ms * 1_000_000).unwrap();
+    }
+    let value: serde_json::Value = serde_json::from_str(&report::latencies(&h, true)).unwrap();
+    assert_eq!(value["count"], 100);
+    let p50 = value["p50_ns"].as_f64().unwrap();
+    assert!((49e6..52e6).contains(&p50), "{value}");
+    assert!(report::latencies(&h, false).starts_with("100 acknowledged  min "));
+}

@@ -1,0 +1,247 @@
+//! What becomes of each request and answer; no sockets, no clock.
+//!
+//! Invariants: every request of a client that stays is answered to its end, by the dataplane or, when that goes away,
+//! by us; an answer goes to whom asked, under the tag that was asked with; an answer nobody waits for is dropped.
+//! A descriptor is either handed on with its request or closed.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status};
+
+use crate::config::units::show_duration;
+
+/// Requests that one client may have under way.
+const MAX_PENDING_PER_CLIENT: usize = 1024;
+
+/// A connected client, counted up, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// A connection to a dataplane, counted up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// How patient the broker is.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A `Status` that the dataplane has not answered for this long is answered from the kept copy.
+    pub status_timeout: Duration,
+    /// The copy is renewed this often.
+    pub status_interval: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { status_timeout: Duration::from_secs(1), status_interval: Duration::from_secs(2) }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A client asks.
+    Request(ClientId, Request, Option<OwnedFd>),
+    /// A client is gone.
+    ClientGone(ClientId),
+    /// A dataplane is connected.
+    DataplaneUp(Generation),
+    /// It answers.
+    Answer(Generation, Response),
+    /// It is gone, for this reason.
+    DataplaneDown(Generation, String),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Answer a client.
+    ToClient(ClientId, Response),
+    /// Ask the dataplane.
+    ToDataplane(Request, Option<OwnedFd>),
+}
+
+/// The state of the control process.
+#[derive(Debug)]
+pub struct Broker {
+    timing: Timing,
+    next_tag: u64,
+    /// By our own tag.
+    pending: HashMap<u64, Pending>,
+    dataplane: Result<Generation, Absence>,
+    kept: Option<(Instant, Box<Status>)>,
+    /// When the copy is to be renewed; our own request for it is `pending` with no client.
+    renew_at: Instant,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// `None` = our own.
+    client: Option<(ClientId, u64)>,
+    /// Of a `Status`: when to stop waiting.
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Absence {
+    since: Instant,
+    reason: String,
+}
+
+impl Broker {
+    /// A broker without a dataplane.
+    #[must_use]
+    pub fn new(now: Instant, timing: Timing) -> Self {
+        let dataplane = Err(Absence { since: now, reason: "it has not been started yet".to_owned() });
+        Self { timing, next_tag: 0, pending: HashMap::new(), dataplane, kept: None, renew_at: now }
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Output> {
+        match input {
+            Input::Request(client, request, fd) => vec![self.request(now, client, request, fd)],
+            Input::ClientGone(client) => {
+                // What it started goes on; only the answers have no reader any more.
+                self.pending.retain(|_, p| p.client.is_none_or(|(c, _)| c != client));
+                Vec::new()
+            }
+            Input::DataplaneUp(generation) => {
+                let mut outputs = self.lose(now, "another one has taken its place");
+                self.dataplane = Ok(generation);
+                self.renew_at = now;
+                outputs.extend(self.poll(now));
+                outputs
+            }
+            Input::Answer(generation, response) if self.is(generation) => self.answer(now, response),
+            Input::DataplaneDown(generation, reason) if self.is(generation) => self.lose(now, &reason),
+            // From a dataplane that has been replaced.
+            Input::Answer(..) | Input::DataplaneDown(..) => Vec::new(),
+        }
+    }
+
+    /// Does what is due; call it at [`Self::next_deadline`].
+    pub fn poll(&mut self, now: Instant) -> Vec<Output> {
+        let due: Vec<u64> =
+            self.pending.iter().filter(|(_, p)| p.deadline.is_some_and(|d| d <= now)).map(|(tag, _)| *tag).collect();
+        let mut outputs = Vec::new();
+        for tag in due {
+            if let Some(Pending { client: Some((client, their_tag)), .. }) = self.pending.remove(&tag) {
+                let waited = show_duration(u64::try_from(self.timing.status_timeout.as_nanos()).unwrap_or(u64::MAX));
+                let body = self.kept_status(now, &format!("the dataplane has not answered for {waited}"));
+                outputs.push(Output::ToClient(client, Response { tag: their_tag, body }));
+            }
+        }
+        if self.dataplane.is_ok() && self.renew_at <= now {
+            self.renew_at = now + self.timing.status_interval;
+            // A dataplane that does not answer is not asked again and again.
+            if !self.pending.values().any(|p| p.client.is_none()) {
+                let tag = self.expect(None, None);
+                outputs.push(Output::ToDataplane(Request { tag, body: RequestBody::Status }, None));
+            }
+        }
+        outputs
+    }
+
+    /// A request could not be handed to the dataplane; `response` carries our tag and the reason.
+    pub fn refused(&mut self, now: Instant, response: Response) -> Vec<Output> {
+        self.answer(now, response)
+    }
+
+    /// When [`Self::poll`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let renew = self.dataplane.is_ok().then_some(self.renew_at);
+        self.pending.values().filter_map(|p| p.deadline).chain(renew).min()
+    }
+
+    fn request(&mut self, now: Instant, client: ClientId, request: Request, fd: Option<OwnedFd>) -> Output {
+        let Request { tag: their_tag, body } = request;
+        let refuse = |body| Output::ToClient(client, Response { tag: their_tag, body });
+        if let Err(absence) = &self.dataplane {
+            let age = show_duration(nanos(now, absence.since));
+            let why = format!("the dataplane is not connected since {age}: {}", absence.reason);
+            let answer = if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Failed(why) };
+            return refuse(answer);
+        }
+        if matches!(body, RequestBody::SendFile { .. }) != fd.is_some() {
+            return refuse(Answer::Failed(
+                "a file to send comes with its descriptor, and nothing else does".to_owned(),
+            ));
+        }
+        if self.pending.values().filter(|p| p.client.is_some_and(|(c, _)| c == client)).count()
+            >= MAX_PENDING_PER_CLIENT
+        {
+            return refuse(Answer::Failed(format!("more than {MAX_PENDING_PER_CLIENT} requests at once")));
+        }
+        let deadline = (body == RequestBody::Status).then(|| now + self.timing.status_timeout);
+        let tag = self.expect(Some((client, their_tag)), deadline);
+        Output::ToDataplane(Request { tag, body }, fd)
+    }
+
+    fn answer(&mut self, now: Instant, response: Response) -> Vec<Output> {
+        if let Answer::Status(status) = &response.body {
+            self.kept = Some((now, status.clone()));
+        }
+        let client = if is_last(&response.body) {
+            self.pending.remove(&response.tag).and_then(|p| p.client)
+        } else {
+            self.pending.get(&response.tag).and_then(|p| p.client)
+        };
+        client
+            .map(|(client, tag)| Output::ToClient(client, Response { tag, body: response.body }))
+            .into_iter()
+            .collect()
+    }
+
+    /// The dataplane is gone: whoever waits for it hears so.
+    fn lose(&mut self, now: Instant, reason: &str) -> Vec<Output> {
+        if self.dataplane.is_ok() {
+            self.dataplane = Err(Absence { since: now, reason: reason.to_owned() });
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let mut waiting: Vec<_> = pending.into_values().filter_map(|p| p.client.map(|c| (c, p.deadline))).collect();
+        waiting.sort_unstable_by_key(|(c, _)| *c);
+        waiting
+            .into_iter()
+            .map(|((client, tag), deadline)| {
+                let why = format!("the dataplane has stopped: {reason}");
+                let body = if deadline.is_some() { self.kept_status(now, &why) } else { Answer::Failed(why) };
+                Output::ToClient(client, Response { tag, body })
+            })
+            .collect()
+    }
+
+    fn expect(&mut self, client: Option<(ClientId, u64)>, deadline: Option<Instant>) -> u64 {
+        self.next_tag += 1;
+        self.pending.insert(self.next_tag, Pending { client, deadline });
+        self.next_tag
+    }
+
+    fn is(&self, generation: Generation) -> bool {
+        self.dataplane.as_ref().is_ok_and(|g| *g == generation)
+    }
+
+    /// The last status, with a note how old it is and why it is not a new one.
+    fn kept_status(&self, now: Instant, why: &str) -> Answer {
+        let Some((at, status)) = &self.kept else {
+            return Answer::Failed(format!("{why}; no earlier status is known"));
+        };
+        let mut status = status.clone();
+        status.note = Some(format!("as of {} ago; {why}", show_duration(nanos(now, *at))));
+        Answer::Status(status)
+    }
+}
+
+fn nanos(now: Instant, since: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(since).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// No more answers follow.
+fn is_last(answer: &Answer) -> bool {
+    match answer {
+        Answer::Transfer(transfer) => transfer.ended.is_some(),
+        Answer::Hop { last, .. } => *last,
+        Answer::Failed(_) | Answer::Done | Answer::Status(_) | Answer::Message { .. } => true,
+    }
+}

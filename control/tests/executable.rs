@@ -1,0 +1,273 @@
+//! The executable as people and scripts meet it; see README.md. The test itself stands in for the dataplane.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, TransferStatus};
+use florelay_dataplane::ipc_codec::IpcStream;
+
+const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11";
+
+fn florelay(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_florelay"));
+    command.args(args).env_remove("FLORELAY_SOCKET").env_remove("FLORELAY_CONFIG");
+    command
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = florelay(args).output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A control process, and the test's end of its dataplane socket, greeted.
+struct Node {
+    dir: tempfile::TempDir,
+    dataplane: IpcStream,
+    _control: Running,
+}
+
+impl Node {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dataplane.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let socket = dir.path().join("control.sock");
+        let control = florelay(&["control", "--socket"]).arg(&socket).arg("--dataplane").arg(&path).spawn().unwrap();
+        let control = Running(control);
+        // Control listens for clients before it looks for the dataplane.
+        let dataplane = IpcStream::new(listener.accept().unwrap().0).unwrap();
+        dataplane.greet().unwrap();
+        let node = Self { dir, dataplane, _control: control };
+        assert_eq!(node.request().1, RequestBody::Status);
+        node
+    }
+
+    fn request(&self) -> (u64, RequestBody, Option<OwnedFd>) {
+        let (request, fd) = self.dataplane.receive::<Request>().unwrap().unwrap();
+        (request.tag, request.body, fd)
+    }
+
+    fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], String>>) {
+        let body = Answer::Transfer(TransferStatus {
+            id: uuid::Uuid::parse_str(ID).unwrap().as_u128(),
+            peer: "station-b".into(),
+            name: "f.raw".into(),
+            outgoing: true,
+            priority: 7,
+            size: Some(5),
+            confirmed,
+            age_ns: 1_000_000,
+            stalled,
+            ended,
+        });
+        self.dataplane.send(&Response { tag, body }, None).unwrap();
+    }
+
+    fn spawn(&self, args: &[&str]) -> Running {
+        let mut command = florelay(args);
+        command.arg("--socket").arg(self.dir.path().join("control.sock"));
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn file(&self) -> String {
+        let path = self.dir.path().join("f.raw");
+        fs::write(&path, "hello").unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+fn finish(mut child: Running) -> (i32, String, String) {
+    let mut text = (String::new(), String::new());
+    child.0.stdout.take().unwrap().read_to_string(&mut text.0).unwrap();
+    child.0.stderr.take().unwrap().read_to_string(&mut text.1).unwrap();
+    (child.0.wait().unwrap().code().unwrap(), text.0, text.1)
+}
+
+const CONFIG: &str = r#"version = "1.0"
+[node]
+name = "station-a"
+realm = "demo.rete"
+certificate = "pki/station-a.crt"
+key = "pki/station-a.key"
+trust = "pki/ca.crt"
+inbox = "inbox"
+state-dir = "state"
+[[link]]
+name = "to-b"
+adapter = "udp"
+local = "127.0.0.1:6635"
+remote = "127.0.0.1:6636"
+mtu = 1500
+rate = "10 Mbit/s"
+liveness = { key-file = "link.key" }
+[[peer]]
+name = "station-b"
+link = "to-b"
+out-label = 100
+in-label = 200
+"#;
+
+#[test]
+fn pki_check_and_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (pki, config) = (path("pki"), path("a.toml"));
+    assert_eq!(run(&["pki", "init", "--realm", "demo.rete", "--dir", &pki]).0, 0);
+    assert_eq!(run(&["pki", "issue", "--node", "station-a", "--dir", &pki]).0, 0);
+    assert_eq!(run(&["pki", "link-key", &path("link.key")]).0, 0);
+    let (code, _, said) = run(&["pki", "init", "--realm", "demo.rete", "--dir", &pki]);
+    assert!(code == 1 && said.contains("--force"), "{code} {said}");
+
+    fs::write(&config, CONFIG).unwrap();
+    let (code, said, error) = run(&["check", "--config", &config]);
+    assert_eq!(code, 0, "{error}");
+    assert!(said.contains("accepted") && said.contains("1460 B") && said.contains("10 Mbit/s"), "{said}");
+
+    fs::write(&config, CONFIG.replace("mtu = 1500", "mtu = 1000\nspeed = 3")).unwrap();
+    for verb in ["check", "up"] {
+        let (code, _, said) = run(&[verb, "--config", &config]);
+        assert_eq!(code, 78);
+        assert!(said.contains("a.toml:15:7: link[to-b].mtu: MTU 1000 leaves 960"), "{said}");
+        assert!(said.contains("a.toml:16:1: link[to-b].speed: unknown key") && said.contains("2 errors"), "{said}");
+    }
+    let (code, said, _) = run(&["check", "--json", "--config", &config]);
+    assert!(code == 78 && said.contains(r#""line":15"#), "{said}");
+    assert!(!Path::new(&path("state")).exists(), "a refused configuration leaves nothing behind");
+}
+
+#[test]
+fn send_reports_until_the_end() {
+    let node = Node::start();
+    let file = node.file();
+    let child = node.spawn(&["send", &file, "--to", "station-b", "--priority", "7", "--id", ID, "--json"]);
+    let (tag, body, fd) = node.request();
+    let RequestBody::SendFile { to, id, name, priority, .. } = body else { panic!("{body:?}") };
+    assert_eq!((to.as_str(), name.as_str(), priority), ("station-b", "f.raw", 7));
+    assert_eq!(uuid::Uuid::from_u128(id).to_string(), ID);
+    let mut contents = String::new();
+    File::from(fd.unwrap()).read_to_string(&mut contents).unwrap();
+    assert_eq!(contents, "hello");
+    node.answer(tag, 2, true, None);
+    node.answer(tag, 5, false, Some(Ok([0xcd; 32])));
+    let (code, said, _) = finish(child);
+    let lines: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((code, lines.len()), (0, 2));
+    assert_eq!((&lines[0]["confirmed"], &lines[0]["stalled"]), (&2.into(), &true.into()));
+    assert_eq!((&lines[1]["id"], &lines[1]["blake3"]), (&ID.into(), &"cd".repeat(32).into()));
+
+    // For people, and a failure.
+    let child = node.spawn(&["watch", ID]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 5, false, Some(Ok([0xcd; 32])));
+    let (code, said, _) = finish(child);
+    assert!(code == 0 && said.contains("f.raw to station-b: 5 B in 1 ms") && said.contains("BLAKE3 cdcd"), "{said}");
+    let child = node.spawn(&["watch", ID]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 5, false, Some(Err("disk full".into())));
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("disk full"), "{code} {said}");
+}
+
+#[test]
+fn interrupt_leaves_the_transfer_running() {
+    let node = Node::start();
+    let file = node.file();
+    let mut child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID, "--json"]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 1, false, None);
+    // A line of output: the handler is in place since before the request.
+    let mut first = String::new();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let pid = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (code, _, said) = finish(child);
+    assert_eq!(code, 130, "{said}");
+    assert!(said.contains(&format!("florelay watch {ID}")) && said.contains(&format!("--id {ID}")), "{said}");
+    // The next request that arrives is the next command's: nothing was cancelled.
+    let child = node.spawn(&["cancel", ID]);
+    let (tag, body, _) = node.request();
+    assert!(matches!(body, RequestBody::Cancel { .. }), "{body:?}");
+    node.dataplane.send(&Response { tag, body: Answer::Done }, None).unwrap();
+    assert_eq!(finish(child).0, 0);
+}
+
+#[test]
+fn control_ends_with_its_supervisor() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let control = florelay(&["control", "--dataplane-stdin", "--socket"])
+        .arg(dir.path().join("control.sock"))
+        .stdin(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut control = Running(control);
+    let supervisor = IpcStream::new(ours).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    supervisor.send(&(), Some(far.as_fd())).unwrap();
+    drop(far);
+    let dataplane = IpcStream::new(near).unwrap();
+    dataplane.greet().unwrap();
+    let (request, _) = dataplane.receive::<Request>().unwrap().unwrap();
+    assert_eq!(request.body, RequestBody::Status);
+    drop(supervisor);
+    assert!(control.0.wait().unwrap().success());
+}
+
+#[test]
+fn without_control_the_reason_is_said() {
+    let (code, _, said) = run(&["status", "--socket", "/nonexistent/control.sock"]);
+    assert!(code == 69 && said.contains("florelay up"), "{code} {said}");
+    let (code, _, said) = run(&["control", "--socket", "/nonexistent/c.sock", "--dataplane-stdin"]);
+    assert!(code != 0 && said.contains("not a unix socket"), "{code} {said}");
+}
+
+#[test]
+fn short_commands_ask_and_print() {
+    let node = Node::start();
+    let child = node.spawn(&["c2", "--to", "station-b", "--count", "3", "--json", "ping"]);
+    for _ in 0..3 {
+        let (tag, body, _) = node.request();
+        let wanted = RequestBody::Message { to: "station-b".into(), payload: b"ping".to_vec() };
+        assert_eq!(body, wanted);
+        let body = Answer::Message { rtt_ns: 650_000_000 };
+        node.dataplane.send(&Response { tag, body }, None).unwrap();
+    }
+    let (code, said, error) = finish(child);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(code == 0 && value["count"] == 3 && value["p50_ns"].as_u64() > Some(649_000_000), "{said} {error}");
+
+    let child = node.spawn(&["link", "set", "to-b", "--rate", "2 Mbit/s"]);
+    let (tag, body, _) = node.request();
+    let wanted = RequestBody::SetRate { link: "to-b".into(), rate_bps: Some(2_000_000), burst_bytes: None };
+    assert_eq!(body, wanted);
+    let body = Answer::Failed("there is no link \"to-b\"".into());
+    node.dataplane.send(&Response { tag, body }, None).unwrap();
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("no link"), "{code} {said}");
+
+    for (reached, expected) in [(true, 0), (false, 1)] {
+        let child = node.spawn(&["trace", "station-b"]);
+        let (tag, ..) = node.request();
+        for (hop, name) in [(1, Some("relay")), (2, reached.then_some("station-b"))] {
+            let body = Answer::Hop { hop, node: name.map(str::to_owned), rtt_ns: 5_000_000, last: hop == 2 };
+            node.dataplane.send(&Response { tag, body }, None).unwrap();
+        }
+        let (code, said, _) = finish(child);
+        assert!(code == expected && said.contains("1  relay  5 ms"), "{code} {said}");
+    }
+}

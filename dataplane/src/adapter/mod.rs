@@ -1,0 +1,83 @@
+//! How links move frames. Each link owns a UDP socket; on the AF_XDP rungs it also has a *lane* on an interface.
+//!
+//! ```text
+//!   LinkPort ── UdpLink          the socket rung, and what holds the port on the others
+//!        └───── lane in a Group  sockets on every RX queue of one interface, next hop, match table
+//! ```
+
+pub(crate) mod rungs;
+pub(crate) mod udp;
+pub(crate) mod xdp;
+
+use florelay_engine::config::LinkId;
+use florelay_engine::port::Ecn;
+
+use self::udp::UdpLink;
+use crate::plan::{LinkPlan, Rung};
+use crate::worker::frame::WorkerFrame;
+
+/// Frames that one `transmit` may put on a link before the others have their turn.
+pub(crate) const BURST_FRAMES: usize = 64;
+
+/// A received frame on its way to the engine: a bare link payload.
+pub(crate) struct Received {
+    pub(crate) link: LinkId,
+    pub(crate) frame: WorkerFrame,
+    pub(crate) ecn: Ecn,
+}
+
+/// Where a link stands on AF_XDP: indices into the worker's groups and the group's lanes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneAt {
+    pub(crate) group: usize,
+    pub(crate) lane: usize,
+}
+
+/// What a link counts outside the engine.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct LinkCounters {
+    /// Received, but no buffer was free.
+    pub(crate) no_frame: u64,
+    /// Received through the held socket of an AF_XDP link: XDP had no socket for them.
+    pub(crate) from_kernel: u64,
+    /// Datagrams longer than a frame.
+    pub(crate) too_long: u64,
+    /// Frames that `send` could not put on the link after all.
+    pub(crate) tx_dropped: u64,
+    /// Frames copied because they were of another memory than the link's.
+    pub(crate) crossed_copies: u64,
+}
+
+/// One link of the worker.
+pub(crate) struct LinkPort {
+    pub(crate) id: LinkId,
+    pub(crate) plan: LinkPlan,
+    pub(crate) udp: UdpLink,
+    /// On an AF_XDP rung.
+    pub(crate) lane: Option<LaneAt>,
+    pub(crate) rung: Rung,
+    /// Why each higher rung was not taken.
+    pub(crate) reasons: Vec<(Rung, String)>,
+    /// Frames that may still be sent in this burst.
+    pub(crate) room: usize,
+    /// `poll` has found the socket readable, or the last look brought something.
+    pub(crate) readable: bool,
+    pub(crate) counters: LinkCounters,
+}
+
+impl LinkPort {
+    /// A link on the socket rung, until the ladder says otherwise.
+    pub(crate) fn new(id: LinkId, plan: LinkPlan, udp: UdpLink) -> Self {
+        Self {
+            id,
+            plan,
+            udp,
+            lane: None,
+            rung: Rung::Socket,
+            reasons: Vec::new(),
+            room: 0,
+            readable: true,
+            counters: LinkCounters::default(),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Two daemons in this process, joined by a UDP link over loopback: files, messages, an outage, a stranger.
+#![forbid(unsafe_code)]
+
+mod nodes;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+
+use florelay_dataplane::broker::LocalBroker;
+use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
+use florelay_dataplane::plan::{AdapterPlan, NodePlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
+
+use nodes::{Node, Realm, assert_received, counter, link};
+
+/// Two addresses whose ports were free a moment ago.
+fn addresses() -> (SocketAddr, SocketAddr) {
+    let free = || UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    let (a, b) = (free(), free());
+    (a.local_addr().expect("bound"), b.local_addr().expect("bound"))
+}
+
+/// Plans of `a` and `b`; b's certificate is for `identity`.
+fn plans(realm: &Realm, identity: &str, rate_bps: Option<u64>) -> (NodePlan, NodePlan) {
+    let (a, b) = addresses();
+    (
+        realm.plan("a", "a", "b", link(a, b, AdapterPlan::Udp, rate_bps)),
+        realm.plan("b", identity, "a", link(b, a, AdapterPlan::Udp, rate_bps)),
+    )
+}
+
+#[test]
+fn a_file_arrives_intact_and_messages_are_acknowledged_both_ways() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, "b", None);
+    let inbox = plan_b.inbox.clone();
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (path, digest) = realm.file("image.tif", 20_000_000);
+    let tag = a.client.send("b", &path, 1);
+    a.client.message("b", b"point the antenna").expect("acknowledged");
+    b.client.message("a", b"pointed").expect("acknowledged");
+    let ended = a.client.progress(tag, |status| status.ended.is_some());
+    assert_eq!(ended.ended, Some(Ok(digest)));
+    assert_received(&inbox, "image.tif", &digest);
+    println!("20 MB over loopback: {} Mbit/s", 160_000_000_000 / ended.age_ns.max(1));
+
+    let status = a.client.status();
+    let line = &status.links[0];
+    assert_eq!((line.state.as_str(), line.rung, status.peers[0].state.as_str()), ("up", Rung::Socket, "connected"));
+    assert!(counter(&line.counters, "tx_bytes") > 20_000_000);
+    let worker = &status.workers[0].counters;
+    assert!(counter(worker, "tx_frames") * 1460 > 20_000_000);
+    // Every frame of the pool is home once nothing moves.
+    b.client.status_until("all heap frames free", |status| {
+        let counters = &status.workers[0].counters;
+        counter(counters, "heap_frames") > 0
+            && counter(counters, "heap_frames") == counter(counters, "heap_frames_free")
+    });
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_transfer_waits_while_its_link_is_down_and_goes_on() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, "b", Some(40_000_000));
+    let inbox = plan_b.inbox.clone();
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    // At 40 Mbit/s this takes more than a second; progress is told every 100 ms.
+    let (path, digest) = realm.file("pass.dat", 8_000_000);
+    let tag = a.client.send("b", &path, 2);
+    a.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    a.client.set_admin("line", false);
+    let status = a.client.status_until("link down", |status| status.links[0].state == "down");
+    assert_eq!(status.peers[0].state, "dark");
+    let transfer = status.transfers.iter().find(|transfer| transfer.id == 2).expect("it is known");
+    assert!(transfer.ended.is_none() && transfer.stalled, "{transfer:?}");
+    a.client.set_admin("line", true);
+    let ended = a.client.progress(tag, |status| status.ended.is_some());
+    assert_eq!(ended.ended, Some(Ok(digest)));
+    assert_received(&inbox, "pass.dat", &digest);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_peer_with_another_identity_is_refused() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, "mallory", None);
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let status = a
+        .client
+        .status_until("a refused handshake", |status| counter(&status.peers[0].counters, "handshake_failures") > 0);
+    assert_eq!(status.links[0].state, "up", "the link itself is not the matter");
+    assert_ne!(status.peers[0].state, "connected");
+    assert_eq!(counter(&status.peers[0].counters, "handshakes"), 0);
+    a.stop();
+    b.stop();
+}
+
+/// Start one node that is expected to refuse; why.
+fn refusal(plan: NodePlan) -> String {
+    let (control, _client) = UnixStream::pair().expect("a pair");
+    let broker = Box::new(LocalBroker::new("unused"));
+    let refused = Daemon::start(DaemonOptions { plan, control: Control::Stream(control), broker });
+    refused.err().expect("it does not start").to_string()
+}
+
+#[test]
+fn a_path_across_workers_is_refused_by_name() {
+    let realm = Realm::new();
+    let (mut plan, _) = plans(&realm, "b", None);
+    plan.workers.push(plan.workers[0].clone());
+    let (c, d) = addresses();
+    let mut second = link(c, d, AdapterPlan::Udp, None);
+    (second.name, second.worker) = ("other".into(), 1);
+    plan.links.push(second);
+    let end = |link, in_label| TransitEndPlan { link, in_label, out_label: in_label };
+    plan.transits.push(TransitPlan { a: end(0, 300), b: end(1, 301), weight: 1 });
+    let reason = refusal(plan);
+    assert!(reason.contains("line") && reason.contains("other") && reason.contains("workers"), "{reason}");
+}
+
+#[test]
+fn a_core_that_is_not_there_is_refused_and_nothing_keeps_the_port() {
+    let realm = Realm::new();
+    let (mut plan, _) = plans(&realm, "b", None);
+    plan.workers[0].core = Some(70_000);
+    let local = plan.links[0].local;
+    let reason = refusal(plan);
+    assert!(reason.contains("core 70000"), "{reason}");
+    UdpSocket::bind(local).expect("the port is free again");
+}
+
+#[test]
+fn two_workers_each_run_their_link_and_a_busy_one_never_sleeps() {
+    let realm = Realm::new();
+    let ((a1, b1), (a2, b2)) = (addresses(), addresses());
+    let mut plan_a = realm.plan("a", "a", "b", link(a1, b1, AdapterPlan::Udp, None));
+    let mut plan_b = realm.plan("b", "b", "a", link(b1, a1, AdapterPlan::Udp, None));
+    for (plan, local, remote) in [(&mut plan_a, a2, b2), (&mut plan_b, b2, a2)] {
+        let mut second = link(local, remote, AdapterPlan::Udp, None);
+        (second.name, second.worker) = ("second".into(), 1);
+        plan.links.push(second);
+        plan.workers.push(WorkerPlan { core: None, poll: PollMode::Busy });
+        plan.peers[0].link = 1;
+    }
+    let inbox = plan_b.inbox.clone();
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (path, digest) = realm.file("second.dat", 1_000_000);
+    let tag = a.client.send("b", &path, 8);
+    assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox, "second.dat", &digest);
+    let status = a.client.status_until("both links up", |status| status.links.iter().all(|link| link.state == "up"));
+    assert!(counter(&status.links[1].counters, "tx_bytes") > 1_000_000);
+    assert!(counter(&status.links[0].counters, "tx_bytes") < 1_000_000);
+    let worker = |index: usize, name| counter(&status.workers[index].counters, name);
+    assert!(worker(0, "sleeps") > 0 && worker(1, "sleeps") == 0);
+    a.stop();
+    b.stop();
+}

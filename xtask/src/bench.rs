@@ -1,0 +1,47 @@
+//! `bench`: hands over to the bench crate. Always release builds.
+
+use anyhow::Result;
+
+use crate::cmd;
+use crate::context::Context;
+use crate::setup;
+
+/// Benchmarks: parts alone, whole nodes over veth, peers side by side.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// criterion: parsers, rings, buckets, QUIC in memory; no privilege
+    Micro(Rest),
+    /// Whole nodes over veth and AF_XDP beside the bounds: a raw blast, and bare QUIC in memory; as root
+    Veth(Rest),
+    /// The same transfer by other implementations in the same run; as root
+    Peers(Rest),
+}
+
+#[derive(clap::Args)]
+struct Rest {
+    /// Passed on to the benchmark
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
+    setup::ensure(context)?;
+    let (verb, rest) = match &args.what {
+        What::Micro(rest) => {
+            let mut bench = context.cargo(&["bench", "--package", "florelay-bench", "--"]);
+            return cmd::run(bench.args(&rest.arguments));
+        }
+        What::Veth(rest) => ("veth", rest),
+        What::Peers(rest) => ("peers", rest),
+    };
+    anyhow::ensure!(context.is_root, "`bench {verb}` makes network namespaces: run it as root");
+    cmd::run(&mut context.cargo(&["build", "--release", "--package", "florelay"]))?;
+    let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", verb]);
+    cmd::run(bench.args(&rest.arguments))
+}
