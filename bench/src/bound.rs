@@ -16,7 +16,9 @@
 //! Not in it: the frames of acknowledgements (one in about 31 packets), reading and writing files, hashing, and everything
 //! that florelay itself does. So 100 % cannot be reached; it is a bound, not a forecast.
 //!
-//! All four figures are wall time within one run; a machine that is busy elsewhere stretches them together.
+//! All of it is wall time within one run; a machine that is busy elsewhere stretches it together. The same formula over
+//! CPU times ([`Bound::on_idle_cores`]) says what the cores would allow if nobody else wanted them; it is no figure to
+//! divide a goodput of a busy machine by.
 
 use serde::Serialize;
 
@@ -44,6 +46,13 @@ impl Bound {
         let receiver_ns = quic.receive_ns;
         let goodput_bps = quic.stream_bytes * 8.0 * 1e9 / sender_ns.max(receiver_ns);
         Self { wire_ns, sender_ns, receiver_ns, goodput_bps }
+    }
+
+    /// From CPU time of the sending thread per frame blasted, and the CPU time of a packet without a wire.
+    #[must_use]
+    pub fn on_idle_cores(sender_cpu_ns_per_frame: f64, quic: &PacketCost) -> Self {
+        let cpu = PacketCost { send_ns: quic.send_cpu_ns, receive_ns: quic.receive_cpu_ns, ..*quic };
+        Self::new(1e9 / sender_cpu_ns_per_frame, &cpu)
     }
 
     /// Whose core is the bottleneck.

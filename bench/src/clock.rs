@@ -50,7 +50,7 @@ impl Shares {
     }
 }
 
-/// What one full packet costs, acknowledgements and everything else included.
+/// What one data packet costs, acknowledgements and everything else included.
 #[derive(Debug, Clone, Copy)]
 pub struct PacketCost {
     /// Wall time at the sender, ns.
@@ -63,6 +63,6 @@ pub struct PacketCost {
     pub receive_cpu_ns: f64,
     /// Stream bytes that a packet carried.
     pub stream_bytes: f64,
-    /// Full packets counted.
+    /// Data packets counted: those of [`DATA_PACKET_MIN_BYTES`](crate::DATA_PACKET_MIN_BYTES) and more.
     pub packets: u64,
 }

@@ -7,21 +7,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use bytes::Bytes;
 use florelay_engine::api::{PeerState, TransferId, TransferMeta};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::port::FrameBuf as _;
 use florelay_engine::{Command, Event, Nanos};
 
-use crate::QUIC_PACKET_BYTES;
+use crate::DATA_PACKET_MIN_BYTES;
 use crate::clock::{PacketCost, Shares};
 use crate::credentials;
-use crate::rig::{Node, hand_over, pair};
+use crate::payload::Payload;
+use crate::rig::{HeapFrame, Node, hand_over, pair};
 
-/// Bytes of the file that are different; then they come again.
-const DATA_BYTES: usize = 64 << 20;
-/// Bytes supplied in one command, as the daemon's gateway does.
-const PIECE_BYTES: u64 = 64 << 10;
 /// Not measured: the handshake, the slow start, cold caches.
 const WARM_UP_BYTES: u64 = 16 << 20;
 /// No progress for this long is a failure.
@@ -48,19 +44,12 @@ pub fn run(rate_bps: Option<u64>, duration: Duration) -> Result<PacketCost> {
     Ok(stream.cost())
 }
 
-/// The bytes of the file, pseudo-random.
-fn data() -> Bytes {
-    let mut data = vec![0; DATA_BYTES];
-    blake3::Hasher::new().finalize_xof().fill(&mut data);
-    data.into()
-}
-
 /// Two connected nodes and a transfer between them.
 pub struct Transfer {
     a: Node,
     b: Node,
     epoch: Instant,
-    data: Bytes,
+    payload: Payload,
     supplied: u64,
     received: u64,
     received_before: u64,
@@ -77,12 +66,11 @@ impl Transfer {
     /// The nodes do not connect.
     pub fn start(rate_bps: Option<u64>) -> Result<Self> {
         let [a, b] = pair(rate_bps, &credentials::both_sides()?)?;
-        let data = data();
         let mut made = Self {
             a,
             b,
             epoch: Instant::now(),
-            data,
+            payload: Payload::default(),
             supplied: 0,
             received: 0,
             received_before: 0,
@@ -109,8 +97,8 @@ impl Transfer {
         let now = self.now(start);
         self.a.timers(now);
         self.a.engine.transmit(now, LINK, &mut self.a.port);
-        let full = usize::from(QUIC_PACKET_BYTES);
-        let packets = self.a.port.out.iter().filter(|(_, frame, _)| frame.bytes().len() >= full).count();
+        let is_data = |frame: &HeapFrame| frame.bytes().len() >= DATA_PACKET_MIN_BYTES;
+        let packets = self.a.port.out.iter().filter(|(_, frame, _)| is_data(frame)).count();
         let at_b = Instant::now();
         let mut moved = hand_over(now, &mut self.a.port, &mut self.b, LINK);
         self.b.timers(now);
@@ -140,7 +128,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Full packets sent since the start or [`restart_count`](Self::restart_count).
+    /// Data packets sent since the start or [`restart_count`](Self::restart_count).
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.packets
@@ -176,11 +164,9 @@ impl Transfer {
                 Event::SupplyFrom { offset, .. } => self.supplied = offset,
                 Event::SupplyUpTo { limit, .. } => {
                     while self.supplied < limit {
-                        let at = self.supplied % DATA_BYTES as u64;
-                        let len = PIECE_BYTES.min(limit - self.supplied).min(DATA_BYTES as u64 - at);
-                        let data = self.data.slice(at as usize..(at + len) as usize);
-                        let command = Command::Supply { id: ID, offset: self.supplied, data };
-                        self.a.engine.handle_command(now, command);
+                        let data = self.payload.piece(self.supplied, limit);
+                        let (offset, len) = (self.supplied, data.len() as u64);
+                        self.a.engine.handle_command(now, Command::Supply { id: ID, offset, data });
                         self.supplied += len;
                     }
                 }
@@ -197,9 +183,8 @@ impl Transfer {
                 Event::Offered { id, .. } => self.b.engine.handle_command(now, Command::Accept { id, offset: 0 }),
                 Event::Data { id, offset, data } => {
                     ensure!(offset == self.received, "bytes of {offset} instead of {}", self.received);
-                    let at = (offset % DATA_BYTES as u64) as usize;
-                    let compared = COMPARED_BYTES.min(data.len()).min(DATA_BYTES - at);
-                    ensure!(data[..compared] == self.data[at..at + compared], "wrong bytes at {offset}");
+                    let expected = self.payload.piece(offset, offset + COMPARED_BYTES.min(data.len()) as u64);
+                    ensure!(data.starts_with(&expected), "wrong bytes at {offset}");
                     self.received += data.len() as u64;
                     self.last_progress = Instant::now();
                     self.b.engine.handle_command(now, Command::Written { id, offset: self.received });

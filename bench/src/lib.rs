@@ -30,6 +30,7 @@ pub mod credentials;
 pub mod end_to_end;
 pub mod engine_memory;
 pub mod node_config;
+pub mod payload;
 pub mod quic_memory;
 pub mod quinn_sockets;
 pub mod report;
@@ -40,5 +41,7 @@ pub mod veth;
 pub const QUIC_PACKET_BYTES: u16 = 1500 - 20 - 8 - 12;
 /// Frame at layer 2 without FCS that carries such a packet.
 pub const FULL_FRAME_BYTES: usize = 1514;
+/// QUIC packets longer than this carry stream data; acknowledgements and their like are shorter.
+pub const DATA_PACKET_MIN_BYTES: usize = 200;
 /// Shortest frame that is blasted.
 pub const SHORT_FRAME_BYTES: usize = 64;

@@ -10,21 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use florelay_engine::config::PeerCrypto;
 use quinn_proto::{
     AckFrequencyConfig, ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
     Event, ReadError, ServerConfig, StreamId, TransportConfig, VarInt, WriteError,
 };
 
-use crate::QUIC_PACKET_BYTES;
 use crate::clock::{PacketCost, Shares};
 use crate::credentials;
+use crate::payload::Payload;
+use crate::{DATA_PACKET_MIN_BYTES, QUIC_PACKET_BYTES};
 
 /// Packets that one side builds before the other looks: a worker's receive batch.
 const BURST_PACKETS: usize = 64;
-/// Bytes written to the stream at once.
-const PIECE_BYTES: usize = 64 << 10;
 /// Bytes written and not acknowledged.
 const SEND_WINDOW_BYTES: u64 = 1 << 20;
 /// Flow control is not to bind.
@@ -152,7 +151,9 @@ pub struct Pair {
     receiver: Peer,
     out_stream: StreamId,
     in_stream: Option<StreamId>,
-    data: Bytes,
+    payload: Payload,
+    /// Stream bytes written.
+    written: u64,
     /// Real time, plus what was skipped while both ends only waited for a timer.
     skipped: Duration,
     shares: Shares,
@@ -194,14 +195,13 @@ impl Pair {
             if !connection.is_handshaking()
                 && let Some(out_stream) = connection.streams().open(Dir::Uni)
             {
-                let mut data = vec![0; PIECE_BYTES];
-                blake3::Hasher::new().finalize_xof().fill(&mut data);
                 return Ok(Self {
                     sender,
                     receiver,
                     out_stream,
                     in_stream: None,
-                    data: data.into(),
+                    payload: Payload::default(),
+                    written: 0,
                     skipped: Duration::from_millis(64),
                     shares: Shares::start(),
                     packets: 0,
@@ -224,8 +224,7 @@ impl Pair {
         self.write()?;
         let sent = self.sender.transmit(now);
         let packets = &self.sender.out[..self.sender.filled];
-        self.packets +=
-            packets.iter().filter(|packet| packet.len() >= usize::from(QUIC_PACKET_BYTES) - 4).count() as u64;
+        self.packets += packets.iter().filter(|packet| packet.len() >= DATA_PACKET_MIN_BYTES).count() as u64;
         let at_receiver = Instant::now();
         self.receiver.receive(now, packets)?;
         self.read()?;
@@ -256,7 +255,7 @@ impl Pair {
         self.received
     }
 
-    /// Full packets sent since the start or [`restart_count`](Self::restart_count).
+    /// Data packets sent since the start or [`restart_count`](Self::restart_count).
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.packets
@@ -284,10 +283,10 @@ impl Pair {
         }
         let mut stream = connection.send_stream(self.out_stream);
         loop {
-            match stream.write_chunks(&mut [self.data.clone()]) {
-                Ok(written) if written.bytes == self.data.len() => {}
+            match stream.write_chunks(&mut [self.payload.piece(self.written, u64::MAX)]) {
+                Ok(written) => self.written += written.bytes as u64,
                 // The window is full.
-                Ok(_) | Err(WriteError::Blocked) => return Ok(()),
+                Err(WriteError::Blocked) => return Ok(()),
                 Err(error) => bail!("the stream cannot be written: {error}"),
             }
         }

@@ -11,13 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use bytes::Bytes;
 use florelay_engine::config::PeerCrypto;
 use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use rustix::net::sockopt;
 
 use crate::bed::{Bed, Offloads, Side};
 use crate::credentials;
+use crate::payload::Payload;
 
 /// Bytes of a packet.
 pub const PACKET_BYTES: u16 = 1452;
@@ -25,7 +25,6 @@ const PORT: u16 = 4433;
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Of each socket, in each direction.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
-const PIECE_BYTES: usize = 64 << 10;
 /// Connecting, and closing, take at most this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -102,6 +101,7 @@ async fn serve(crypto: &PeerCrypto, offload: bool, duration: Duration, listening
 }
 
 async fn send(crypto: &PeerCrypto, offload: bool, duration: Duration) -> Result<quinn::ConnectionStats> {
+    let payload = Payload::default();
     let mut config = ClientConfig::new(crypto.client.clone());
     config.transport_config(transport(offload));
     let endpoint = endpoint(SocketAddr::from((Side::A.address(), 0)), None)?;
@@ -110,12 +110,12 @@ async fn send(crypto: &PeerCrypto, offload: bool, duration: Duration) -> Result<
     let connection = tokio::time::timeout(PATIENCE, connecting).await.context("no answer from the server")??;
     let work = async {
         let mut stream = connection.open_uni().await?;
-        let mut piece = vec![0; PIECE_BYTES];
-        blake3::Hasher::new().finalize_xof().fill(&mut piece);
-        let piece = Bytes::from(piece);
+        let mut written = 0;
         let began = Instant::now();
         while began.elapsed() < duration {
-            stream.write_chunk(piece.clone()).await?;
+            let piece = payload.piece(written, u64::MAX);
+            written += piece.len() as u64;
+            stream.write_chunk(piece).await?;
         }
         stream.finish()?;
         // The server closes when it has everything.

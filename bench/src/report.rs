@@ -119,6 +119,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The bound, if its parts were measured.
     pub bound: Option<crate::bound::Bound>,
+    /// The same from CPU times: what cores that nobody else wants would allow.
+    pub bound_on_idle_cores: Option<crate::bound::Bound>,
     /// What follows from them.
     pub ratios: Vec<Ratio>,
 }
@@ -148,10 +150,13 @@ impl Report {
             let (what, result, load) = (&row.what, row.result(), row.load());
             writeln!(out, "| {what} | {result} | {} | {} | {} | {load} |", row.packet, row.driver, row.cores)?;
         }
-        if let Some(bound) = &self.bound {
+        let bounds =
+            [("bound", &self.bound), ("the same from CPU times, as if on idle cores", &self.bound_on_idle_cores)];
+        for (name, bound) in bounds {
+            let Some(bound) = bound else { continue };
             writeln!(
                 out,
-                "\nbound: {:.3} Gbit/s ({}'s core; sender {:.0} ns a packet, {:.0} of it wire; receiver {:.0} ns)",
+                "\n{name}: {:.3} Gbit/s ({}'s core; sender {:.0} ns a packet, {:.0} of it wire; receiver {:.0} ns)",
                 bound.goodput_bps / 1e9,
                 bound.bottleneck(),
                 bound.sender_ns,
@@ -209,7 +214,14 @@ mod tests {
     fn what_was_not_measured_is_never_a_number() {
         let rows = vec![row(&[5e9], None), row(&[], Some("no program"))];
         let ratio = Ratio::new("k / none", rows[0].median(), rows[1].median());
-        let report = Report { machine: Machine::look(), rounds: 1, rows, bound: None, ratios: vec![ratio] };
+        let report = Report {
+            machine: Machine::look(),
+            rounds: 1,
+            rows,
+            bound: None,
+            bound_on_idle_cores: None,
+            ratios: vec![ratio],
+        };
         let table = report.table();
         assert!(table.contains("5.000 Gbit/s") && table.contains("k: no program"), "{table}");
         assert_eq!(table.matches("not measured").count(), 2, "{table}");

@@ -121,6 +121,10 @@ impl Port for HeapPort {
         BURST_FRAMES.saturating_sub(self.out.len())
     }
 
+    fn spare_frames(&self) -> usize {
+        self.free.len()
+    }
+
     fn send(&mut self, link: LinkId, frame: HeapFrame, ecn: Ecn) {
         self.out_bytes += frame.bytes().len() as u64 + u64::from(OVERHEAD_BYTES);
         self.out.push((link, frame, ecn));

@@ -16,6 +16,7 @@ use crate::{bed, blast, end_to_end, engine_memory, quic_memory, quinn_sockets};
 
 /// Cap of the contracted engine, bit/s: above what one core reaches, so that it costs but does not bind.
 const CONTRACTED_BPS: u64 = 10_000_000_000;
+const FRAME_CPU: &str = "sender_cpu_ns_per_frame";
 const SEND_CPU: &str = "send_cpu_ns";
 const RECEIVE_NS: &str = "receive_ns";
 const RECEIVE_CPU: &str = "receive_cpu_ns";
@@ -72,7 +73,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let rows: Vec<Row> = rows.into_iter().map(|(row, _)| row).collect();
     let bound = bound(&rows);
     let ratios = ratios(&rows, bound.as_ref());
-    Ok(Report { machine, rounds: options.rounds, rows, bound, ratios })
+    let bound_on_idle_cores = bound_on_idle_cores(&rows);
+    Ok(Report { machine, rounds: options.rounds, rows, bound, bound_on_idle_cores, ratios })
 }
 
 fn rows() -> Vec<(Row, Measure)> {
@@ -83,7 +85,7 @@ fn rows() -> Vec<(Row, Measure)> {
             let seen = blast::run(bytes, options.duration)?;
             let details = vec![
                 ("sent_per_s", seen.sent_per_s),
-                ("sender_cpu_ns_per_frame", seen.sender_cpu_ns),
+                (FRAME_CPU, seen.sender_cpu_ns),
                 ("kicks_per_frame", seen.kicks_per_frame),
             ];
             Ok(Measured { value: seen.received_per_s, details, driver: format!("veth, driver XDP, {}", seen.mode) })
@@ -171,13 +173,18 @@ fn bound(rows: &[Row]) -> Option<Bound> {
     Some(Bound::new(find(rows, "blast_1514")?.median()?, &cost(find(rows, "quic_memory")?)?))
 }
 
+fn bound_on_idle_cores(rows: &[Row]) -> Option<Bound> {
+    Some(Bound::on_idle_cores(find(rows, "blast_1514")?.detail(FRAME_CPU)?, &cost(find(rows, "quic_memory")?)?))
+}
+
 fn ratios(rows: &[Row], bound: Option<&Bound>) -> Vec<Ratio> {
     let median = |key: &str| find(rows, key).and_then(Row::median);
     let costs = |key: &str| find(rows, key).and_then(cost);
     let bound_bps = bound.map(|bound| bound.goodput_bps);
     let (florelay, quic, engine) = (median("florelay"), costs("quic_memory"), costs("engine_memory"));
     let contracted = costs("engine_memory_contracted");
-    let of = |cost: &Option<PacketCost>, part: fn(&PacketCost) -> f64| cost.as_ref().map(part);
+    // Packets of the two are not equally full: time for a byte of the stream.
+    let of = |cost: &Option<PacketCost>, part: fn(&PacketCost) -> f64| cost.as_ref().map(|c| part(c) / c.stream_bytes);
     let engine_bound = median("blast_1514").zip(engine.as_ref()).map(|(fps, cost)| Bound::new(fps, cost).goodput_bps);
     vec![
         Ratio::new("florelay / bound (aim 0.85)", florelay, bound_bps),
@@ -186,27 +193,27 @@ fn ratios(rows: &[Row], bound: Option<&Bound>) -> Vec<Ratio> {
         Ratio::new("quinn over sockets, offload on / bound", median("quinn_offload"), bound_bps),
         Ratio::new("quinn over sockets, offload off / bound", median("quinn_plain"), bound_bps),
         Ratio::new(
-            "engine / bare quinn-proto, time at the sender",
+            "engine / bare quinn-proto, time per byte at the sender",
             of(&engine, |c| c.send_ns),
             of(&quic, |c| c.send_ns),
         ),
         Ratio::new(
-            "engine / bare quinn-proto, CPU time at the sender",
+            "engine / bare quinn-proto, CPU time per byte at the sender",
             of(&engine, |c| c.send_cpu_ns),
             of(&quic, |c| c.send_cpu_ns),
         ),
         Ratio::new(
-            "engine / bare quinn-proto, time at the receiver",
+            "engine / bare quinn-proto, time per byte at the receiver",
             of(&engine, |c| c.receive_ns),
             of(&quic, |c| c.receive_ns),
         ),
         Ratio::new(
-            "engine / bare quinn-proto, CPU time at the receiver",
+            "engine / bare quinn-proto, CPU time per byte at the receiver",
             of(&engine, |c| c.receive_cpu_ns),
             of(&quic, |c| c.receive_cpu_ns),
         ),
         Ratio::new(
-            "contracted engine / uncapped engine, time at the sender",
+            "contracted engine / uncapped engine, time per byte at the sender",
             of(&contracted, |c| c.send_ns),
             of(&engine, |c| c.send_ns),
         ),
