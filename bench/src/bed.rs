@@ -143,10 +143,18 @@ impl Bed {
     /// # Errors
     /// The namespace is gone, or the machine has no such core.
     pub fn settle(&self, side: Side) -> Result<()> {
+        self.enter(side)?;
+        pin(side.core())
+    }
+
+    /// Moves the calling thread, and what it starts from now on, into a side's namespace.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub fn enter(&self, side: Side) -> Result<()> {
         let path = Path::new(NETNS_FOLDER).join(self.namespace(side));
         let file = File::open(&path).with_context(|| path.display().to_string())?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("setns")?;
-        pin(side.core())
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("setns")
     }
 
     /// Ethernet address of a side's interface.
@@ -180,6 +188,17 @@ impl Drop for Bed {
 pub fn pin(core: usize) -> Result<()> {
     ensure!(core_affinity::set_for_current(CoreId { id: core }), "cannot pin a thread to core {core}");
     Ok(())
+}
+
+/// Lets the calling thread run on every core.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn unpin() -> Result<()> {
+    let mut all = rustix::thread::CpuSet::new();
+    // Those that do not exist are left out by the kernel.
+    (0..rustix::thread::CpuSet::MAX_CPU).for_each(|core| all.set(core));
+    rustix::thread::sched_setaffinity(None, &all).context("sched_setaffinity")
 }
 
 /// Removes every bed of this process: before it ends by a signal.

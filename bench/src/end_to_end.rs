@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each node's whole process tree is bound to its core, gateways and hashing included: one core a side, as quinn has
-//! it. Goodput is the file's size over the time that `send --json` shows in its last line, from the offer to the
+//! it; or, with [`Spread::WorkerOnly`], the worker alone. Goodput is the file's size over the time that `send --json` shows in its last line, from the offer to the
 //! receiver's word that the file is verified, synced and in place.
 
 use std::env;
@@ -38,11 +38,22 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Lines of a node's log in an error.
 const LOG_LINES: usize = 8;
 
+/// Where a node's threads run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// All of them on the node's core.
+    OneCore,
+    /// The worker on the node's core, the others wherever the kernel puts them.
+    WorkerOnly,
+}
+
 /// One transfer.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     /// File bytes over the time from offer to done, bit/s.
     pub goodput_bps: f64,
+    /// Frames that A sent and B never saw, by the link's sequence numbers.
+    pub frames_lost: f64,
     /// Rung that A's link stands on.
     pub rung: String,
 }
@@ -65,7 +76,7 @@ pub fn find_program(told: Option<&Path>) -> Result<PathBuf> {
 ///
 /// # Errors
 /// A node does not start or connect, the file does not arrive; with what the program said.
-pub fn run(program: &Path, megabytes: u64) -> Result<Transfer> {
+pub fn run(program: &Path, megabytes: u64, spread: Spread) -> Result<Transfer> {
     let bed = Bed::new(Offloads::Off)?;
     let folder = tempfile::Builder::new().prefix("florelay-bench-").tempdir_in(TMPFS).context(TMPFS)?;
     prepare(program, &bed, folder.path())?;
@@ -76,11 +87,15 @@ pub fn run(program: &Path, megabytes: u64) -> Result<Transfer> {
         let (ended_a, stop_a) = mpsc::channel::<()>();
         let (ended_b, stop_b) = mpsc::channel::<()>();
         let (bed, path) = (&bed, folder.path());
-        let a = scope.spawn(move || node(program, bed, Side::A, path, &stop_a));
-        let b = scope.spawn(move || node(program, bed, Side::B, path, &stop_b));
+        let a = scope.spawn(move || node(program, bed, (Side::A, spread), path, &stop_a));
+        let b = scope.spawn(move || node(program, bed, (Side::B, spread), path, &stop_b));
         let sent = connect(program, &bed.node(Side::A), path).and_then(|rung| {
             let goodput_bps = send(program, bed, path, &file)?;
-            Ok(Transfer { goodput_bps, rung })
+            let config = config_of(path, Side::B);
+            let status: Value =
+                serde_json::from_str(&call(program, &["status", "--json", "--config", text(&config)?])?)?;
+            let frames_lost = status["links"][0]["counters"]["rx_lost"].as_f64().context("status has no rx_lost")?;
+            Ok(Transfer { goodput_bps, frames_lost, rung })
         });
         // Both nodes stop, whatever came of it.
         drop((ended_a, ended_b));
@@ -115,9 +130,21 @@ fn prepare(program: &Path, bed: &Bed, folder: &Path) -> Result<()> {
 }
 
 /// Runs a node until `stop` is dropped. The thread lives as long: the node gets SIGTERM when its parent thread ends.
-fn node(program: &Path, bed: &Bed, side: Side, folder: &Path, stop: &mpsc::Receiver<()>) -> Result<()> {
-    // Namespace and core are inherited by the node.
-    bed.settle(side)?;
+fn node(
+    program: &Path,
+    bed: &Bed,
+    (side, spread): (Side, Spread),
+    folder: &Path,
+    stop: &mpsc::Receiver<()>,
+) -> Result<()> {
+    // Namespace and cores are inherited by the node.
+    match spread {
+        Spread::OneCore => bed.settle(side)?,
+        Spread::WorkerOnly => {
+            bed.enter(side)?;
+            crate::bed::unpin()?;
+        }
+    }
     let config = config_of(folder, side);
     let log = File::create(config.with_file_name("log"))?;
     let mut child = Command::new("setpriv")

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::bound::Bound;
 use crate::context::Machine;
 
 /// What kind of number a row has.
@@ -39,6 +40,14 @@ pub struct Sample {
     pub details: Vec<(&'static str, f64)>,
 }
 
+impl Sample {
+    /// What else was seen under this name.
+    #[must_use]
+    pub fn detail(&self, name: &str) -> Option<f64> {
+        self.details.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)
+    }
+}
+
 /// One row.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
@@ -67,20 +76,9 @@ impl Row {
         median(self.samples.iter().map(|sample| sample.value))
     }
 
-    /// Median of a detail.
-    #[must_use]
-    pub fn detail(&self, name: &str) -> Option<f64> {
-        median(
-            self.samples
-                .iter()
-                .filter_map(|sample| sample.details.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)),
-        )
-    }
-
     fn result(&self) -> String {
         let Some(value) = self.median() else { return "not measured".to_owned() };
-        let values = || self.samples.iter().map(|sample| sample.value);
-        let (min, max) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+        let (min, max) = range(self.samples.iter().map(|sample| sample.value));
         format!("{} ({} .. {})", self.unit.show(value), self.unit.show(min), self.unit.show(max))
     }
 
@@ -90,21 +88,27 @@ impl Row {
     }
 }
 
-/// A quotient of two figures of the same run.
+/// A quotient of two figures, taken within each round: what disturbs a round disturbs both.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ratio {
     /// What is divided by what.
     pub what: String,
-    /// `None`: one of them was not measured.
-    pub value: Option<f64>,
+    /// One for each round in which both were measured; empty: not measured.
+    pub rounds: Vec<f64>,
 }
 
 impl Ratio {
-    /// `of` / `to`.
+    /// `of` / `to`, round by round.
     #[must_use]
-    pub fn new(what: &str, of: Option<f64>, to: Option<f64>) -> Self {
-        let value = of.zip(to).filter(|(_, to)| *to > 0.0).map(|(of, to)| of / to);
-        Self { what: what.to_owned(), value }
+    pub fn new(what: &str, of: &[Option<f64>], to: &[Option<f64>]) -> Self {
+        let quotient = |(of, to): (&Option<f64>, &Option<f64>)| Some((*of)? / (*to).filter(|to| *to > 0.0)?);
+        Self { what: what.to_owned(), rounds: of.iter().zip(to).filter_map(quotient).collect() }
+    }
+
+    fn show(&self) -> String {
+        let Some(value) = median(self.rounds.iter().copied()) else { return "not measured".to_owned() };
+        let (min, max) = range(self.rounds.iter().copied());
+        format!("{value:.3} ({min:.3} .. {max:.3})")
     }
 }
 
@@ -117,10 +121,10 @@ pub struct Report {
     pub rounds: u32,
     /// The figures.
     pub rows: Vec<Row>,
-    /// The bound, if its parts were measured.
-    pub bound: Option<crate::bound::Bound>,
+    /// The bound of each round in which its parts were measured.
+    pub bounds: Vec<Bound>,
     /// The same from CPU times: what cores that nobody else wants would allow.
-    pub bound_on_idle_cores: Option<crate::bound::Bound>,
+    pub bounds_on_idle_cores: Vec<Bound>,
     /// What follows from them.
     pub ratios: Vec<Ratio>,
 }
@@ -150,30 +154,33 @@ impl Report {
             let (what, result, load) = (&row.what, row.result(), row.load());
             writeln!(out, "| {what} | {result} | {} | {} | {} | {load} |", row.packet, row.driver, row.cores)?;
         }
-        let bounds =
-            [("bound", &self.bound), ("the same from CPU times, as if on idle cores", &self.bound_on_idle_cores)];
-        for (name, bound) in bounds {
-            let Some(bound) = bound else { continue };
+        for (name, bounds) in
+            [("bound", &self.bounds), ("the same from CPU times, as if on idle cores", &self.bounds_on_idle_cores)]
+        {
+            let of = |part: fn(&Bound) -> f64| median(bounds.iter().map(part));
+            let parts = (of(|b| b.goodput_bps), of(|b| b.sender_ns), of(|b| b.wire_ns), of(|b| b.receiver_ns));
+            let (Some(goodput), Some(sender), Some(wire), Some(receiver)) = parts else { continue };
+            let (least, most) = range(bounds.iter().map(|bound| bound.goodput_bps / 1e9));
             writeln!(
                 out,
-                "\n{name}: {:.3} Gbit/s ({}'s core; sender {:.0} ns a packet, {:.0} of it wire; receiver {:.0} ns)",
-                bound.goodput_bps / 1e9,
-                bound.bottleneck(),
-                bound.sender_ns,
-                bound.wire_ns,
-                bound.receiver_ns
+                "\n{name}: {:.3} Gbit/s ({least:.3} .. {most:.3}); sender's core {sender:.0} ns a packet, {wire:.0} of it wire; receiver's {receiver:.0} ns",
+                goodput / 1e9,
             )?;
         }
         writeln!(out, "\n| ratio | value |\n|---|---|")?;
         for ratio in &self.ratios {
-            let value = ratio.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
-            writeln!(out, "| {} | {value} |", ratio.what)?;
+            writeln!(out, "| {} | {} |", ratio.what, ratio.show())?;
         }
         for row in self.rows.iter().filter(|row| row.failure.is_some()) {
             writeln!(out, "\n{}: {}", row.key, row.failure.as_deref().unwrap_or_default())?;
         }
         Ok(())
     }
+}
+
+/// The least and the most.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(value), most.max(value)))
 }
 
 /// The middle value, or the mean of the two middle ones.
@@ -206,20 +213,28 @@ mod tests {
     fn the_median_is_the_middle() {
         assert_eq!(row(&[3.0, 1.0, 2.0], None).median(), Some(2.0));
         assert_eq!(row(&[4.0, 1.0, 2.0, 3.0], None).median(), Some(2.5));
-        assert_eq!(row(&[4.0, 1.0, 2.0], None).detail("x"), Some(4.0));
+        assert_eq!(row(&[4.0], None).samples[0].detail("x"), Some(8.0));
         assert_eq!(row(&[], None).median(), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_within_a_round() {
+        // The machine was half as fast in the second round; the ratio does not see it.
+        let ratio = Ratio::new("r", &[Some(4.0), Some(2.0), None], &[Some(8.0), Some(4.0), Some(8.0)]);
+        assert_eq!(ratio.rounds, [0.5, 0.5]);
+        assert_eq!(ratio.show(), "0.500 (0.500 .. 0.500)");
     }
 
     #[test]
     fn what_was_not_measured_is_never_a_number() {
         let rows = vec![row(&[5e9], None), row(&[], Some("no program"))];
-        let ratio = Ratio::new("k / none", rows[0].median(), rows[1].median());
+        let ratio = Ratio::new("k / none", &[rows[0].median()], &[rows[1].median()]);
         let report = Report {
             machine: Machine::look(),
             rounds: 1,
             rows,
-            bound: None,
-            bound_on_idle_cores: None,
+            bounds: Vec::new(),
+            bounds_on_idle_cores: Vec::new(),
             ratios: vec![ratio],
         };
         let table = report.table();

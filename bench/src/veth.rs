@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::bound::Bound;
 use crate::clock::PacketCost;
 use crate::context::{Machine, load};
+use crate::end_to_end::Spread;
 use crate::report::{Ratio, Report, Row, Sample, Unit};
 use crate::{FULL_FRAME_BYTES, QUIC_PACKET_BYTES, SHORT_FRAME_BYTES};
 use crate::{bed, blast, end_to_end, engine_memory, quic_memory, quinn_sockets};
@@ -71,10 +72,11 @@ pub fn run(options: &Options) -> Result<Report> {
         }
     }
     let rows: Vec<Row> = rows.into_iter().map(|(row, _)| row).collect();
-    let bound = bound(&rows);
-    let ratios = ratios(&rows, bound.as_ref());
-    let bound_on_idle_cores = bound_on_idle_cores(&rows);
-    Ok(Report { machine, rounds: options.rounds, rows, bound, bound_on_idle_cores, ratios })
+    let rounds = Rounds { rows: &rows, count: options.rounds as usize };
+    let (bounds, on_idle) = (rounds.bounds(), rounds.bounds_on_idle_cores());
+    let ratios = rounds.ratios(&bounds);
+    let [bounds, bounds_on_idle_cores] = [bounds, on_idle].map(|all| all.into_iter().flatten().collect());
+    Ok(Report { machine, rounds: options.rounds, rows, bounds, bounds_on_idle_cores, ratios })
 }
 
 fn rows() -> Vec<(Row, Measure)> {
@@ -118,14 +120,18 @@ fn rows() -> Vec<(Row, Measure)> {
         });
         (row, measure)
     };
-    let packet = format!("{QUIC_PACKET_BYTES} QUIC, {FULL_FRAME_BYTES} at layer 2");
-    let what = "florelay, two nodes, a file, uncapped";
-    let nodes = row("florelay", what, Unit::BitsPerSecond, &packet, "1 a side");
-    let measure_nodes: Measure = Box::new(|options| {
-        let program = end_to_end::find_program(options.program.as_deref())?;
-        let seen = end_to_end::run(&program, options.file_mb)?;
-        Ok(Measured { value: seen.goodput_bps, details: Vec::new(), driver: format!("veth, {}", seen.rung) })
-    });
+    let nodes = |key, what: &str, cores, spread: Spread| {
+        let packet = format!("{QUIC_PACKET_BYTES} QUIC, {FULL_FRAME_BYTES} at layer 2");
+        let row = row(key, what, Unit::BitsPerSecond, &packet, cores);
+        let measure: Measure = Box::new(move |options| {
+            let program = end_to_end::find_program(options.program.as_deref())?;
+            let seen = end_to_end::run(&program, options.file_mb, spread)?;
+            let details = vec![("frames_lost", seen.frames_lost)];
+            Ok(Measured { value: seen.goodput_bps, details, driver: format!("veth, {}", seen.rung) })
+        });
+        (row, measure)
+    };
+    let spread = "florelay, the same, gateways on any core";
     vec![
         blast("blast_1514", FULL_FRAME_BYTES),
         blast("blast_64", SHORT_FRAME_BYTES),
@@ -136,7 +142,8 @@ fn rows() -> Vec<(Row, Measure)> {
         }),
         quinn("quinn_offload", true),
         quinn("quinn_plain", false),
-        (nodes, measure_nodes),
+        nodes("florelay", "florelay, two nodes, a file, uncapped", "1 a side", Spread::OneCore),
+        nodes("florelay_spread", spread, "workers 1 a side, gateways any", Spread::WorkerOnly),
     ]
 }
 
@@ -153,70 +160,87 @@ fn row(key: &'static str, what: &str, unit: Unit, packet: &str, cores: &'static 
     }
 }
 
-fn find<'r>(rows: &'r [Row], key: &str) -> Option<&'r Row> {
-    rows.iter().find(|row| row.key == key)
+/// The rows, looked at round by round.
+struct Rounds<'r> {
+    rows: &'r [Row],
+    count: usize,
 }
 
-/// A row of the memory kind as a cost, from medians.
-fn cost(row: &Row) -> Option<PacketCost> {
+impl Rounds<'_> {
+    /// One figure of a row in each round; `None` where it was not measured.
+    fn of(&self, key: &str, part: impl Fn(&Sample) -> Option<f64>) -> Vec<Option<f64>> {
+        let row = self.rows.iter().find(|row| row.key == key);
+        (0..self.count).map(|round| row.and_then(|row| part(row.samples.get(round)?))).collect()
+    }
+
+    fn value(&self, key: &str) -> Vec<Option<f64>> {
+        self.of(key, |sample| Some(sample.value))
+    }
+
+    /// A figure of a memory row, for a byte of the stream: packets of two rows are not equally full.
+    fn per_byte(&self, key: &str, part: fn(&PacketCost) -> f64) -> Vec<Option<f64>> {
+        self.of(key, |sample| cost(sample).map(|cost| part(&cost) / cost.stream_bytes))
+    }
+
+    fn bounds(&self) -> Vec<Option<Bound>> {
+        self.bounds_with("quic_memory", |sample| Some(sample.value), Bound::new)
+    }
+
+    fn bounds_on_idle_cores(&self) -> Vec<Option<Bound>> {
+        self.bounds_with("quic_memory", |sample| sample.detail(FRAME_CPU), Bound::on_idle_cores)
+    }
+
+    fn bounds_with(
+        &self,
+        quic: &str,
+        blast: impl Fn(&Sample) -> Option<f64>,
+        bound: fn(f64, &PacketCost) -> Bound,
+    ) -> Vec<Option<Bound>> {
+        let quic = self.rows.iter().find(|row| row.key == quic);
+        let of_round = |(round, blast): (usize, Option<f64>)| {
+            let quic = quic.and_then(|row| cost(row.samples.get(round)?))?;
+            Some(bound(blast?, &quic))
+        };
+        self.of("blast_1514", blast).into_iter().enumerate().map(of_round).collect()
+    }
+
+    fn ratios(&self, bounds: &[Option<Bound>]) -> Vec<Ratio> {
+        let goodput = |bounds: &[Option<Bound>]| -> Vec<_> {
+            bounds.iter().map(|bound| bound.as_ref().map(|bound| bound.goodput_bps)).collect()
+        };
+        let bound = goodput(bounds);
+        let engine_bound = goodput(&self.bounds_with("engine_memory", |sample| Some(sample.value), Bound::new));
+        let rows = |what, of, to| Ratio::new(what, &self.value(of), &self.value(to));
+        let to_bound = |what, of| Ratio::new(what, &self.value(of), &bound);
+        let memory =
+            |what, part| Ratio::new(what, &self.per_byte("engine_memory", part), &self.per_byte("quic_memory", part));
+        let capped = self.per_byte("engine_memory_contracted", |cost| cost.send_ns);
+        let uncapped = self.per_byte("engine_memory", |cost| cost.send_ns);
+        vec![
+            to_bound("florelay / bound (aim 0.85)", "florelay"),
+            to_bound("florelay, gateways on any core / bound", "florelay_spread"),
+            rows("florelay / quinn over sockets, offload on", "florelay", "quinn_offload"),
+            rows("florelay / quinn over sockets, offload off", "florelay", "quinn_plain"),
+            to_bound("quinn over sockets, offload on / bound", "quinn_offload"),
+            to_bound("quinn over sockets, offload off / bound", "quinn_plain"),
+            memory("engine / bare quinn-proto, time per byte at the sender", |cost| cost.send_ns),
+            memory("engine / bare quinn-proto, CPU time per byte at the sender", |cost| cost.send_cpu_ns),
+            memory("engine / bare quinn-proto, time per byte at the receiver", |cost| cost.receive_ns),
+            memory("engine / bare quinn-proto, CPU time per byte at the receiver", |cost| cost.receive_cpu_ns),
+            Ratio::new("contracted engine / uncapped engine, time per byte at the sender", &capped, &uncapped),
+            Ratio::new("computed, not measured: engine's time in the bound's formula / bound", &engine_bound, &bound),
+        ]
+    }
+}
+
+/// A sample of the memory kind as a cost.
+fn cost(sample: &Sample) -> Option<PacketCost> {
     Some(PacketCost {
-        send_ns: row.median()?,
-        receive_ns: row.detail(RECEIVE_NS)?,
-        send_cpu_ns: row.detail(SEND_CPU)?,
-        receive_cpu_ns: row.detail(RECEIVE_CPU)?,
-        stream_bytes: row.detail(STREAM_BYTES)?,
-        packets: row.detail(PACKETS)? as u64,
+        send_ns: sample.value,
+        receive_ns: sample.detail(RECEIVE_NS)?,
+        send_cpu_ns: sample.detail(SEND_CPU)?,
+        receive_cpu_ns: sample.detail(RECEIVE_CPU)?,
+        stream_bytes: sample.detail(STREAM_BYTES)?,
+        packets: sample.detail(PACKETS)? as u64,
     })
-}
-
-fn bound(rows: &[Row]) -> Option<Bound> {
-    Some(Bound::new(find(rows, "blast_1514")?.median()?, &cost(find(rows, "quic_memory")?)?))
-}
-
-fn bound_on_idle_cores(rows: &[Row]) -> Option<Bound> {
-    Some(Bound::on_idle_cores(find(rows, "blast_1514")?.detail(FRAME_CPU)?, &cost(find(rows, "quic_memory")?)?))
-}
-
-fn ratios(rows: &[Row], bound: Option<&Bound>) -> Vec<Ratio> {
-    let median = |key: &str| find(rows, key).and_then(Row::median);
-    let costs = |key: &str| find(rows, key).and_then(cost);
-    let bound_bps = bound.map(|bound| bound.goodput_bps);
-    let (florelay, quic, engine) = (median("florelay"), costs("quic_memory"), costs("engine_memory"));
-    let contracted = costs("engine_memory_contracted");
-    // Packets of the two are not equally full: time for a byte of the stream.
-    let of = |cost: &Option<PacketCost>, part: fn(&PacketCost) -> f64| cost.as_ref().map(|c| part(c) / c.stream_bytes);
-    let engine_bound = median("blast_1514").zip(engine.as_ref()).map(|(fps, cost)| Bound::new(fps, cost).goodput_bps);
-    vec![
-        Ratio::new("florelay / bound (aim 0.85)", florelay, bound_bps),
-        Ratio::new("florelay / quinn over sockets, offload on", florelay, median("quinn_offload")),
-        Ratio::new("florelay / quinn over sockets, offload off", florelay, median("quinn_plain")),
-        Ratio::new("quinn over sockets, offload on / bound", median("quinn_offload"), bound_bps),
-        Ratio::new("quinn over sockets, offload off / bound", median("quinn_plain"), bound_bps),
-        Ratio::new(
-            "engine / bare quinn-proto, time per byte at the sender",
-            of(&engine, |c| c.send_ns),
-            of(&quic, |c| c.send_ns),
-        ),
-        Ratio::new(
-            "engine / bare quinn-proto, CPU time per byte at the sender",
-            of(&engine, |c| c.send_cpu_ns),
-            of(&quic, |c| c.send_cpu_ns),
-        ),
-        Ratio::new(
-            "engine / bare quinn-proto, time per byte at the receiver",
-            of(&engine, |c| c.receive_ns),
-            of(&quic, |c| c.receive_ns),
-        ),
-        Ratio::new(
-            "engine / bare quinn-proto, CPU time per byte at the receiver",
-            of(&engine, |c| c.receive_cpu_ns),
-            of(&quic, |c| c.receive_cpu_ns),
-        ),
-        Ratio::new(
-            "contracted engine / uncapped engine, time per byte at the sender",
-            of(&contracted, |c| c.send_ns),
-            of(&engine, |c| c.send_ns),
-        ),
-        Ratio::new("computed, no measurement: engine's time in the bound's formula / bound", engine_bound, bound_bps),
-    ]
 }
