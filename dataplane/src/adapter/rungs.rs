@@ -8,7 +8,7 @@
 //! device was made with, and binding to a queue beyond the active ones answers EINVAL.
 
 use florelay_xsk::{
-    AttachMode, BindMode, FrameSize, HEADROOM_BYTES, Ladder, OpenOptions, RingSizes, Socket, Umem, UmemOptions,
+    AttachMode, BindMode, FrameSize, HEADROOM_BYTES, Ladder, OpenOptions, RingSizes, Socket, Umem, UmemOptions, quirks,
 };
 use rtnetlink::packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -41,10 +41,11 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// For sockets on `queues` queues and IP packets of up to `mtu` bytes. Nothing is mapped yet.
-    pub(crate) fn new(queues: u32, mtu: u16) -> Self {
+    /// For sockets on `queues` queues, IP packets of up to `mtu` bytes, and drivers that need chunks of at least `least`
+    /// (`least_frame_size`). Nothing is mapped yet.
+    pub(crate) fn new(queues: u32, mtu: u16, least: FrameSize) -> Self {
         let frame_size = if usize::from(mtu) + LAYER2_BYTES + HEADROOM_BYTES <= 2048 {
-            FrameSize::Bytes2048
+            least
         } else {
             FrameSize::Bytes4096
         };
@@ -202,6 +203,12 @@ pub(crate) fn rx_queues(interface: &str) -> Result<u32, String> {
         _ => None,
     });
     Ok(count.unwrap_or(1).clamp(1, MAX_QUEUES))
+}
+
+/// The smallest chunk that suits the drivers of all these interfaces, because a worker's interfaces share its UMEMs.
+pub(crate) fn least_frame_size<'a>(interfaces: impl Iterator<Item = &'a str>) -> FrameSize {
+    let of = |interface| quirks::frame_size(&florelay_xsk::driver_name(interface));
+    interfaces.map(of).max().unwrap_or_default()
 }
 
 fn plan_rung(rung: florelay_xsk::Rung) -> Rung {

@@ -86,13 +86,14 @@ impl Ports {
         // An interface that cannot be asked will say so on its ladder.
         let queues = wanted.iter().map(|wanted| rungs::rx_queues(&wanted.interface).unwrap_or(0)).sum();
         let mtu = wanted.iter().map(|wanted| wanted.mtu).max().unwrap_or(0);
+        let least = rungs::least_frame_size(wanted.iter().map(|wanted| wanted.interface.as_str()));
         let size = links.iter().map(|(id, ..)| usize::from(id.0) + 1).max().unwrap_or(0);
         let mut ports = Self {
             links: links.into_iter().map(|(id, plan, udp)| LinkPort::new(id, plan, udp)).collect(),
             index: vec![usize::MAX; size],
             groups: Vec::new(),
             wanted: Vec::new(),
-            pools: Pools::new(queues, mtu),
+            pools: Pools::new(queues, mtu, least),
             heap: HeapPool::new(HEAP_FRAMES),
             inbox: Vec::with_capacity(1024),
             scratch: Vec::with_capacity(florelay_xsk::BATCH_FRAMES),

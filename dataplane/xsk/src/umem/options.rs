@@ -4,8 +4,8 @@ use xsk_rs::config::{FrameSize as XskFrameSize, QueueSize, UmemConfig};
 
 use crate::error::Error;
 
-/// Bytes of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Bytes of a chunk; the larger is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum FrameSize {
     /// Two chunks a page: enough for Ethernet 1500 with labels.
     #[default]
