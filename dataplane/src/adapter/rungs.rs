@@ -1,8 +1,9 @@
 //! Climbing the rung ladder: attach the XDP program, bind sockets on every queue, put them into the socket map. The first
 //! rung that holds is taken; each higher one says why not.
 //!
-//! Order matters: attach before bind (some drivers set their rings up anew when a program comes), fill before the socket
-//! is in the map, steer last and only when the next hop has told the VLAN (`worker::ports`).
+//! Order matters: attach before bind (some drivers set their rings up anew when a program comes), fill before bind (they
+//! take their buffers then; `Socket::open` does it), steer last and only when the next hop has told the VLAN
+//! (`worker::ports`).
 //!
 //! The active queues of an interface are those that bind: the kernel's number of queues (IFLA_NUM_RX_QUEUES) is what the
 //! device was made with, and binding to a queue beyond the active ones answers EINVAL.
@@ -44,11 +45,8 @@ impl Pools {
     /// For sockets on `queues` queues, IP packets of up to `mtu` bytes, and drivers that need chunks of at least `least`
     /// (`least_frame_size`). Nothing is mapped yet.
     pub(crate) fn new(queues: u32, mtu: u16, least: FrameSize) -> Self {
-        let frame_size = if usize::from(mtu) + LAYER2_BYTES + HEADROOM_BYTES <= 2048 {
-            least
-        } else {
-            FrameSize::Bytes4096
-        };
+        let frame_size =
+            if usize::from(mtu) + LAYER2_BYTES + HEADROOM_BYTES <= 2048 { least } else { FrameSize::Bytes4096 };
         let frame_count = (queues * (RINGS.fill() + RINGS.tx) + SPARE_FRAMES).min(MAX_FRAMES);
         let options = UmemOptions { frame_size, frame_count, rings: RINGS, ..UmemOptions::default() };
         Self { umems: Vec::new(), modes: Vec::new(), options }
@@ -163,7 +161,8 @@ pub(crate) fn open_queues(
     let interface = &wanted.interface;
     let mut queues = Vec::new();
     for id in 0..rx_queues(interface)? {
-        let mut socket = match Socket::open(umem, OpenOptions { interface: interface.clone(), queue: id, mode }) {
+        let options = OpenOptions { interface: interface.clone(), queue: id, mode, fill: FILL_FRAMES };
+        let socket = match Socket::open(umem, options) {
             Ok(socket) => socket,
             Err(error) if id == 0 => return Err(error.to_string()),
             Err(error) if error.errno() == Some(EINVAL) => break,
@@ -179,7 +178,6 @@ pub(crate) fn open_queues(
                 Err(error) => tracing::info!(interface, queue = id, %error, "no busy polling"),
             }
         }
-        socket.fill().refill(umem, FILL_FRAMES as usize);
         broker.lock().register(interface, id, socket.fd())?;
         queues.push(Queue::new(socket, prefers));
     }

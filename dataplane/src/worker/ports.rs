@@ -252,30 +252,22 @@ impl Ports {
         for group in &mut self.groups {
             group.watch(now_ns);
         }
-        if !recycle {
-            return Vec::new();
-        }
-        let broken = self.groups.iter().find(|group| group.broken.is_some()).map(|group| usize::from(group.pool));
-        broken.map_or_else(Vec::new, |pool| self.recycle(pool))
+        if recycle { self.recycle() } else { Vec::new() }
     }
 
-    /// Open all sockets of a UMEM anew: the kernel shares it only through the first one, so they go together. Blocks for as
-    /// long as the kernel needs to let go of the queues.
-    fn recycle(&mut self, pool: usize) -> Vec<Command> {
-        let Some(mode) = self.pools.mode(pool) else { return Vec::new() };
-        let umem = &mut self.pools.umems[pool];
+    /// Open the sockets of broken interfaces anew; others that share their UMEM go on. Blocks for as long as the kernel
+    /// needs to let go of the queues.
+    fn recycle(&mut self) -> Vec<Command> {
         let mut commands = Vec::new();
-        for group in self.groups.iter_mut().filter(|group| usize::from(group.pool) == pool) {
+        for (group, wanted) in self.groups.iter_mut().zip(&self.wanted) {
+            let pool = usize::from(group.pool);
+            let Some(mode) = self.pools.mode(pool).filter(|_| group.broken.is_some()) else { continue };
+            let umem = &mut self.pools.umems[pool];
             let (kicks, wakes) = group.syscalls();
             self.closed_syscalls.0 += kicks;
             self.closed_syscalls.1 += wakes;
             for queue in group.take_queues() {
                 queue.into_socket().close(umem);
-            }
-        }
-        for (group, wanted) in self.groups.iter_mut().zip(&self.wanted) {
-            if usize::from(group.pool) != pool {
-                continue;
             }
             let was = group.broken.take();
             let reopened = restore_program(&self.broker, group)
