@@ -32,7 +32,7 @@ use crate::clock::thread_cpu;
 /// RFC 7510.
 const PORT: u16 = 6635;
 /// Frames that the receiver's fill ring holds: a UMEM's worth less some to spare.
-const FILL_FRAMES: usize = 4096;
+const FILL_FRAMES: u32 = 4096;
 /// Frames put on the TX ring before the kick is asked for.
 const BURST_FRAMES: usize = 64;
 /// After the sender's end the receiver goes on until nothing has come for this long.
@@ -102,11 +102,11 @@ impl End {
         let interface = bed.interface(side);
         let mut attachment = Attachment::attach(&interface, &bed.node(side), Mode::Native, OBJECT)?;
         let mut umem = Umem::new(UmemOptions::default())?;
-        let mut socket = Socket::open(&mut umem, OpenOptions { interface, queue: 0, mode: BindMode::Copy })?;
+        let options = OpenOptions { interface, queue: 0, mode: BindMode::Copy, fill: FILL_FRAMES };
+        let socket = Socket::open(&mut umem, options)?;
         attachment.register_socket(0, socket.fd())?;
         let key = SteerKey { vlan: 0, port: PORT, address: IpAddr::V4(side.address()) };
         attachment.set_steering(&[(key, SteerValue { link: 0, flags: 0 })])?;
-        socket.fill().refill(&mut umem, FILL_FRAMES);
         Ok(Self { socket, umem, attachment })
     }
 
