@@ -13,18 +13,15 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let mut header = [0; PATH_HEADER_BYTES];
     let (written, rest) = match (frame.backward, frame.body) {
-        (Some(backward), Body::Payload { cw, payload }) => (
-            link::write_path_header(&mut header, frame.forward, backward, cw),
-            payload,
-        ),
-        (Some(backward), Body::Channel { ach, message }) => (
-            link::write_path_channel(&mut header, frame.forward, backward, ach),
-            message,
-        ),
-        (None, Body::Channel { ach, message }) => (
-            link::write_link_channel(&mut header, frame.forward.tc, ach),
-            message,
-        ),
+        (Some(backward), Body::Payload { cw, payload }) => {
+            (link::write_path_header(&mut header, frame.forward, backward, cw), payload)
+        }
+        (Some(backward), Body::Channel { ach, message }) => {
+            (link::write_path_channel(&mut header, frame.forward, backward, ach), message)
+        }
+        (None, Body::Channel { ach, message }) => {
+            (link::write_link_channel(&mut header, frame.forward.tc, ach), message)
+        }
         (None, Body::Payload { .. }) => panic!("a payload without a path"),
     };
     let len = written.expect("the longest header fits");

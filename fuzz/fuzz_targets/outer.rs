@@ -37,10 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn check(frame: &[u8], parsed: &Outer) {
     let front = &frame[..frame.len().min(MAX_OUTER_BYTES)];
     assert_eq!(outer::parse_front(front, frame.len()), Ok(*parsed));
-    let payload = parsed
-        .payload
-        .of(frame)
-        .expect("the payload lies in the frame");
+    let payload = parsed.payload.of(frame).expect("the payload lies in the frame");
     let _ = link::parse(payload);
 
     let (eth, _) = EthHeader::parse(frame).expect("the frame was parsed");
@@ -65,18 +62,8 @@ fn check(frame: &[u8], parsed: &Outer) {
     again.extend_from_slice(payload);
 
     let reparsed = outer::parse(&again).expect("a template writes what the parser reads");
-    let span = Span {
-        offset,
-        len: payload.len(),
-    };
-    assert_eq!(
-        reparsed,
-        Outer {
-            payload: span,
-            udp_checksum: reparsed.udp_checksum,
-            ..*parsed
-        }
-    );
+    let span = Span { offset, len: payload.len() };
+    assert_eq!(reparsed, Outer { payload: span, udp_checksum: reparsed.udp_checksum, ..*parsed });
     assert_eq!(outer::verify_udp_checksum(&again, &reparsed), Ok(()));
 
     if parsed.udp_checksum != 0 && outer::verify_udp_checksum(frame, parsed).is_ok() {
@@ -84,9 +71,7 @@ fn check(frame: &[u8], parsed: &Outer) {
     }
     if let Some(sum) = parsed.payload_sum() {
         let mut passed_on = vec![0; offset];
-        template
-            .write_with_sum(&mut passed_on, payload.len(), sum, parsed.ecn, 1)
-            .expect("it fitted before");
+        template.write_with_sum(&mut passed_on, payload.len(), sum, parsed.ecn, 1).expect("it fitted before");
         passed_on.extend_from_slice(payload);
         let passed_on = outer::parse(&passed_on).expect("the same headers");
         assert_eq!(passed_on.udp_checksum, parsed.udp_checksum);

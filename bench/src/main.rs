@@ -1,0 +1,84 @@
+//! `florelay-bench`: see the library for what is measured and how.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use florelay_bench::{bed, veth};
+
+/// Benchmarks of florelay.
+#[derive(Debug, Parser)]
+#[command(name = "florelay-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// How to run the micro benchmarks
+    Micro,
+    /// One veth hop beside its bounds and beside quinn; as root
+    Veth {
+        /// How many times everything is measured
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Length of each measurement in seconds
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+        /// Size of the file that the nodes send, in 10^6 bytes; twice that must fit /dev/shm
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+        file_mb: u64,
+        /// The florelay program; beside this one if absent
+        #[arg(long, env = "FLORELAY_BIN")]
+        florelay: Option<PathBuf>,
+        /// Write everything, every sample with it, as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match Cli::parse().verb {
+        Verb::Micro => println!("cargo bench -p florelay-bench [-- FILTER]"),
+        Verb::Veth { rounds, seconds, file_mb, florelay, json } => {
+            clean_up_on_signals()?;
+            let duration = Duration::from_secs(seconds);
+            let report = veth::run(&veth::Options { rounds, duration, file_mb, program: florelay })?;
+            println!("{}", report.table());
+            if let Some(path) = json {
+                std::fs::write(&path, serde_json::to_string_pretty(&report)?)
+                    .with_context(|| path.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// SIGINT and SIGTERM remove the namespaces before they end the process.
+fn clean_up_on_signals() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        bed::remove_all();
+        std::process::exit(130);
+    });
+    Ok(())
+}

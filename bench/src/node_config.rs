@@ -1,0 +1,60 @@
+//! Configurations of the two nodes of [`end_to_end`](crate::end_to_end), as an operator would write them.
+
+use crate::bed::{Bed, MTU, Side};
+
+/// RFC 7510.
+const PORT: u16 = 6635;
+/// Realm of the run.
+pub(crate) const REALM: &str = "bench.rete";
+/// Name of the link's key file.
+pub(crate) const LINK_KEY: &str = "a-b.link";
+
+/// The TOML of a side: one AF_XDP link, uncapped, and the other side as peer. Keys lie in `../pki`, inbox and state
+/// beside the file. No fall-back to a socket, so that the figure is what it says.
+#[must_use]
+pub(crate) fn toml(bed: &Bed, side: Side) -> String {
+    let other = if side == Side::A { Side::B } else { Side::A };
+    let (name, peer) = (bed.node(side), bed.node(other));
+    let (role, out_label, in_label) = match side {
+        Side::A => ("originator", 100, 101),
+        Side::B => ("acceptor", 101, 100),
+    };
+    format!(
+        r#"version = "1.0"
+
+[node]
+name = "{name}"
+realm = "{REALM}"
+certificate = "../pki/{name}.crt"
+key = "../pki/{name}.key"
+trust = "../pki/ca.crt"
+inbox = "inbox"
+state-dir = "state"
+workers = [{{ core = {core}, poll = "adaptive" }}]
+
+[[link]]
+name = "wire"
+adapter = "xdp"
+interface = "{interface}"
+fallback = false
+local = "{local}:{PORT}"
+remote = "{remote}:{PORT}"
+mtu = {MTU}
+rate = "uncapped"
+congestion = "shared"
+liveness = {{ interval = "100 ms", detect = 3, key-file = "../pki/{LINK_KEY}" }}
+
+[[peer]]
+name = "{peer}"
+link = "wire"
+role = "{role}"
+out-label = {out_label}
+in-label = {in_label}
+rtt = "1 ms"
+"#,
+        core = side.core(),
+        interface = bed.interface(side),
+        local = side.address(),
+        remote = other.address(),
+    )
+}
