@@ -33,6 +33,13 @@ pub trait Broker: Send {
     /// The interface is not attached, or the kernel refuses.
     fn steer(&mut self, interface: &str, entries: Vec<(SteerKey, SteerValue)>) -> Result<(), String>;
 
+    /// What the program has counted since it was loaded: frames by outcome, and malformed ones by reason
+    /// (`malformed_…`), the latter only where there were any.
+    ///
+    /// # Errors
+    /// The interface is not attached, or the kernel refuses.
+    fn counters(&mut self, interface: &str) -> Result<Vec<(String, u64)>, String>;
+
     /// Take the program away; no error if there is none.
     ///
     /// # Errors
@@ -47,6 +54,11 @@ pub(crate) struct SharedBroker(Arc<Mutex<Box<dyn Broker>>>);
 impl SharedBroker {
     pub(crate) fn new(broker: Box<dyn Broker>) -> Self {
         Self(Arc::new(Mutex::new(broker)))
+    }
+
+    /// [`Broker::counters`], unless a worker is having something recycled: a status does not wait for that.
+    pub(crate) fn counters(&self, interface: &str) -> Option<Vec<(String, u64)>> {
+        self.0.try_lock().ok()?.counters(interface).ok()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Box<dyn Broker>> {
@@ -104,6 +116,15 @@ impl Broker for LocalBroker {
 
     fn steer(&mut self, interface: &str, entries: Vec<(SteerKey, SteerValue)>) -> Result<(), String> {
         self.attachment(interface)?.set_steering(&entries).map_err(|error| error.to_string())
+    }
+
+    fn counters(&mut self, interface: &str) -> Result<Vec<(String, u64)>, String> {
+        let attachment = self.attachment(interface)?;
+        let counted = attachment.counters().and_then(|outcomes| Ok((outcomes, attachment.malformed()?)));
+        let (outcomes, malformed) = counted.map_err(|error| error.to_string())?;
+        let outcomes = outcomes.into_iter().map(|(name, count)| (name.to_owned(), count));
+        let malformed = malformed.into_iter().filter(|(_, count)| *count > 0);
+        Ok(outcomes.chain(malformed.map(|(reason, count)| (format!("malformed_{reason}"), count))).collect())
     }
 
     fn detach(&mut self, interface: &str) -> Result<(), String> {

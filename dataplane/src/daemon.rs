@@ -158,6 +158,7 @@ impl Daemon {
     /// Any [`DaemonError`]; what was started is stopped again.
     pub fn start(options: DaemonOptions) -> Result<Self, DaemonError> {
         let DaemonOptions { plan, control, broker } = options;
+        let broker = SharedBroker::new(broker);
         let epoch = Instant::now();
         engines::check(&plan)?;
         std::fs::create_dir_all(&plan.inbox)
@@ -168,7 +169,8 @@ impl Daemon {
         let rings = rings.map_err(|source| DaemonError::System { what: "eventfd", source })?;
         let plan = Arc::new(plan);
         let (to_gateway, inputs) = channel();
-        let (gateway, bell) = start_gateway(&plan, &rings, inputs, to_gateway.clone(), secrets.boot_id)?;
+        let (gateway, bell) =
+            start_gateway(&plan, &rings, inputs, to_gateway.clone(), secrets.boot_id, broker.clone())?;
         let (notify, notices) = channel();
         let mut interfaces: Vec<_> = plan.links.iter().filter_map(|link| interface(&link.adapter)).collect();
         interfaces.sort_unstable();
@@ -184,7 +186,7 @@ impl Daemon {
             rings,
             follower: None,
             control: None,
-            broker: SharedBroker::new(broker),
+            broker,
             interfaces,
         };
         for (index, worker_plan) in plan.workers.iter().enumerate() {
@@ -379,12 +381,13 @@ fn start_gateway(
     inputs: Receiver<Input>,
     to_self: Sender<Input>,
     boot_id: u64,
+    broker: SharedBroker,
 ) -> Result<(JoinHandle<()>, GatewayBell), DaemonError> {
     let (started, bell) = channel();
     let (plan, rings) = (plan.clone(), rings.to_vec());
     let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || {
         let bell = GatewayBell::of_this_thread();
-        match Gateway::new(plan, rings, inputs, to_self, bell.clone(), boot_id) {
+        match Gateway::new(plan, rings, inputs, to_self, bell.clone(), boot_id, broker) {
             Ok(mut gateway) => {
                 let _ = started.send(Ok(bell));
                 gateway.run();

@@ -7,7 +7,7 @@ use florelay_engine::egress::{Class, EgressDrop};
 use florelay_engine::{LinkReport, PeerReport};
 
 use crate::ipc::{LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
-use crate::plan::{NodePlan, Rung};
+use crate::plan::{AdapterPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
 /// One status from the reports of all workers.
@@ -45,6 +45,31 @@ pub(crate) fn assemble(
             .collect(),
         transfers,
         note: None,
+    }
+}
+
+/// What the XDP programs of a worker's interfaces counted, beside the worker's own counters and summed like them:
+/// `xdp_steered`, `xdp_drop_malformed`, `xdp_malformed_too_short`, …
+pub(crate) fn add_program_counters(
+    plan: &NodePlan,
+    status: &mut Status,
+    counters: impl Fn(&str) -> Option<Vec<(String, u64)>>,
+) {
+    let mut seen = Vec::new();
+    for link in &plan.links {
+        let AdapterPlan::Xdp { interface, .. } = &link.adapter else { continue };
+        let Some(worker) = status.workers.iter_mut().find(|worker| worker.index == link.worker) else { continue };
+        if seen.contains(&interface) {
+            continue;
+        }
+        seen.push(interface);
+        for (name, count) in counters(interface).into_iter().flatten() {
+            let name = format!("xdp_{name}");
+            match worker.counters.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += count,
+                None => worker.counters.push((name, count)),
+            }
+        }
     }
 }
 

@@ -32,9 +32,7 @@ mod topology;
 mod veth;
 
 pub use config::{Adapter, LinkPlan, Rate};
-pub use counters::{
-    Counters, SAMPLE_ERROR, Sample, Sampler, busiest_window_bps, mean_rate_bps, worst_excess_bytes,
-};
+pub use counters::{Counters, SAMPLE_ERROR, Sample, Sampler, busiest_window_bps, mean_rate_bps, worst_excess_bytes};
 pub use deadline::{Deadline, interrupt_flag, interrupted};
 pub use job::Job;
 pub use namespace::Namespace;

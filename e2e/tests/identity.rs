@@ -33,8 +33,9 @@ fn a_station_of_another_name_or_ca_never_connects() {
     let elsewhere = line.topology.folder().join("elsewhere");
     line.program.pki_init("demo.rete", &elsewhere).unwrap();
     line.program.pki_issue(&name, &elsewhere).unwrap();
-    let other_ca =
-        right.replace(&format!("../pki/{name}."), &format!("../elsewhere/{name}.")).replace("../pki/ca.crt", "../elsewhere/ca.crt");
+    let other_ca = right
+        .replace(&format!("../pki/{name}."), &format!("../elsewhere/{name}."))
+        .replace("../pki/ca.crt", "../elsewhere/ca.crt");
 
     for node in [A, RELAY] {
         line.nodes.push(line.topology.start(node).unwrap());

@@ -168,7 +168,9 @@ fn a_transfer_survives_the_death_of_any_process() {
     assert_eq!(ended.code(), Some(69), "{}", send.said());
     assert!(send.said().contains(&format!("florelay watch {id}")), "{}", send.said());
     replaced(&line, A, "control", victim);
-    line.until(A, "the transfer to be shown", |status| status.transfers().iter().any(|entry| entry["id"] == id.as_str()));
+    line.until(A, "the transfer to be shown", |status| {
+        status.transfers().iter().any(|entry| entry["id"] == id.as_str())
+    });
     let mut watch = line.program.command(&["watch", &id, "--json", "--config"]);
     watch.arg(line.config(A));
     let mut watch = Job::start(&watch, line.topology.folder(), "watch").unwrap();
@@ -188,7 +190,8 @@ fn a_transfer_survives_the_death_of_any_process() {
     };
     let mut again = send_again(&line);
     line.confirmed(&mut again, 1, Deadline::after(SOON));
-    let first = again.json_lines().into_iter().find_map(|entry| entry["confirmed"].as_u64().filter(|&c| c > 0)).unwrap();
+    let first =
+        again.json_lines().into_iter().find_map(|entry| entry["confirmed"].as_u64().filter(|&c| c > 0)).unwrap();
     assert!(first >= confirmed, "begun again: {first}, {confirmed} were confirmed");
     flows(&line, &mut again, "dataplane of the sender");
     kill_supervisor_and_start_again(&mut line, A);

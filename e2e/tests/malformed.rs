@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use common::{A, B, Line, PATIENCE, RELAY};
-use florelay_e2e::{Deadline, LinkPlan, Process, Rate, Status, root_or_skip};
+use florelay_e2e::{Deadline, LinkPlan, Process, Rate, root_or_skip};
 use florelay_wire::cw::{ControlWord, PayloadType};
 use florelay_wire::eth::{ETH_BYTES, MacAddr};
 use florelay_wire::link::{PATH_HEADER_BYTES, write_path_header};
@@ -68,13 +68,17 @@ fn valid(ttl: u8) -> Vec<u8> {
 /// Everything that is wrong in the link payload alone.
 fn payloads() -> Vec<Vec<u8>> {
     let frame = valid(64);
-    let mut all = vec![valid(0), valid(1)];
+    // A reserved label in front: 0, IPv4 explicit null.
+    let mut reserved = valid(64);
+    reserved[..3].fill(0);
+    let mut all = vec![valid(0), valid(1), reserved];
     for bit in 0..PATH_HEADER_BYTES * 8 {
         let mut flipped = frame.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         all.push(flipped);
     }
-    all.extend((0..frame.len()).map(|length| frame[..length].to_vec()));
+    // An empty datagram is no link frame: the kernel's.
+    all.extend((1..frame.len()).map(|length| frame[..length].to_vec()));
     // xorshift64 (Marsaglia 2003), the same every time.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = move || {
@@ -84,15 +88,24 @@ fn payloads() -> Vec<Vec<u8>> {
         state
     };
     for _ in 0..RANDOM_FRAMES {
-        let length = usize::try_from(random() % 200).unwrap();
+        let length = usize::try_from(1 + random() % 200).unwrap();
         all.push((0..length).map(|_| random().to_le_bytes()[0]).collect());
     }
     all
 }
 
-/// The drop counters of a node's link.
-fn drops(status: &Status) -> BTreeMap<String, u64> {
-    status.drops().into_iter().collect()
+/// All drop counters: of a node's links, and of the XDP programs in front of them.
+fn drops(line: &Line, node: usize) -> BTreeMap<String, u64> {
+    let status = line.status(node);
+    let program = status.workers()[0]["counters"].as_object().unwrap();
+    let program = program.iter().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)));
+    status.drops().into_iter().chain(program.filter(|(name, _)| name.starts_with("xdp_"))).collect()
+}
+
+/// What has been added to each counter.
+fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let grown = after.iter().map(|(name, count)| (name.clone(), count - before.get(name).copied().unwrap_or(0)));
+    grown.filter(|(_, count)| *count > 0).collect()
 }
 
 #[test]
@@ -106,10 +119,7 @@ fn malformed_frames_are_counted_and_hurt_nobody() {
     let file = line.file("image.raw", 15_000_000);
     let mut send = line.send(&file);
     line.confirmed(&mut send, 500_000, Deadline::after(PATIENCE));
-    let before = [RELAY, B].map(|node| drops(&line.status(node)));
-    let worker = |name: &str| line.status(RELAY).worker_counter(0, name);
-    let unknown_before = worker("xdp_unknown_remote");
-    let checksum_before = worker("xdp_bad_checksum");
+    let before = [RELAY, B].map(|node| drops(&line, node));
 
     let neighbour = Injector::new(&line, FROM);
     let payloads = payloads();
@@ -117,10 +127,11 @@ fn malformed_frames_are_counted_and_hurt_nobody() {
         burst.iter().for_each(|payload| neighbour.send(&neighbour.packet(payload)));
         line.status(RELAY);
     }
-    // Every byte of a valid frame changed, the checksum not.
+    // Every byte of a valid link payload changed, the checksum not: the XDP program sees what is wrong in the headers, the
+    // worker the checksum of the rest.
     let packet = neighbour.packet(&valid(64));
-    let udp = packet.len() - PATH_HEADER_BYTES - BODY_BYTES;
-    for at in udp..packet.len() {
+    let body = packet.len() - BODY_BYTES;
+    for at in body..packet.len() {
         let mut damaged = packet.clone();
         damaged[at] ^= 0x55;
         neighbour.send(&damaged);
@@ -133,37 +144,39 @@ fn malformed_frames_are_counted_and_hurt_nobody() {
     assert!(send.ended().unwrap().is_none(), "the transfer ended before the injection did");
     line.arrive(&mut send, &file, Deadline::after(PATIENCE));
 
-    let after = [RELAY, B].map(|node| drops(&line.status(node)));
-    let more = |at: usize, reason: &str| {
-        let of = |counters: &BTreeMap<String, u64>| counters.get(reason).copied().unwrap_or(0);
-        of(&after[at]) - of(&before[at])
-    };
-    println!("relay: {:?}\nstation-b: {:?}", after[0], after[1]);
-    let (checksum, unknown) = (worker("xdp_bad_checksum") - checksum_before, worker("xdp_unknown_remote") - unknown_before);
-    println!("wrong checksums {checksum}, foreign {unknown}");
+    let [relay, station] = [growth(&before[0], &drops(&line, RELAY)), growth(&before[1], &drops(&line, B))];
+    println!("relay: {relay:?}\nstation-b: {station:?}");
+    let count = |counters: &BTreeMap<String, u64>, name: &str| counters.get(name).copied().unwrap_or(0);
     let reasons = [
-        "too_short",
-        "reserved_label",
-        "stack_depth",
-        "bad_nibble",
-        "unknown_payload",
-        "unknown_label",
-        "backward_mismatch",
-        "ttl_zero",
-        "ttl_expired",
+        "xdp_malformed_too_short",
+        "xdp_malformed_reserved_label",
+        "xdp_malformed_stack_depth",
+        "xdp_malformed_bad_nibble",
+        "xdp_malformed_unknown_payload",
+        "to-a: unknown_label",
+        "to-a: backward_mismatch",
+        "to-a: ttl_zero",
+        "to-a: ttl_expired",
     ];
     for reason in reasons {
-        assert!(more(0, &format!("to-a: {reason}")) > 0, "{reason} is not counted: {:?}", after[0]);
+        assert!(count(&relay, reason) > 0, "{reason} is not counted");
     }
-    let total: u64 = after[0].keys().filter(|name| name.starts_with("to-a: ")).map(|name| more(0, name)).sum();
+    let sum = |counters: &BTreeMap<String, u64>, of: &str| {
+        counters.iter().filter(|(name, _)| name.starts_with(of)).map(|(_, count)| count).sum::<u64>()
+    };
+    let program = count(&relay, "xdp_drop_malformed");
+    assert_eq!(sum(&relay, "xdp_malformed_"), program, "the reasons add up");
+    let engine = sum(&relay, "to-a: ");
     // Some flips leave a valid frame (TC, TTL, flags, sequence, the longer truncations): those go on to station-b.
-    let passed = more(1, "to-relay: transport");
+    let passed = sum(&station, "to-relay: ");
     let sent = u64::try_from(payloads.len()).unwrap();
-    println!("{sent} frames with a valid checksum: {total} dropped at the relay, {passed} by station-b's transport");
-    assert!(passed > 0, "{:?}", after[1]);
-    assert_eq!(total + passed, sent, "every frame has a reason");
-    assert_eq!(checksum, u64::try_from(packet.len() - udp).unwrap(), "wrong checksums");
-    assert_eq!(unknown, u64::try_from(BURST).unwrap(), "foreign ports");
+    println!(
+        "{sent} frames with a valid checksum: {program} dropped by the relay's program, {engine} by its engine, {passed} by station-b"
+    );
+    assert!(passed > 0);
+    assert_eq!(program + engine + passed, sent, "every frame has a reason");
+    assert_eq!(count(&relay, "xdp_bad_checksum"), u64::try_from(BODY_BYTES).unwrap());
+    assert_eq!(count(&relay, "xdp_unknown_remote"), u64::try_from(BURST).unwrap());
     assert_eq!(all(&line), processes, "a process died");
     line.assert_no_frame_leaked();
     line.stop();

@@ -46,7 +46,7 @@ use florelay_wire::ParseError;
 use florelay_wire::eth::ETH_BYTES;
 use florelay_wire::link::{self, PATH_HEADER_BYTES};
 use florelay_wire::maps::{
-    OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_MAP_ENTRIES, STEER_TO_KERNEL, STEER_VALUE_BYTES,
+    MALFORMED_MAP, OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_MAP_ENTRIES, STEER_TO_KERNEL, STEER_VALUE_BYTES,
     SteerKey, SteerValue, XSK_MAP, XSK_MAP_ENTRIES,
 };
 use florelay_wire::outer::{self, MAX_OUTER_BYTES, Outer};
@@ -60,7 +60,7 @@ const FRONT_BYTES: usize = (MAX_OUTER_BYTES + PATH_HEADER_BYTES).next_multiple_o
 /// Words, so that [`zero`] takes few instructions.
 type Front = [u64; FRONT_BYTES / 8];
 
-/// One malformed frame in this many is logged, per CPU, the first included. A power of two.
+/// One malformed frame in this many is logged, per CPU and reason, the first included. A power of two.
 const LOG_ONE_IN: u64 = 1024;
 
 /// Frames of these addresses and ports are ours. Written by user space alone.
@@ -75,13 +75,13 @@ static XSKS: XskMap = XskMap::with_max_entries(XSK_MAP_ENTRIES, 0);
 #[map]
 static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT as u32, 0);
 
-/// Malformed frames seen by this CPU, for [`LOG_ONE_IN`].
+/// Malformed frames by reason.
 #[map]
-static MALFORMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static MALFORMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(ParseError::COUNT as u32, 0);
 
 // User space finds program and maps by these names; a static's name cannot be taken from a constant.
 const _: () = assert!(same(PROGRAM, "florelay_steer") && same(STEER_MAP, "STEER"));
-const _: () = assert!(same(XSK_MAP, "XSKS") && same(OUTCOME_MAP, "OUTCOMES"));
+const _: () = assert!(same(XSK_MAP, "XSKS") && same(OUTCOME_MAP, "OUTCOMES") && same(MALFORMED_MAP, "MALFORMED"));
 
 /// The program.
 #[xdp]
@@ -125,7 +125,7 @@ fn steer(ctx: &XdpContext) -> (Outcome, u32) {
     }
 
     if let Err(error) = check_link(front, &outer) {
-        log_malformed(ctx, outer.dst_port, error);
+        note_malformed(ctx, outer.dst_port, error);
         return (Outcome::DropMalformed, XDP_DROP);
     }
     // The low bits of the flags are the verdict for a queue without a socket.
@@ -173,10 +173,11 @@ fn check_link(front: &[u8], outer: &Outer) -> Result<(), ParseError> {
     link::parse(payload).map(|_| ())
 }
 
-/// Logs one malformed frame in [`LOG_ONE_IN`]. User space turns the number behind `reason` into words.
+/// Counts a malformed frame by its reason, and logs one in [`LOG_ONE_IN`]. User space turns the number behind `reason` into
+/// words.
 #[inline(always)]
-fn log_malformed(ctx: &XdpContext, port: u16, error: ParseError) {
-    let Some(seen) = MALFORMED.get_ptr_mut(0) else {
+fn note_malformed(ctx: &XdpContext, port: u16, error: ParseError) {
+    let Some(seen) = MALFORMED.get_ptr_mut(error.index() as u32) else {
         return;
     };
     // SAFETY: as for `OUTCOMES`.
@@ -188,7 +189,7 @@ fn log_malformed(ctx: &XdpContext, port: u16, error: ParseError) {
     if number & (LOG_ONE_IN - 1) == 0 {
         warn!(
             ctx,
-            "malformed link frame to port {} on queue {} (number {} on this CPU): reason {}",
+            "malformed link frame to port {} on queue {} (number {} for it on this CPU): reason {}",
             port,
             ctx.rx_queue_index(),
             number + 1,

@@ -1,14 +1,15 @@
 //! Climbing the rung ladder: attach the XDP program, bind sockets on every queue, put them into the socket map. The first
 //! rung that holds is taken; each higher one says why not.
 //!
-//! Order matters: attach before bind (some drivers set their rings up anew when a program comes), fill before the socket
-//! is in the map, steer last and only when the next hop has told the VLAN (`worker::ports`).
+//! Order matters: attach before bind (some drivers set their rings up anew when a program comes), fill before bind (they
+//! take their buffers then; `Socket::open` does it), steer last and only when the next hop has told the VLAN
+//! (`worker::ports`).
 //!
 //! The active queues of an interface are those that bind: the kernel's number of queues (IFLA_NUM_RX_QUEUES) is what the
 //! device was made with, and binding to a queue beyond the active ones answers EINVAL.
 
 use florelay_xsk::{
-    AttachMode, BindMode, FrameSize, HEADROOM_BYTES, Ladder, OpenOptions, RingSizes, Socket, Umem, UmemOptions,
+    AttachMode, BindMode, FrameSize, HEADROOM_BYTES, Ladder, OpenOptions, RingSizes, Socket, Umem, UmemOptions, quirks,
 };
 use rtnetlink::packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -41,13 +42,11 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// For sockets on `queues` queues and IP packets of up to `mtu` bytes. Nothing is mapped yet.
-    pub(crate) fn new(queues: u32, mtu: u16) -> Self {
-        let frame_size = if usize::from(mtu) + LAYER2_BYTES + HEADROOM_BYTES <= 2048 {
-            FrameSize::Bytes2048
-        } else {
-            FrameSize::Bytes4096
-        };
+    /// For sockets on `queues` queues, IP packets of up to `mtu` bytes, and drivers that need chunks of at least `least`
+    /// (`least_frame_size`). Nothing is mapped yet.
+    pub(crate) fn new(queues: u32, mtu: u16, least: FrameSize) -> Self {
+        let frame_size =
+            if usize::from(mtu) + LAYER2_BYTES + HEADROOM_BYTES <= 2048 { least } else { FrameSize::Bytes4096 };
         let frame_count = (queues * (RINGS.fill() + RINGS.tx) + SPARE_FRAMES).min(MAX_FRAMES);
         let options = UmemOptions { frame_size, frame_count, rings: RINGS, ..UmemOptions::default() };
         Self { umems: Vec::new(), modes: Vec::new(), options }
@@ -162,7 +161,8 @@ pub(crate) fn open_queues(
     let interface = &wanted.interface;
     let mut queues = Vec::new();
     for id in 0..rx_queues(interface)? {
-        let mut socket = match Socket::open(umem, OpenOptions { interface: interface.clone(), queue: id, mode }) {
+        let options = OpenOptions { interface: interface.clone(), queue: id, mode, fill: FILL_FRAMES };
+        let socket = match Socket::open(umem, options) {
             Ok(socket) => socket,
             Err(error) if id == 0 => return Err(error.to_string()),
             Err(error) if error.errno() == Some(EINVAL) => break,
@@ -178,7 +178,6 @@ pub(crate) fn open_queues(
                 Err(error) => tracing::info!(interface, queue = id, %error, "no busy polling"),
             }
         }
-        socket.fill().refill(umem, FILL_FRAMES as usize);
         broker.lock().register(interface, id, socket.fd())?;
         queues.push(Queue::new(socket, prefers));
     }
@@ -202,6 +201,12 @@ pub(crate) fn rx_queues(interface: &str) -> Result<u32, String> {
         _ => None,
     });
     Ok(count.unwrap_or(1).clamp(1, MAX_QUEUES))
+}
+
+/// The smallest chunk that suits the drivers of all these interfaces, because a worker's interfaces share its UMEMs.
+pub(crate) fn least_frame_size<'a>(interfaces: impl Iterator<Item = &'a str>) -> FrameSize {
+    let of = |interface| quirks::frame_size(&florelay_xsk::driver_name(interface));
+    interfaces.map(of).max().unwrap_or_default()
 }
 
 fn plan_rung(rung: florelay_xsk::Rung) -> Rung {

@@ -11,7 +11,9 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp};
 use aya_log::EbpfLogger;
-use florelay_wire::maps::{OUTCOME_MAP, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, XSK_MAP};
+use florelay_wire::maps::{
+    MALFORMED_MAP, OUTCOME_MAP, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, XSK_MAP,
+};
 
 use super::interface::{XdpState, foreign, xdp_state};
 use super::pins::Pins;
@@ -40,6 +42,7 @@ pub(super) struct Parts {
     pub(super) xsks: XskMap<MapData>,
     pub(super) steer: HashMap<MapData, [u8; STEER_KEY_BYTES], [u8; STEER_VALUE_BYTES]>,
     pub(super) outcomes: PerCpuArray<MapData, u64>,
+    pub(super) malformed: PerCpuArray<MapData, u64>,
     pub(super) logger: EbpfLogger<Arc<log::Sink>>,
     pub(super) sink: Arc<log::Sink>,
     pub(super) ebpf: Ebpf,
@@ -97,7 +100,7 @@ pub(super) fn install(
     let program = xdp_program(&mut ebpf)?;
     let program_id = program.info().map_err(|error| AttachError::Load(Box::new(error)))?.id();
     pins.replace(PROGRAM_PIN, |path| program.pin(path))?;
-    for name in [STEER_MAP, XSK_MAP, OUTCOME_MAP] {
+    for name in [STEER_MAP, XSK_MAP, OUTCOME_MAP, MALFORMED_MAP] {
         let map = ebpf.map(name).ok_or_else(|| wrong_object(name))?;
         pins.replace(name, |path| map.pin(path))?;
     }
@@ -108,6 +111,7 @@ pub(super) fn install(
         xsks: take_map(&mut ebpf, XSK_MAP)?,
         steer: take_map(&mut ebpf, STEER_MAP)?,
         outcomes: take_map(&mut ebpf, OUTCOME_MAP)?,
+        malformed: take_map(&mut ebpf, MALFORMED_MAP)?,
         logger,
         sink,
         ebpf,

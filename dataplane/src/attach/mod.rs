@@ -38,8 +38,9 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::XdpMode;
 use aya::programs::links::FdLink;
 use aya_log::EbpfLogger;
+use florelay_wire::ParseError;
 use florelay_wire::maps::{
-    OUTCOME_MAP, Outcome, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey, SteerValue, XSK_MAP,
+    MALFORMED_MAP, OUTCOME_MAP, Outcome, STEER_KEY_BYTES, STEER_MAP, STEER_VALUE_BYTES, SteerKey, SteerValue, XSK_MAP,
 };
 
 use install::{Parts, Plan, discard, install, plan, wait_until_gone};
@@ -82,6 +83,7 @@ pub struct Attachment {
     xsks: XskMap<MapData>,
     steer: HashMap<MapData, [u8; STEER_KEY_BYTES], [u8; STEER_VALUE_BYTES]>,
     outcomes: PerCpuArray<MapData, u64>,
+    malformed: PerCpuArray<MapData, u64>,
     logger: EbpfLogger<Arc<log::Sink>>,
     sink: Arc<log::Sink>,
     throttle: log::Throttle,
@@ -124,7 +126,7 @@ impl Attachment {
     }
 
     fn assemble(interface: &str, mode: Mode, pins: Pins, parts: Parts) -> Self {
-        let Parts { link, program_id, took_over, xsks, steer, outcomes, logger, sink, ebpf } = parts;
+        let Parts { link, program_id, took_over, xsks, steer, outcomes, malformed, logger, sink, ebpf } = parts;
         tracing::info!(interface, ?mode, program_id, took_over, pins = %pins.folder().display(), "XDP program attached");
         Self {
             interface: interface.to_owned(),
@@ -136,6 +138,7 @@ impl Attachment {
             xsks,
             steer,
             outcomes,
+            malformed,
             logger,
             sink,
             throttle: log::Throttle::default(),
@@ -190,13 +193,15 @@ impl Attachment {
     /// # Errors
     /// [`AttachError::Map`].
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, AttachError> {
-        (0_u32..)
-            .zip(Outcome::NAMES)
-            .map(|(index, name)| {
-                let per_cpu = self.outcomes.get(&index, 0).map_err(map_error(OUTCOME_MAP))?;
-                Ok((name, per_cpu.iter().sum()))
-            })
-            .collect()
+        sums(&self.outcomes, OUTCOME_MAP, Outcome::NAMES)
+    }
+
+    /// What `drop_malformed` consists of: frames by reason, in the same way; names are those of [`ParseError`].
+    ///
+    /// # Errors
+    /// [`AttachError::Map`].
+    pub fn malformed(&self) -> Result<Vec<(&'static str, u64)>, AttachError> {
+        sums(&self.malformed, MALFORMED_MAP, ParseError::ALL.iter().map(|reason| reason.name()))
     }
 
     /// Passes what the program has logged to `tracing`, at a bounded rate. Does not block; call it in housekeeping.
@@ -242,6 +247,18 @@ impl Attachment {
         tracing::info!(interface, program_id, "XDP program detached");
         Ok(())
     }
+}
+
+/// The counters of a per-CPU array, summed over CPUs, with their names.
+fn sums(
+    map: &PerCpuArray<MapData, u64>,
+    map_name: &'static str,
+    names: impl IntoIterator<Item = &'static str>,
+) -> Result<Vec<(&'static str, u64)>, AttachError> {
+    (0_u32..)
+        .zip(names)
+        .map(|(index, name)| Ok((name, map.get(&index, 0).map_err(map_error(map_name))?.iter().sum())))
+        .collect()
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> AttachError {

@@ -4,7 +4,7 @@
 //! /sys/fs/bpf/florelay/<node>/<interface>/   locked (flock) by the process that holds the attachment
 //!     link        keeps the program attached when the process dies
 //!     program     for people and for the control process
-//!     STEER, XSKS, OUTCOMES
+//!     STEER, XSKS, OUTCOMES, MALFORMED
 //! ```
 //!
 //! The lock ends with the process, however it ends; so a pinned link in an unlocked folder belongs to nobody, and may be taken over.

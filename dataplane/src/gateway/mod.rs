@@ -33,6 +33,7 @@ use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::OutgoingFile;
 use self::transfers::Transfers;
+use crate::broker::SharedBroker;
 use crate::ipc::{Answer, Request, RequestBody, Response};
 use crate::netlink::NextHop;
 use crate::plan::NodePlan;
@@ -92,6 +93,7 @@ pub(crate) struct Gateway {
     rates: Vec<RatePlan>,
     log: MessageLog,
     finisher: Sender<Finishing>,
+    broker: SharedBroker,
     stopping: bool,
 }
 
@@ -104,6 +106,7 @@ impl Gateway {
         to_self: Sender<Input>,
         bell: GatewayBell,
         boot_id: u64,
+        broker: SharedBroker,
     ) -> std::io::Result<Self> {
         let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
         let finisher = start_finisher(to_self, bell.clone())?;
@@ -127,6 +130,7 @@ impl Gateway {
             rates,
             log: MessageLog::open(&plan.inbox)?,
             finisher,
+            broker,
             plan,
             stopping: false,
         })
@@ -442,7 +446,9 @@ impl Gateway {
         self.reports[worker] = Some(report);
         if self.reports.iter().all(Option::is_some) {
             let reports: Vec<_> = self.reports.iter_mut().filter_map(Option::take).collect();
-            let status = crate::status::assemble(&self.plan, self.started.elapsed(), &reports, self.transfers.list());
+            let uptime = self.started.elapsed();
+            let mut status = crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list());
+            crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
             for (tag, replies) in self.status_waiters.drain(..) {
                 reply(&replies, tag, Answer::Status(Box::new(status.clone())));
             }

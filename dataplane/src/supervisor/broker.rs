@@ -20,10 +20,12 @@ enum Ask {
     Attach { interface: String, native: bool },
     Register { interface: String, queue: u32 },
     Steer { interface: String, entries: Vec<([u8; STEER_KEY_BYTES], [u8; STEER_VALUE_BYTES])> },
+    Counters { interface: String },
     Detach { interface: String },
 }
 
-type Reply = Result<(), String>;
+/// Counters, where they were asked for.
+type Reply = Result<Vec<(String, u64)>, String>;
 
 pub(super) fn lock(broker: &Mutex<LocalBroker>) -> MutexGuard<'_, LocalBroker> {
     // Consistent after every statement.
@@ -31,7 +33,7 @@ pub(super) fn lock(broker: &Mutex<LocalBroker>) -> MutexGuard<'_, LocalBroker> {
 }
 
 fn carry_out(broker: &mut LocalBroker, plan: &NodePlan, ask: Ask, descriptor: Option<&OwnedFd>) -> Reply {
-    match ask {
+    let done = match ask {
         Ask::Attach { interface, native } => {
             let planned = plan.links.iter().any(|link| match &link.adapter {
                 AdapterPlan::Xdp { interface: name, .. } => *name == interface,
@@ -53,8 +55,10 @@ fn carry_out(broker: &mut LocalBroker, plan: &NodePlan, ask: Ask, descriptor: Op
             let entries: Option<Vec<_>> = entries.iter().map(parse).collect();
             broker.steer(&interface, entries.ok_or("a steering key does not parse")?)
         }
+        Ask::Counters { interface } => return broker.counters(&interface),
         Ask::Detach { interface } => broker.detach(&interface),
-    }
+    };
+    done.map(|()| Vec::new())
 }
 
 /// Serve one dataplane until it goes away.
@@ -103,20 +107,24 @@ impl RemoteBroker {
 }
 
 impl Broker for RemoteBroker {
-    fn attach(&mut self, interface: &str, mode: Mode) -> Reply {
-        self.ask(&Ask::Attach { interface: interface.to_owned(), native: mode == Mode::Native }, None)
+    fn attach(&mut self, interface: &str, mode: Mode) -> Result<(), String> {
+        self.ask(&Ask::Attach { interface: interface.to_owned(), native: mode == Mode::Native }, None).map(drop)
     }
 
-    fn register(&mut self, interface: &str, queue: u32, socket: BorrowedFd<'_>) -> Reply {
-        self.ask(&Ask::Register { interface: interface.to_owned(), queue }, Some(socket))
+    fn register(&mut self, interface: &str, queue: u32, socket: BorrowedFd<'_>) -> Result<(), String> {
+        self.ask(&Ask::Register { interface: interface.to_owned(), queue }, Some(socket)).map(drop)
     }
 
-    fn steer(&mut self, interface: &str, entries: Vec<(SteerKey, SteerValue)>) -> Reply {
+    fn steer(&mut self, interface: &str, entries: Vec<(SteerKey, SteerValue)>) -> Result<(), String> {
         let entries = entries.iter().map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect();
-        self.ask(&Ask::Steer { interface: interface.to_owned(), entries }, None)
+        self.ask(&Ask::Steer { interface: interface.to_owned(), entries }, None).map(drop)
     }
 
-    fn detach(&mut self, interface: &str) -> Reply {
-        self.ask(&Ask::Detach { interface: interface.to_owned() }, None)
+    fn counters(&mut self, interface: &str) -> Reply {
+        self.ask(&Ask::Counters { interface: interface.to_owned() }, None)
+    }
+
+    fn detach(&mut self, interface: &str) -> Result<(), String> {
+        self.ask(&Ask::Detach { interface: interface.to_owned() }, None).map(drop)
     }
 }

@@ -86,13 +86,14 @@ impl Ports {
         // An interface that cannot be asked will say so on its ladder.
         let queues = wanted.iter().map(|wanted| rungs::rx_queues(&wanted.interface).unwrap_or(0)).sum();
         let mtu = wanted.iter().map(|wanted| wanted.mtu).max().unwrap_or(0);
+        let least = rungs::least_frame_size(wanted.iter().map(|wanted| wanted.interface.as_str()));
         let size = links.iter().map(|(id, ..)| usize::from(id.0) + 1).max().unwrap_or(0);
         let mut ports = Self {
             links: links.into_iter().map(|(id, plan, udp)| LinkPort::new(id, plan, udp)).collect(),
             index: vec![usize::MAX; size],
             groups: Vec::new(),
             wanted: Vec::new(),
-            pools: Pools::new(queues, mtu),
+            pools: Pools::new(queues, mtu, least),
             heap: HeapPool::new(HEAP_FRAMES),
             inbox: Vec::with_capacity(1024),
             scratch: Vec::with_capacity(florelay_xsk::BATCH_FRAMES),
@@ -251,30 +252,22 @@ impl Ports {
         for group in &mut self.groups {
             group.watch(now_ns);
         }
-        if !recycle {
-            return Vec::new();
-        }
-        let broken = self.groups.iter().find(|group| group.broken.is_some()).map(|group| usize::from(group.pool));
-        broken.map_or_else(Vec::new, |pool| self.recycle(pool))
+        if recycle { self.recycle() } else { Vec::new() }
     }
 
-    /// Open all sockets of a UMEM anew: the kernel shares it only through the first one, so they go together. Blocks for as
-    /// long as the kernel needs to let go of the queues.
-    fn recycle(&mut self, pool: usize) -> Vec<Command> {
-        let Some(mode) = self.pools.mode(pool) else { return Vec::new() };
-        let umem = &mut self.pools.umems[pool];
+    /// Open the sockets of broken interfaces anew; others that share their UMEM go on. Blocks for as long as the kernel
+    /// needs to let go of the queues.
+    fn recycle(&mut self) -> Vec<Command> {
         let mut commands = Vec::new();
-        for group in self.groups.iter_mut().filter(|group| usize::from(group.pool) == pool) {
+        for (group, wanted) in self.groups.iter_mut().zip(&self.wanted) {
+            let pool = usize::from(group.pool);
+            let Some(mode) = self.pools.mode(pool).filter(|_| group.broken.is_some()) else { continue };
+            let umem = &mut self.pools.umems[pool];
             let (kicks, wakes) = group.syscalls();
             self.closed_syscalls.0 += kicks;
             self.closed_syscalls.1 += wakes;
             for queue in group.take_queues() {
                 queue.into_socket().close(umem);
-            }
-        }
-        for (group, wanted) in self.groups.iter_mut().zip(&self.wanted) {
-            if usize::from(group.pool) != pool {
-                continue;
             }
             let was = group.broken.take();
             let reopened = restore_program(&self.broker, group)

@@ -27,6 +27,9 @@ pub const STEER_MAP: &str = "STEER";
 pub const XSK_MAP: &str = "XSKS";
 /// Name of the counters, by [`Outcome`].
 pub const OUTCOME_MAP: &str = "OUTCOMES";
+/// Name of the counters of malformed frames, by [`ParseError::index`](crate::ParseError::index). Outer headers that do not
+/// parse are not in it: those frames pass.
+pub const MALFORMED_MAP: &str = "MALFORMED";
 /// Most steer entries of one interface.
 pub const STEER_MAP_ENTRIES: u32 = 1024;
 /// Most RX queues of one interface.

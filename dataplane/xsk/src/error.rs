@@ -16,13 +16,13 @@ pub enum Error {
         /// What is accepted.
         must: &'static str,
     },
-    /// The kernel refused to register the memory. Usual causes: RLIMIT_MEMLOCK, CAP_NET_RAW.
-    #[error("cannot register {bytes} bytes as UMEM (CAP_NET_RAW? RLIMIT_MEMLOCK?): {reason}")]
+    /// The kernel gave no memory, or refused to pin it for a socket. Usual cause: RLIMIT_MEMLOCK.
+    #[error("cannot have {bytes} bytes as UMEM (RLIMIT_MEMLOCK?): {source}")]
     Umem {
         /// Size of the memory.
         bytes: usize,
-        /// xsk-rs's message with the kernel's errno.
-        reason: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The interface name holds a NUL byte or is longer than 15 bytes (IFNAMSIZ, linux/if.h).
     #[error("{0:?} is not an interface name")]
@@ -39,10 +39,10 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A socket that shares a UMEM inherits the owner's mode (net/xdp/xsk_buff_pool.c, `xp_assign_dev_shared`).
-    #[error("this UMEM's first socket is bound {owner}; a socket that shares it cannot be {asked}: use a second UMEM")]
+    /// A socket that shares a UMEM inherits the mode of those that have it (net/xdp/xsk_buff_pool.c, `xp_assign_dev_shared`).
+    #[error("this UMEM's sockets are bound {owner}; one that shares it cannot be {asked}: use a second UMEM")]
     ModeConflict {
-        /// The first socket's mode.
+        /// The open sockets' mode.
         owner: crate::BindMode,
         /// The mode asked for.
         asked: crate::BindMode,
@@ -67,28 +67,13 @@ pub enum Error {
         /// The queue.
         queue: u32,
     },
-    /// The first socket of the UMEM was closed while others live. The kernel shares a UMEM only through a bound socket,
-    /// so nothing can be added until the others are closed too.
-    #[error("the first socket of this UMEM is closed and {open} others are open; close them, then open all again")]
-    OwnerClosed {
-        /// Sockets still open.
-        open: usize,
-    },
-    /// The UMEM was made in another network namespace than the one its first socket is opened in. Its descriptor
-    /// belongs to that namespace, and would bind whatever interface has the same index there.
-    #[error("this UMEM was made in another network namespace; make it in the one its first socket is opened in")]
+    /// The UMEM was made in another network namespace than the socket or the calling thread. A queue is known by its
+    /// interface's name, which means something else there.
+    #[error("this UMEM was made in another network namespace; make it in the one its sockets are opened in")]
     OtherNamespace,
     /// More sockets than a UMEM can tell apart.
     #[error("a UMEM serves at most {0} sockets")]
     TooManySockets(usize),
-    /// The TX ring's mapping was not found in /proc/self/maps (is /proc mounted?).
-    #[error("the TX ring of {interface} queue {queue} is not in /proc/self/maps (is /proc mounted?)")]
-    TxRingNotMapped {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Sys {
@@ -109,7 +94,7 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Bind { source, .. } | Self::Sys { source, .. } => source.raw_os_error(),
+            Self::Bind { source, .. } | Self::Sys { source, .. } | Self::Umem { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

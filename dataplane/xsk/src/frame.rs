@@ -193,7 +193,7 @@ impl Frame {
 
     /// Offset of the window from the start of the UMEM: the address that a descriptor carries.
     pub(crate) fn address(&self) -> u64 {
-        u64::from(self.index()) * self.region.frame_size() as u64 + u64::from(self.start)
+        self.region.address_of(self.index()) + u64::from(self.start)
     }
 
     /// Give up the right to the bytes without counting a leak: the caller has moved the chunk to another state.

@@ -1,15 +1,8 @@
 //! AF_XDP for the workers: sockets, UMEM, frames as affine types, poll modes and the rung ladder.
 //!
 //! What for: to move frames between a network queue and a worker without a copy where the driver can, without a system
-//! call in steady state, and without ever losing track of who owns a frame. Built on xsk-rs (libxdp), which makes the
-//! UMEM and the sockets and drives the fill, RX and completion rings. Where it lacks something this crate goes beside
-//! it, and says why at the place:
-//!
-//! | beside xsk-rs | because |
-//! |---|---|
-//! | writing the TX ring ([`TxRing`]) | its descriptors cannot carry a data start that was moved into the headroom |
-//! | releasing and renewing a UMEM's first descriptor ([`Socket`], [`Umem`]) | libxdp never closes it, so a first socket could not be recycled |
-//! | XDP_OPTIONS, `sendto` with its errno, busy-poll options | not in its API, or its answer is hidden |
+//! call in steady state, and without ever losing track of who owns a frame. It speaks to the kernel directly, through
+//! libc: include/uapi/linux/if_xdp.h is small and stable, and what is wanted here no library offers (ADR 0006).
 //!
 //! # The rings, and who owns a frame
 //!
@@ -47,13 +40,11 @@
 //!
 //! # Limits
 //!
-//! - xsk-rs makes its own descriptors: a socket made by another process cannot be adopted, so whoever opens one needs
-//!   CAP_NET_RAW.
 //! - No multi-buffer frames, no unaligned chunks, no TX metadata (checksum offload); 2048- or 4096-byte chunks.
 //! - The memory of a UMEM stays mapped until the process ends.
-//! - /proc must be mounted when a socket is opened; kernel 5.4 or later.
+//! - Kernel 5.4 or later, 5.10 to share a UMEM between queues.
 //!
-//! All `unsafe` of this crate is in `frame`, `region`, `ring`, `socket`, `sys` and `umem`.
+//! All `unsafe` of this crate is in `frame`, `region`, `ring/mapped`, `sys` and `umem`.
 
 mod driver;
 mod error;
@@ -77,7 +68,7 @@ pub use kick::{KICK_BATCH_FRAMES, KICK_ROUNDS, TAIL_FLUSH_NS};
 pub use ladder::{AttachMode, Ladder, Refusal, Rung};
 pub use poll::{AdaptivePoll, Decision};
 pub use ring::{BATCH_FRAMES, CompletionRing, FillRing, Kick, RxRing, SendError, TxRing};
-pub use socket::{BIND_PATIENCE, BindMode, OpenOptions, Rings, Socket};
+pub use socket::{BIND_PATIENCE, BindMode, DEFAULT_FILL_FRAMES, OpenOptions, Rings, Socket};
 pub use stats::{FrameAccount, KickCounters, TxCounters, UmemCounters, XdpStatistics};
 pub use umem::{FrameSize, MAX_SOCKETS, QUARANTINE_NS, RingSizes, Umem, UmemOptions};
 pub use watchdog::{BUSY_POLL_STALL_NS, CompletionWatchdog, STALL_NS, Verdict};

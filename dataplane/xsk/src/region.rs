@@ -4,11 +4,13 @@
 //! reference count, so moving a frame costs no shared cache line. What is shared and mutable here (`dropped`,
 //! `closed`) is touched on mistakes and on socket close only, never per packet.
 
-use std::os::fd::RawFd;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys;
 
 #[derive(Debug)]
 pub(crate) struct Region {
@@ -21,8 +23,6 @@ pub(crate) struct Region {
     dropped_total: AtomicU64,
     /// Slots whose socket has gone and whose frames wait for quarantine.
     closed: Mutex<Vec<u8>>,
-    /// The descriptor that libxdp holds for this UMEM; -1 until the first socket is open.
-    anchor: AtomicI32,
 }
 
 // SAFETY: `base` points to a mapping that is never unmapped and that nobody accesses through the Region itself;
@@ -32,8 +32,14 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// Map zeroed memory for `frame_count` chunks of `1 << shift` bytes, for ever.
+    pub(crate) fn map(shift: u32, frame_count: u32, huge_pages: bool) -> io::Result<&'static Self> {
+        let base = sys::map_memory((frame_count as usize) << shift, huge_pages)?;
+        Ok(Self::leak(base, shift, frame_count))
+    }
+
     /// `base` is a mapping of `frame_count << shift` bytes that is never unmapped.
-    pub(crate) fn leak(base: NonNull<u8>, shift: u32, frame_count: u32) -> &'static Self {
+    fn leak(base: NonNull<u8>, shift: u32, frame_count: u32) -> &'static Self {
         Box::leak(Box::new(Self {
             base,
             shift,
@@ -41,7 +47,6 @@ impl Region {
             dropped: Mutex::new(Vec::new()),
             dropped_total: AtomicU64::new(0),
             closed: Mutex::new(Vec::new()),
-            anchor: AtomicI32::new(-1),
         }))
     }
 
@@ -74,9 +79,15 @@ impl Region {
     }
 
     /// Chunk number and offset in the chunk of an address from the kernel; `None` if outside the UMEM.
-    pub(crate) fn locate(&self, address: usize) -> Option<(u32, usize)> {
+    #[expect(clippy::cast_possible_truncation, reason = "less than the frame size, at most 4096")]
+    pub(crate) fn locate(&self, address: u64) -> Option<(u32, usize)> {
         let index = u32::try_from(address >> self.shift).ok()?;
-        (index < self.frame_count).then_some((index, address & (self.frame_size() - 1)))
+        (index < self.frame_count).then_some((index, address as usize & (self.frame_size() - 1)))
+    }
+
+    /// The address of a chunk's first byte, as the kernel counts: from the start of the UMEM.
+    pub(crate) fn address_of(&self, index: u32) -> u64 {
+        u64::from(index) << self.shift
     }
 
     pub(crate) fn note_dropped(&self, index: u32) {
@@ -103,15 +114,6 @@ impl Region {
     pub(crate) fn take_closed(&self) -> Vec<u8> {
         std::mem::take(&mut *self.closed.lock().unwrap_or_else(PoisonError::into_inner))
     }
-
-    pub(crate) fn anchor(&self) -> Option<RawFd> {
-        let fd = self.anchor.load(Ordering::Relaxed);
-        (fd >= 0).then_some(fd)
-    }
-
-    pub(crate) fn set_anchor(&self, fd: RawFd) {
-        self.anchor.store(fd, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(region.locate(0), Some((0, 0)));
         assert_eq!(region.locate(3 * 2048 + 2047), Some((3, 2047)));
         assert_eq!(region.locate(4 * 2048), None);
-        assert_eq!(region.locate(usize::MAX), None);
+        assert_eq!(region.locate(u64::MAX), None);
         assert_eq!(region.index_of(region.chunk(3)), 3);
     }
 }

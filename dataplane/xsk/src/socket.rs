@@ -1,12 +1,18 @@
 //! A socket: one queue of one interface, bound to a UMEM, with its four rings.
 //!
 //! Owner: the worker that owns the UMEM. The XDP program is attached before the bind (by the caller, with aya) and the
-//! socket is put in its XSKMAP after it, by [`Socket::fd`]; libxdp's own program is never loaded.
+//! socket is put in its XSKMAP after it, by [`Socket::fd`].
+//!
+//! ```text
+//!   socket(AF_XDP) ─► memory (first socket only) ─► ring sizes ─► map the rings ─► fill ─► bind ─► which mode?
+//! ```
+//!
+//! Filling comes before the bind, because a driver takes its buffers when it sets a queue up, and some never look again:
+//! igb on 6.18 stays deaf for good if the fill ring was empty then.
 //!
 //! Sharing a UMEM: the first socket decides zero-copy or copy, need-wakeup included; a later one is bound with
-//! XDP_SHARED_UMEM, which carries no mode flags, and inherits both. Asking for another mode is refused here, because
-//! the kernel would not say so. The first socket also is the one through which the kernel shares: close it last, or
-//! close all and open again.
+//! XDP_SHARED_UMEM through any that is still bound, carries no mode flags, and inherits both. Asking for another mode is
+//! refused here, because the kernel would not say so. Sockets may be closed in any order.
 //!
 //! Closing: dropping a socket unbinds it at once and quarantines the frames that the kernel had; opening the same queue
 //! again gives them back. [`Socket::open`] waits for a queue that the kernel has not released yet (EBUSY), for at most
@@ -14,20 +20,17 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue};
-
 use crate::error::Error;
 use crate::region::Region;
-use crate::ring::{CompletionRing, FillRing, RxRing, TxMapping, TxRing};
+use crate::ring::{CompletionRing, Consumer, Desc, FillRing, Producer, RxRing, TxRing};
 use crate::stats::XdpStatistics;
-use crate::sys;
-use crate::umem::Umem;
+use crate::sys::{self, RingKind};
+use crate::umem::{RingSizes, Umem};
 
 /// How long [`Socket::open`] tries again while the kernel answers EBUSY. The queue of a closed socket is released in
 /// deferred work (xp_put_pool, net/xdp/xsk_buff_pool.c); a driver reset takes up to 400 ms (igb).
@@ -62,6 +65,9 @@ impl fmt::Display for BindMode {
     }
 }
 
+/// Frames that [`OpenOptions::new`] asks to be put in the fill ring: half of what the default [`RingSizes`] hold there.
+pub const DEFAULT_FILL_FRAMES: u32 = 2048;
+
 /// Where and how to bind. Ring sizes are the UMEM's ([`RingSizes`](crate::RingSizes)).
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
@@ -71,6 +77,17 @@ pub struct OpenOptions {
     pub queue: u32,
     /// Zero-copy or copy.
     pub mode: BindMode,
+    /// Frames for the kernel to receive into, put in the fill ring before the bind; fewer if the ring or the pool has
+    /// fewer. With 0 some drivers never receive anything, see the module's description.
+    pub fill: u32,
+}
+
+impl OpenOptions {
+    /// With [`DEFAULT_FILL_FRAMES`].
+    #[must_use]
+    pub fn new(interface: impl Into<String>, queue: u32, mode: BindMode) -> Self {
+        Self { interface: interface.into(), queue, mode, fill: DEFAULT_FILL_FRAMES }
+    }
 }
 
 /// A bound AF_XDP socket.
@@ -97,72 +114,68 @@ pub struct Rings<'a> {
 }
 
 impl Socket {
-    /// Bind. The fill ring is empty afterwards: call [`FillRing::refill`] before expecting frames.
+    /// Make a socket, fill its fill ring, and bind it. Needs CAP_NET_RAW.
     ///
     /// # Errors
     ///
     /// [`Error::Bind`] with the kernel's errno: EOPNOTSUPP (the driver has no zero-copy), EINVAL, EBUSY (queue taken),
-    /// EPERM (CAP_NET_RAW), ENODEV; or one of the conflicts that this crate sees itself.
+    /// ENODEV; [`Error::Sys`], EPERM without CAP_NET_RAW; [`Error::Umem`]; or one of the conflicts that this crate sees
+    /// itself. What the kernel has not taken of the fill ring is in the pool again, the rest in quarantine.
     pub fn open(umem: &mut Umem, options: OpenOptions) -> Result<Self, Error> {
+        let fd = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP) (CAP_NET_RAW?)"))?;
+        Self::adopt(umem, options, fd)
+    }
+
+    /// The same with a socket made elsewhere, by whoever has CAP_NET_RAW: a fresh AF_XDP one, of the calling thread's
+    /// network namespace. Nothing else here needs that capability.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); [`Error::Sys`] if it is no AF_XDP socket (ENOPROTOOPT) or not a fresh one.
+    pub fn adopt(umem: &mut Umem, options: OpenOptions, fd: OwnedFd) -> Result<Self, Error> {
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
+        umem.check_namespace(fd.as_fd())?;
         umem.collect_closed();
         let slot = umem.claim_slot(&options.interface, options.queue)?;
-        let inherited = umem.owner_mode()?;
-        if let Some(owner) = inherited.filter(|owner| *owner != options.mode) {
+        if let Some(owner) = umem.mode().filter(|owner| *owner != options.mode) {
             return Err(Error::ModeConflict { owner, asked: options.mode });
         }
-        let anchor = inherited.is_none();
-        let queues = bind_patiently(umem, &options, anchor)?;
-        let fd = queues.tx.fd().as_raw_fd();
-        // From here on a failure drops the queues and then the lease, which frees the queue of the device.
-        let Queues { rx, tx, fill, completion } = queues;
-        let lease = Arc::new(Lease { region: umem.region(), slot, fd, anchor });
-        if anchor {
-            umem.region().set_anchor(fd);
-        }
-        umem.opened(slot, anchor.then_some(options.mode));
+        let interface = interface_index(&options)?;
+        let Queues { rx, tx, fill, completion } = Queues::map(fd.as_fd(), umem.options().rings)?;
+        let lenders = umem.lenders();
+        let lease = Arc::new(Lease { fd, report: Report { region: umem.region(), slot } });
+        umem.opening(slot, &lease);
+        let mut fill = FillRing::new(fill, Arc::clone(&lease));
+        let filled = fill.refill(umem, options.fill as usize);
 
-        // SAFETY: `tx` keeps the descriptor open until the end of this function.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        let made = Self::check_and_map(umem, &options, borrowed);
-        let mapping = match made {
-            Ok(mapping) => mapping,
-            Err(error) => {
-                drop((rx, tx, fill, completion));
-                drop(lease);
-                umem.collect_closed();
-                return Err(error);
-            }
-        };
+        let mut bound = bind_patiently(umem, &options, interface, lease.fd(), lenders);
+        if bound.is_err() {
+            fill.take_back(umem);
+        } else {
+            bound = check_mode(&options, lease.fd());
+        }
+        if let Err(error) = bound {
+            // The last ring unmapped and the descriptor closed: only then is the device's queue free again.
+            drop((rx, tx, fill, completion, lease));
+            umem.collect_closed();
+            return Err(error);
+        }
+        umem.bound(slot, options.mode);
+        // Frames of this queue's last socket may have been all there were.
+        fill.refill(umem, (options.fill as usize).saturating_sub(filled));
         let copy_mode = options.mode == BindMode::Copy;
         if copy_mode {
-            prepare_copy_mode(borrowed, umem.options().rings.tx);
+            prepare_copy_mode(lease.fd(), umem.options().rings.tx);
         }
         tracing::info!(interface = %options.interface, queue = options.queue, mode = %options.mode, "AF_XDP socket bound");
         Ok(Self {
             rx: RxRing::new(rx, Arc::clone(&lease)),
-            tx: TxRing::new(tx, mapping, Arc::clone(&lease), copy_mode),
-            fill: FillRing::new(fill, Arc::clone(&lease)),
+            tx: TxRing::new(tx, Arc::clone(&lease), copy_mode),
+            fill,
             completion: CompletionRing::new(completion, lease),
             options,
         })
-    }
-
-    /// Ask the kernel what it really bound, keep the descriptor from children, and find the TX ring.
-    fn check_and_map(umem: &Umem, options: &OpenOptions, fd: BorrowedFd<'_>) -> Result<TxMapping, Error> {
-        let (interface, queue) = (options.interface.clone(), options.queue);
-        // libxdp makes its sockets without SOCK_CLOEXEC; a child process would keep the queue bound.
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
-            .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
-        let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
-        let got = if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy };
-        if got != options.mode {
-            return Err(Error::ModeNotGiven { interface, queue, asked: options.mode, got });
-        }
-        let offsets = sys::tx_offsets(fd).map_err(Error::sys("getsockopt(XDP_MMAP_OFFSETS)"))?;
-        let range = sys::find_tx_ring(fd).map_err(Error::sys("reading /proc/self/maps"))?;
-        range
-            .and_then(|range| TxMapping::new(range, offsets, umem.options().rings.tx))
-            .ok_or(Error::TxRingNotMapped { interface, queue })
     }
 
     /// Unbind, and quarantine what the kernel had. The same as dropping the socket followed by
@@ -234,120 +247,132 @@ impl AsFd for Socket {
     }
 }
 
-/// The right to a slot of the UMEM, held by each of a socket's four rings; giving it up reports the slot as closed.
+/// The descriptor and the right to a slot of the UMEM, held by each of a socket's four rings; giving it up closes the
+/// one and reports the other.
 ///
 /// In the rings and not in the [`Socket`], because `&mut` access to a ring is enough to swap it out of its socket: what
 /// the kernel has may be quarantined only when the last ring is gone, wherever it is. One reference count per socket,
 /// touched on open and close.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    region: &'static Region,
-    slot: u8,
-    fd: RawFd,
-    /// This socket's descriptor is the one that libxdp keeps for the UMEM.
-    anchor: bool,
+    /// Closed before the report is made.
+    fd: OwnedFd,
+    report: Report,
 }
 
 impl Lease {
     /// The UMEM's memory.
     pub(crate) fn region(&self) -> &'static Region {
-        self.region
+        self.report.region
     }
 
     /// The socket's number in its UMEM.
     pub(crate) fn slot(&self) -> u8 {
-        self.slot
+        self.report.slot
     }
 
     /// The socket's descriptor.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns an xsk-rs queue of this socket, which keeps the descriptor open, for as long as the borrow lives.
-    pub(crate) unsafe fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the caller's promise.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
-impl Drop for Lease {
+/// Tells the UMEM that a socket has gone.
+#[derive(Debug)]
+struct Report {
+    region: &'static Region,
+    slot: u8,
+}
+
+impl Drop for Report {
     fn drop(&mut self) {
-        if self.anchor {
-            // libxdp does not close the descriptor of a UMEM's first socket, which would leave the queue bound and the
-            // kernel receiving into our frames. Putting an unbound socket in its place closes it; an AF_XDP one, since
-            // libxdp asks this descriptor for ring offsets when it unmaps the rings of the other sockets.
-            let replaced = sys::xdp_socket().and_then(|fresh| sys::replace_descriptor(&fresh, self.fd));
-            if let Err(error) = replaced {
-                tracing::error!(%error, "cannot release the descriptor of a UMEM's first socket; its queue stays bound");
-            }
-        }
         self.region.note_closed(self.slot);
     }
 }
 
+/// Four mapped rings without owners.
 struct Queues {
-    rx: RxQueue,
-    tx: TxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
+    rx: Consumer<Desc>,
+    tx: Producer<Desc>,
+    fill: Producer<u64>,
+    completion: Consumer<u64>,
 }
 
-/// Bind, trying again while the kernel has not released the queue.
-fn bind_patiently(umem: &mut Umem, options: &OpenOptions, first: bool) -> Result<Queues, Error> {
+impl Queues {
+    /// Set the sizes of a fresh socket's rings and map them. A socket that shares a UMEM has its own fill and completion
+    /// rings too, because it serves another queue.
+    fn map(fd: BorrowedFd<'_>, sizes: RingSizes) -> Result<Self, Error> {
+        use RingKind::{Completion, Fill, Rx, Tx};
+        for (kind, size) in [(Fill, sizes.fill()), (Completion, sizes.tx), (Rx, sizes.rx), (Tx, sizes.tx)] {
+            sys::set_ring_size(fd, kind, size).map_err(Error::sys(format!("size of the {kind:?} ring")))?;
+        }
+        let at = sys::offsets(fd).map_err(Error::sys("getsockopt(XDP_MMAP_OFFSETS)"))?;
+        Ok(Self {
+            rx: Consumer::map(fd, Rx, at.rx, sizes.rx).map_err(Error::sys("mapping the RX ring"))?,
+            tx: Producer::map(fd, Tx, at.tx, sizes.tx).map_err(Error::sys("mapping the TX ring"))?,
+            fill: Producer::map(fd, Fill, at.fill, sizes.fill()).map_err(Error::sys("mapping the fill ring"))?,
+            completion: Consumer::map(fd, Completion, at.completion, sizes.tx)
+                .map_err(Error::sys("mapping the completion ring"))?,
+        })
+    }
+}
+
+/// The interface's number in the calling thread's namespace.
+fn interface_index(options: &OpenOptions) -> Result<u32, Error> {
+    let name = &options.interface;
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+        return Err(Error::InterfaceName(name.clone()));
+    }
+    sys::interface_index(name).map_err(|source| refused(options, source))
+}
+
+/// Bind, trying again while the kernel has not released the queue. The memory comes from a lender that is still bound
+/// (one whose interface was deleted is not: EBADF), or is registered anew if there is none.
+fn bind_patiently(
+    umem: &Umem,
+    options: &OpenOptions,
+    interface: u32,
+    fd: BorrowedFd<'_>,
+    mut lenders: Vec<Arc<Lease>>,
+) -> Result<(), Error> {
     let began = Instant::now();
-    loop {
-        if first {
-            umem.renew_anchor()?;
-        }
-        match bind(umem, options) {
-            Err(Error::Bind { source, .. })
-                if source.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < BIND_PATIENCE =>
-            {
-                thread::sleep(BIND_PAUSE);
-            }
-            bound => return bound,
-        }
-    }
-}
-
-fn bind(umem: &Umem, options: &OpenOptions) -> Result<Queues, Error> {
-    let bad_name = || Error::InterfaceName(options.interface.clone());
-    if options.interface.is_empty() || options.interface.len() >= libc::IFNAMSIZ {
-        return Err(bad_name());
-    }
-    let interface: Interface = options.interface.parse().map_err(|_| bad_name())?;
-    let rings = umem.options().rings;
-    let size =
-        |n| QueueSize::new(n).map_err(|_| Error::BadSize { what: "ring", value: n.into(), must: "a power of two" });
     let mode = match options.mode {
-        BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
-        BindMode::Copy => BindFlags::XDP_COPY,
+        BindMode::ZeroCopy => libc::XDP_ZEROCOPY,
+        BindMode::Copy => libc::XDP_COPY,
     };
-    let config = SocketConfig::builder()
-        .rx_queue_size(size(rings.rx)?)
-        .tx_queue_size(size(rings.tx)?)
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
-        .build();
-    // SAFETY: INHIBIT_PROG_LOAD is set, which is what xsk-rs asks for.
-    let made = unsafe { xsk_rs::Socket::new(config, umem.xsk(), &interface, options.queue) };
-    let (tx, rx, rings) = made.map_err(|error| Error::Bind {
-        interface: options.interface.clone(),
-        queue: options.queue,
-        mode: options.mode,
-        source: errno_of(&error),
-    })?;
-    let (fill, completion) =
-        rings.ok_or(Error::AlreadyOpen { interface: options.interface.clone(), queue: options.queue })?;
-    Ok(Queues { rx, tx, fill, completion })
+    if lenders.is_empty() {
+        umem.register(fd)?;
+    }
+    loop {
+        let lender = lenders.last().map(|lender| lender.fd());
+        let Err(source) = sys::bind(fd, interface, options.queue, mode | libc::XDP_USE_NEED_WAKEUP, lender) else {
+            return Ok(());
+        };
+        match source.raw_os_error() {
+            Some(libc::EBADF) if lenders.pop().is_some() => {
+                if lenders.is_empty() {
+                    umem.register(fd)?;
+                }
+            }
+            Some(libc::EBUSY) if began.elapsed() < BIND_PATIENCE => thread::sleep(BIND_PAUSE),
+            _ => return Err(refused(options, source)),
+        }
+    }
 }
 
-/// The kernel's errno inside xsk-rs's error.
-fn errno_of(error: &xsk_rs::socket::SocketCreateError) -> io::Error {
-    let code = std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    code.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+fn refused(options: &OpenOptions, source: io::Error) -> Error {
+    Error::Bind { interface: options.interface.clone(), queue: options.queue, mode: options.mode, source }
+}
+
+/// Ask the kernel what it really bound.
+fn check_mode(options: &OpenOptions, fd: BorrowedFd<'_>) -> Result<(), Error> {
+    let zero_copy = sys::is_zero_copy(fd).map_err(Error::sys("getsockopt(XDP_OPTIONS)"))?;
+    let got = if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy };
+    if got == options.mode {
+        return Ok(());
+    }
+    let (interface, queue) = (options.interface.clone(), options.queue);
+    Err(Error::ModeNotGiven { interface, queue, asked: options.mode, got })
 }
 
 /// Options that only help; refusal is normal on older kernels.

@@ -1,15 +1,17 @@
-//! System calls that xsk-rs does not make, in one place: socket options of SOL_XDP, the kicks, the busy-poll options,
-//! the driver's name, and where the TX ring is mapped.
+//! The system calls of AF_XDP, in one place: making and binding sockets, memory and rings, socket options, kicks, and the
+//! driver's name.
 //!
-//! Everything here is a thin, safe function over one call; no state. Not on the packet path except [`kick_tx`] and
+//! Everything here is a thin function over one call; no state. Not on the packet path except [`kick_tx`] and
 //! [`wake_rx`], which are the system calls that the packet path exists to avoid.
+//!
+//! Numbers and layouts are libc's, from include/uapi/linux/if_xdp.h unless another header is named; what libc lacks is
+//! written here with its header. What the kernel does with them: net/xdp/xsk.c.
 
-use std::ffi::c_void;
-use std::fs;
+use std::ffi::{CString, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
 
 use crate::stats::XdpStatistics;
 
@@ -57,21 +59,75 @@ pub(crate) fn statistics(fd: BorrowedFd<'_>) -> io::Result<XdpStatistics> {
     })
 }
 
-/// Offsets of the TX ring: XDP_MMAP_OFFSETS. Kernels before 5.4 answer a shorter struct without flags; refused.
-pub(crate) fn tx_offsets(fd: BorrowedFd<'_>) -> io::Result<RingOffsets> {
-    let (offsets, len): (libc::xdp_mmap_offsets, usize) = get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+/// Which ring of a socket: names its size option and the offset at which it is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RingKind {
+    /// XDP_UMEM_FILL_RING, XDP_UMEM_PGOFF_FILL_RING
+    Fill,
+    /// XDP_UMEM_COMPLETION_RING, XDP_UMEM_PGOFF_COMPLETION_RING
+    Completion,
+    /// XDP_RX_RING, XDP_PGOFF_RX_RING
+    Rx,
+    /// XDP_TX_RING, XDP_PGOFF_TX_RING
+    Tx,
+}
+
+impl RingKind {
+    fn size_option(self) -> i32 {
+        match self {
+            Self::Fill => libc::XDP_UMEM_FILL_RING,
+            Self::Completion => libc::XDP_UMEM_COMPLETION_RING,
+            Self::Rx => libc::XDP_RX_RING,
+            Self::Tx => libc::XDP_TX_RING,
+        }
+    }
+
+    fn map_offset(self) -> io::Result<libc::off_t> {
+        let offset = match self {
+            Self::Fill => libc::XDP_UMEM_PGOFF_FILL_RING,
+            Self::Completion => libc::XDP_UMEM_PGOFF_COMPLETION_RING,
+            Self::Rx => return Ok(libc::XDP_PGOFF_RX_RING),
+            Self::Tx => return Ok(libc::XDP_PGOFF_TX_RING),
+        };
+        libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Where the parts of each ring lie: XDP_MMAP_OFFSETS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offsets {
+    pub(crate) fill: RingOffsets,
+    pub(crate) completion: RingOffsets,
+    pub(crate) rx: RingOffsets,
+    pub(crate) tx: RingOffsets,
+}
+
+/// Kernels before 5.4 answer a shorter struct without flags; refused.
+pub(crate) fn offsets(fd: BorrowedFd<'_>) -> io::Result<Offsets> {
+    let (answer, len): (libc::xdp_mmap_offsets, usize) = get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
     if len < size_of::<libc::xdp_mmap_offsets>() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "kernel older than 5.4: no ring flags"));
     }
-    let at = |v: u64| usize::try_from(v).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-    let tx = offsets.tx;
-    Ok(RingOffsets { producer: at(tx.producer)?, consumer: at(tx.consumer)?, desc: at(tx.desc)?, flags: at(tx.flags)? })
+    let ring = |from: libc::xdp_ring_offset| {
+        let at = |v: u64| usize::try_from(v).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        Ok::<_, io::Error>(RingOffsets {
+            producer: at(from.producer)?,
+            consumer: at(from.consumer)?,
+            desc: at(from.desc)?,
+            flags: at(from.flags)?,
+        })
+    };
+    Ok(Offsets { fill: ring(answer.fr)?, completion: ring(answer.cr)?, rx: ring(answer.rx)?, tx: ring(answer.tx)? })
 }
 
-/// A new, unbound AF_XDP socket.
+/// A new, unbound AF_XDP socket. Needs CAP_NET_RAW.
 pub(crate) fn xdp_socket() -> io::Result<OwnedFd> {
+    new_socket(libc::AF_XDP, libc::SOCK_RAW)
+}
+
+fn new_socket(family: i32, kind: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the result is checked.
-    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -80,7 +136,7 @@ pub(crate) fn xdp_socket() -> io::Result<OwnedFd> {
 }
 
 /// A number for the network namespace of a socket: SO_NETNS_COOKIE (kernel 5.14); `None` on older kernels.
-pub(crate) fn netns_cookie(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+pub(crate) fn netns_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     const SO_NETNS_COOKIE: i32 = 71; // asm-generic/socket.h
     match get_option::<u64>(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE) {
         Ok((cookie, _)) => Ok(Some(cookie)),
@@ -89,11 +145,58 @@ pub(crate) fn netns_cookie(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     }
 }
 
-/// Register `len` bytes at `base` as the UMEM of a fresh socket.
-pub(crate) fn register_umem(fd: BorrowedFd<'_>, base: ptr::NonNull<u8>, len: usize, chunk: u32) -> io::Result<()> {
+/// The same for the calling thread.
+pub(crate) fn current_netns() -> io::Result<Option<u64>> {
+    let probe = new_socket(libc::AF_INET, libc::SOCK_DGRAM)?;
+    netns_of(probe.as_fd())
+}
+
+/// The index of an interface in the calling thread's network namespace; ENODEV if there is none.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
+}
+
+/// Anonymous memory of `bytes` bytes, zeroed and present, shared (so that a fork leaves the kernel's pages ours).
+pub(crate) fn map_memory(bytes: usize, huge_pages: bool) -> io::Result<NonNull<u8>> {
+    let huge = if huge_pages { libc::MAP_HUGETLB } else { 0 };
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | huge;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    mapped(unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) })
+}
+
+/// Map a ring of an unbound socket.
+pub(crate) fn map_ring(fd: BorrowedFd<'_>, kind: RingKind, bytes: usize) -> io::Result<NonNull<u8>> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+    let offset = kind.map_offset()?;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    mapped(unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, fd.as_raw_fd(), offset) })
+}
+
+fn mapped(address: *mut c_void) -> io::Result<NonNull<u8>> {
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Unmap.
+///
+/// # Safety
+///
+/// `base` and `bytes` are a whole mapping of [`map_ring`], and nothing uses a pointer into it afterwards.
+pub(crate) unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise. It cannot fail for such a range.
+    let _ = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+}
+
+/// Register `bytes` bytes at `base` as the UMEM of a fresh socket: XDP_UMEM_REG.
+pub(crate) fn register_umem(fd: BorrowedFd<'_>, base: NonNull<u8>, bytes: usize, chunk: u32) -> io::Result<()> {
     let reg = libc::xdp_umem_reg {
-        addr: base.as_ptr() as u64,
-        len: len as u64,
+        addr: base.as_ptr().expose_provenance() as u64,
+        len: bytes as u64,
         chunk_size: chunk,
         headroom: 0,
         flags: 0,
@@ -102,9 +205,31 @@ pub(crate) fn register_umem(fd: BorrowedFd<'_>, base: ptr::NonNull<u8>, len: usi
     set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &reg)
 }
 
-/// Set the size of an RX or TX ring (`option` is XDP_RX_RING or XDP_TX_RING), in descriptors.
-pub(crate) fn set_ring_size(fd: BorrowedFd<'_>, option: i32, size: u32) -> io::Result<()> {
-    set_option(fd, libc::SOL_XDP, option, &size)
+/// Set the size of a ring of a fresh socket, in entries: a power of two.
+pub(crate) fn set_ring_size(fd: BorrowedFd<'_>, kind: RingKind, size: u32) -> io::Result<()> {
+    set_option(fd, libc::SOL_XDP, kind.size_option(), &size)
+}
+
+/// Bind to a queue: struct sockaddr_xdp. `flags` are XDP_ZEROCOPY or XDP_COPY with XDP_USE_NEED_WAKEUP; a socket with an
+/// `owner` (XDP_SHARED_UMEM: the descriptor of a bound socket) inherits them, and the kernel refuses any.
+pub(crate) fn bind(
+    fd: BorrowedFd<'_>,
+    interface: u32,
+    queue: u32,
+    flags: u16,
+    owner: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: u16::try_from(libc::AF_XDP).map_err(|_| io::ErrorKind::InvalidInput)?,
+        sxdp_flags: if owner.is_some() { libc::XDP_SHARED_UMEM } else { flags },
+        sxdp_ifindex: interface,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: owner.map_or(0, |owner| owner.as_raw_fd().cast_unsigned()),
+    };
+    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_xdp>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads `len` bytes of `address`, which outlives the call.
+    let code = unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(&address).cast(), len) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Raise how many frames one `sendto` carries in copy mode (XDP_MAX_TX_SKB_BUDGET = 9, linux/if_xdp.h, kernel 6.17;
@@ -114,42 +239,9 @@ pub(crate) fn set_tx_budget(fd: BorrowedFd<'_>, frames: u32) -> io::Result<()> {
     set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &frames)
 }
 
-/// Put `source` behind the number `target`, closing what was there.
-pub(crate) fn replace_descriptor(source: &OwnedFd, target: RawFd) -> io::Result<()> {
-    // SAFETY: no pointers. `target` is the number libxdp keeps for the UMEM; it stays a valid AF_XDP descriptor.
-    let fd = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
-    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Set an int at SOL_SOCKET.
+/// An integer option of SOL_SOCKET.
 pub(crate) fn set_socket_int(fd: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, option, &value)
-}
-
-/// The address at which the TX ring of this socket is mapped in this process.
-///
-/// A mapping of a socket shows in /proc/self/maps (proc(5)) as `socket:[inode]`, its offset names the ring:
-/// XDP_PGOFF_TX_RING. Needed because xsk-rs maps the ring and keeps the address, and the kernel refuses a second
-/// mmap once the socket is bound (xsk_mmap, net/xdp/xsk.c, answers EBUSY).
-pub(crate) fn find_tx_ring(fd: BorrowedFd<'_>) -> io::Result<Option<(usize, usize)>> {
-    let inode = rustix::fs::fstat(fd)?.st_ino;
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    Ok(parse_tx_mapping(&maps, inode))
-}
-
-/// Start and end address of the TX ring of the socket with this inode.
-fn parse_tx_mapping(maps: &str, inode: u64) -> Option<(usize, usize)> {
-    maps.lines().find_map(|line| {
-        let mut field = line.split_ascii_whitespace();
-        let (from, to) = field.next()?.split_once('-')?;
-        let offset = i64::from_str_radix(field.nth(1)?, 16).ok()?;
-        let line_inode: u64 = field.nth(1)?.parse().ok()?;
-        let is_socket = field.next().is_some_and(|path| path.starts_with("socket:["));
-        if offset != libc::XDP_PGOFF_TX_RING || line_inode != inode || !is_socket {
-            return None;
-        }
-        Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
-    })
 }
 
 /// The driver's name as ethtool would print it: ETHTOOL_GDRVINFO.
@@ -166,13 +258,7 @@ pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
     if interface.len() >= libc::IFNAMSIZ {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: any AF_INET datagram socket serves for SIOCETHTOOL; the result is checked below.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made, owned by nobody else.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = new_socket(libc::AF_INET, libc::SOCK_DGRAM)?;
     let mut info = DrvInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
     // SAFETY: ifreq is plain data; all-zero is a valid value.
     let mut request: libc::ifreq = unsafe { zeroed() };
@@ -211,25 +297,4 @@ fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: i32, option: i32, value: &T) -
     // SAFETY: the kernel reads `len` = size_of::<T>() bytes from `value`, which outlives the call.
     let code = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, ptr::from_ref(value).cast::<c_void>(), len) };
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAPS: &str = "\
-7f0000000000-7f0000001000 rw-s 00000000 00:08 4711                       socket:[4711]
-7f0000002000-7f000000b000 rw-s 80000000 00:08 4711                       socket:[4711]
-7f000000c000-7f000000d000 rw-s 80000000 00:08 4712                       socket:[4712]
-7f000000e000-7f000000f000 rw-s 100000000 00:08 4713                      socket:[4713]
-7f0000010000-7f0000011000 rw-p 80000000 00:08 4713                       /tmp/file
-7f0000012000-7f0000013000 rw-p 00000000 00:00 0
-";
-
-    #[test]
-    fn the_tx_mapping_is_found_by_inode_and_offset() {
-        assert_eq!(parse_tx_mapping(MAPS, 4711), Some((0x7f00_0000_2000, 0x7f00_0000_b000)));
-        assert_eq!(parse_tx_mapping(MAPS, 4712), Some((0x7f00_0000_c000, 0x7f00_0000_d000)));
-        assert_eq!(parse_tx_mapping(MAPS, 4713), None);
-    }
 }

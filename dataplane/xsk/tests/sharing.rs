@@ -8,7 +8,7 @@ use common::{
     Bed, End, PATIENCE, assert_audited, assert_conserved, can_run, check_frame, copy, now_ns, receive_one, settle,
     turn, write_frame,
 };
-use florelay_xsk::{BindMode, Error, OpenOptions, Socket, Umem};
+use florelay_xsk::{BindMode, Error, OpenOptions, Socket, Umem, UmemOptions};
 
 const WINDOW: u32 = 128;
 
@@ -30,9 +30,9 @@ fn a_relay_forwards_in_place_between_two_sockets_of_one_umem() {
     let mut r0 = bed.end("r", "r0", &mut umem_r);
     let mut r1 = bed.end("r", "r1", &mut umem_r);
     let mut b = bed.end("b", "b", &mut umem_b);
+    bed.enter("r");
     let zero_copy = OpenOptions { mode: BindMode::ZeroCopy, queue: 1, ..copy(&bed.interface("r1")) };
     assert!(matches!(Socket::open(&mut umem_r, zero_copy), Err(Error::ModeConflict { owner: BindMode::Copy, .. })));
-    bed.enter("r");
     assert!(matches!(Socket::open(&mut umem_r, copy(&bed.interface("r1"))), Err(Error::AlreadyOpen { .. })));
 
     let (mut sent, mut arrived) = (0, 0);
@@ -117,10 +117,10 @@ fn a_socket_closed_and_reopened_at_once_works_and_gets_its_frames_back() {
         assert_audited(&umem_a);
 
         bed.enter("a");
-        let mut socket = Socket::open(&mut umem_a, copy(&bed.interface("a"))).expect("reopen at once");
-        assert_eq!((umem_a.account().quarantined, umem_a.account().free), (0, 4096));
+        let socket = Socket::open(&mut umem_a, copy(&bed.interface("a"))).expect("reopen at once");
+        let account = umem_a.account();
+        assert_eq!((account.quarantined, account.fill, account.free), (0, 1024, 4096 - 1024));
         program.steer(0, socket.fd());
-        socket.fill().refill(&mut umem_a, 1024);
         a = End { program, socket };
         exchange(&mut a, &mut umem_a, &mut b, &mut umem_b, turn);
         assert_audited(&umem_a);
@@ -128,8 +128,26 @@ fn a_socket_closed_and_reopened_at_once_works_and_gets_its_frames_back() {
 }
 
 #[test]
-fn a_closed_first_socket_leaves_the_others_working_until_all_are_reopened() {
-    if !can_run("first socket closed") {
+fn frames_that_are_all_in_quarantine_still_fill_a_reopened_socket() {
+    if !can_run("all in quarantine") {
+        return;
+    }
+    let mut bed = Bed::new("qu");
+    bed.namespace("a");
+    bed.veth(("a", "a"), ("a", "b"), 1500);
+    let mut umem = bed.umem_with("a", UmemOptions { frame_count: 1024, huge_pages: false, ..UmemOptions::default() });
+    let socket = Socket::open(&mut umem, copy(&bed.interface("a"))).expect("open");
+    assert_eq!((umem.account().fill, umem.account().free), (1024, 0));
+    socket.close(&mut umem);
+    assert_eq!((umem.account().quarantined, umem.account().free), (1024, 0));
+    let _socket = Socket::open(&mut umem, copy(&bed.interface("a"))).expect("reopen");
+    assert_eq!((umem.account().fill, umem.account().quarantined), (1024, 0));
+    assert_audited(&umem);
+}
+
+#[test]
+fn sockets_of_one_umem_are_closed_and_reopened_in_any_order() {
+    if !can_run("any order") {
         return;
     }
     let mut bed = Bed::new("ow");
@@ -140,19 +158,44 @@ fn a_closed_first_socket_leaves_the_others_working_until_all_are_reopened() {
     let (mut umem_r, mut umem_b) = (bed.umem("r"), bed.umem("b"));
     let r0 = bed.end("r", "r0", &mut umem_r);
     let mut r1 = bed.end("r", "r1", &mut umem_r);
+    let mut b0 = bed.end("b", "b0", &mut umem_b);
     let mut b1 = bed.end("b", "b1", &mut umem_b);
     exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 0);
 
+    // The socket that registered the memory goes; it comes back through the other one, and then the other through it.
     r0.socket.close(&mut umem_r);
     exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 1);
-    bed.enter("r");
-    let refused =
-        Socket::open(&mut umem_r, copy(&bed.interface("r0"))).expect_err("the kernel has nothing to share from");
-    assert!(matches!(refused, Error::OwnerClosed { open: 1 }), "{refused}");
-
+    let mut r0 = bed.reopen("r", "r0", &mut umem_r, r0.program);
+    exchange(&mut r0, &mut umem_r, &mut b0, &mut umem_b, 2);
+    exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 3);
     r1.socket.close(&mut umem_r);
     let mut r1 = bed.reopen("r", "r1", &mut umem_r, r1.program);
-    let _r0 = bed.reopen("r", "r0", &mut umem_r, r0.program);
+    exchange(&mut r0, &mut umem_r, &mut b0, &mut umem_b, 4);
+    exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 5);
+    assert_audited(&umem_r);
+}
+
+#[test]
+fn a_socket_whose_interface_is_gone_does_not_keep_others_from_the_umem() {
+    if !can_run("lender gone") {
+        return;
+    }
+    let mut bed = Bed::new("lg");
+    bed.namespace("r");
+    bed.namespace("b");
+    bed.veth(("r", "r0"), ("b", "b0"), 1500);
+    bed.veth(("r", "r1"), ("b", "b1"), 1500);
+    bed.veth(("r", "r2"), ("b", "b2"), 1500);
+    let (mut umem_r, mut umem_b) = (bed.umem("r"), bed.umem("b"));
+    let dead = bed.end("r", "r0", &mut umem_r);
+    bed.delete("r", "r0");
+    let mut r1 = bed.end("r", "r1", &mut umem_r);
+    let mut b1 = bed.end("b", "b1", &mut umem_b);
+    exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 0);
+    let mut r2 = bed.end("r", "r2", &mut umem_r);
+    let mut b2 = bed.end("b", "b2", &mut umem_b);
+    exchange(&mut r2, &mut umem_r, &mut b2, &mut umem_b, 1);
+    dead.socket.close(&mut umem_r);
     exchange(&mut r1, &mut umem_r, &mut b1, &mut umem_b, 2);
     assert_audited(&umem_r);
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use common::{
@@ -13,6 +14,7 @@ use florelay_xsk::{
     AttachMode, BindMode, Error, FrameSize, HEADROOM_BYTES, KICK_BATCH_FRAMES, Kick, OpenOptions, RingSizes, SendError,
     Socket, TAIL_FLUSH_NS, UmemOptions,
 };
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// Frames on their way at most: fewer than the 256 slots of a veth's ring (VETH_RING_SIZE, drivers/net/veth.c), so
 /// that nothing may be dropped.
@@ -95,6 +97,7 @@ fn zero_copy_on_veth_is_refused_with_a_reason_and_copy_mode_then_works() {
     let refused = Socket::open(&mut umem, options).expect_err("veth has no zero-copy");
     assert_eq!(refused.errno(), Some(libc::EOPNOTSUPP), "{refused}");
     assert!(refused.to_string().contains(&interface) && refused.to_string().contains("zero-copy"), "{refused}");
+    assert_eq!(umem.account().free, 4096, "what was filled before the bind is back at once");
     assert_audited(&umem);
     let socket = Socket::open(&mut umem, copy(&interface)).expect("copy mode after a refused zero-copy");
     assert_eq!(socket.bound_mode().expect("XDP_OPTIONS"), BindMode::Copy);
@@ -199,8 +202,61 @@ fn a_umem_of_another_namespace_is_refused_instead_of_bound_to_a_stranger() {
     bed.enter("b");
     let refused = Socket::open(&mut umem, copy(&bed.interface("b"))).expect_err("made in a, opened in b");
     assert!(matches!(refused, Error::OtherNamespace), "{refused}");
+    bed.enter("a");
+    let socket = Socket::open(&mut umem, copy(&bed.interface("a"))).expect("made in a, opened in a");
+    drop(socket);
     let missing = Socket::open(&mut bed.umem("b"), copy("none")).expect_err("no such interface");
     assert_eq!(missing.errno(), Some(libc::ENODEV), "{missing}");
+}
+
+/// A fresh AF_XDP socket of this thread's namespace.
+fn raw_socket() -> OwnedFd {
+    // SAFETY: no pointers; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW, 0) };
+    assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, owned by nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[test]
+fn a_socket_made_elsewhere_is_adopted_without_any_capability_to_make_one() {
+    if !can_run("adopt") {
+        return;
+    }
+    let mut bed = Bed::new("ad");
+    bed.namespace("a");
+    bed.veth(("a", "a"), ("a", "b"), 1500);
+    let (mut umem, mut umem_b) = (bed.umem("a"), bed.umem("a"));
+    let mut b = bed.end("a", "b", &mut umem_b);
+    let options = copy(&bed.interface("a"));
+    let (made_elsewhere, used, udp) = (raw_socket(), b.socket.fd().try_clone_to_owned().expect("dup"), udp_socket());
+    let mut socket = std::thread::scope(|scope| {
+        let without_rights = scope.spawn(|| {
+            // Pinning memory is another right, which the limit may stand in for.
+            let kept = CapabilitySet::IPC_LOCK;
+            set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })
+                .expect("drop");
+            let refused = Socket::open(&mut umem, options.clone()).expect_err("making one needs CAP_NET_RAW");
+            assert_eq!(refused.errno(), Some(libc::EPERM), "{refused}");
+            let refused = Socket::adopt(&mut umem, options.clone(), udp).expect_err("a UDP socket");
+            assert_eq!(refused.errno(), Some(libc::ENOPROTOOPT), "{refused}");
+            let refused = Socket::adopt(&mut umem, options.clone(), used).expect_err("a bound socket");
+            assert_eq!(refused.errno(), Some(libc::EBUSY), "{refused}");
+            Socket::adopt(&mut umem, options, made_elsewhere).expect("a fresh one")
+        });
+        without_rights.join().expect("no panic")
+    });
+    let mut frame = umem.alloc().expect("pool");
+    write_frame(&mut frame, 5, 100);
+    socket.tx().send(&mut umem, frame).expect("room");
+    socket.tx().kick_now(now_ns()).expect("kick");
+    let frame = receive_one(&mut b, &mut umem_b);
+    assert_eq!(check_frame(frame.bytes(), 100), 5);
+    umem_b.free(frame);
+}
+
+fn udp_socket() -> OwnedFd {
+    std::net::UdpSocket::bind("127.0.0.1:0").expect("an address of the namespace's own loopback").into()
 }
 
 #[test]

@@ -8,19 +8,19 @@
 //!   CompletionRing  ◄─ sent frames, free ──────────
 //! ```
 //!
-//! Fill, RX and completion rings are xsk-rs's queues, called in batches of [`BATCH_FRAMES`]. The TX ring is written by
-//! this crate, see [`tx`](self).
+//! What lies in memory, and who may touch it when, is in `mapped`; it holds all the `unsafe` of the rings.
 //!
 //! No call here allocates, locks, or makes a system call, except [`TxRing::kick`] and [`FillRing::wake`], which make at
 //! most the calls that they count.
 
+mod mapped;
 mod rx;
 mod tx;
 
+pub(crate) use mapped::{Consumer, Desc, Producer};
 pub use rx::{CompletionRing, FillRing, RxRing};
-pub(crate) use tx::TxMapping;
 pub use tx::{Kick, SendError, TxRing};
 
-/// Descriptors moved through a ring with one reserve/submit pair. 64 is the NAPI budget (NAPI_POLL_WEIGHT,
+/// A good number of frames to move at once. 64 is the NAPI budget (NAPI_POLL_WEIGHT,
 /// linux/netdevice.h): what a driver moves at once.
 pub const BATCH_FRAMES: usize = 64;

@@ -1,36 +1,27 @@
-//! Fill, RX and completion rings: batches over xsk-rs's queues, every address judged by the [`Umem`].
+//! Fill, RX and completion rings: every address judged by the [`Umem`].
 //!
 //! Owner: the [`Socket`](crate::Socket); used by the worker that owns the UMEM.
 
 use std::sync::Arc;
 
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue};
-
-use super::BATCH_FRAMES;
+use super::mapped::{Consumer, Desc, Producer};
 use crate::frame::Frame;
 use crate::socket::Lease;
 use crate::sys;
 use crate::umem::Umem;
 
-type Scratch = Box<[FrameDesc; BATCH_FRAMES]>;
-
-fn scratch() -> Scratch {
-    Box::new([FrameDesc::default(); BATCH_FRAMES])
-}
-
 /// Hands empty frames to the kernel to receive into.
 #[derive(Debug)]
 pub struct FillRing {
-    queue: FillQueue,
-    scratch: Scratch,
+    queue: Producer<u64>,
     wakes: u64,
     /// Dropped after the queue.
     lease: Arc<Lease>,
 }
 
 impl FillRing {
-    pub(crate) fn new(queue: FillQueue, lease: Arc<Lease>) -> Self {
-        Self { queue, scratch: scratch(), wakes: 0, lease }
+    pub(crate) fn new(queue: Producer<u64>, lease: Arc<Lease>) -> Self {
+        Self { queue, wakes: 0, lease }
     }
 
     /// Move up to `max` frames from the pool to the ring, as far as there is room. Returns how many.
@@ -40,22 +31,22 @@ impl FillRing {
         if !umem.serves(self.lease.region()) {
             return 0;
         }
-        let mut moved = 0;
-        while moved < max {
-            let want = (max - moved).min(BATCH_FRAMES).min(umem.free_count());
-            let room = self.queue.nb_free(u32::try_from(want).unwrap_or(0)) as usize;
-            let n = want.min(room);
-            if n == 0 {
-                break;
-            }
-            let n = umem.take_for_fill(self.lease.slot(), &mut self.scratch[..n]);
-            // SAFETY: the descriptors are of this UMEM, and their chunks have just left the pool for this ring: no
-            // Frame names them.
-            let put = unsafe { self.queue.produce(&self.scratch[..n]) };
-            debug_assert_eq!(put, n, "room was checked");
-            moved += n;
+        let want = max.min(umem.available());
+        let n = want.min(self.queue.room(want));
+        if n == 0 {
+            return 0;
         }
+        // The chunks leave the pool for this ring: no Frame names them.
+        let moved = umem.take_for_fill(self.lease.slot(), n, |address| self.queue.push(address));
+        self.queue.publish();
         moved
+    }
+
+    /// Return to the pool what the kernel has not taken. Only before the socket is bound.
+    pub(crate) fn take_back(&mut self, umem: &mut Umem) {
+        while let Some(address) = self.queue.take_back() {
+            umem.return_from_fill(self.lease.slot(), address);
+        }
     }
 
     /// Frames of the UMEM that the kernel has to receive into, or has received and not yet handed over.
@@ -77,9 +68,7 @@ impl FillRing {
             return false;
         }
         self.wakes += 1;
-        // SAFETY: `queue` is of this socket and lives as long as `self`.
-        let fd = unsafe { self.lease.fd() };
-        if let Err(error) = sys::wake_rx(fd) {
+        if let Err(error) = sys::wake_rx(self.lease.fd()) {
             tracing::trace!(%error, "waking the receive side");
         }
         true
@@ -95,15 +84,14 @@ impl FillRing {
 /// Hands received frames to the worker.
 #[derive(Debug)]
 pub struct RxRing {
-    queue: RxQueue,
-    scratch: Scratch,
+    queue: Consumer<Desc>,
     /// Dropped after the queue.
     lease: Arc<Lease>,
 }
 
 impl RxRing {
-    pub(crate) fn new(queue: RxQueue, lease: Arc<Lease>) -> Self {
-        Self { queue, scratch: scratch(), lease }
+    pub(crate) fn new(queue: Consumer<Desc>, lease: Arc<Lease>) -> Self {
+        Self { queue, lease }
     }
 
     /// Append up to `max` received frames to `out`, but never more than its spare capacity: nothing is allocated.
@@ -113,21 +101,19 @@ impl RxRing {
             return 0;
         }
         let max = max.min(out.capacity() - out.len());
-        let mut received = 0;
-        while received < max {
-            let want = (max - received).min(BATCH_FRAMES);
-            // SAFETY: this queue and `umem` belong together (checked above); what the kernel says is judged below.
-            let got = unsafe { self.queue.consume(&mut self.scratch[..want]) };
-            for desc in &self.scratch[..got] {
-                let (len, more) = (desc.lengths().data(), desc.has_more_frames());
-                if let Some(frame) = umem.accept_received(self.lease.slot(), desc.addr(), len, more) {
-                    out.push(frame);
-                    received += 1;
-                }
+        let (mut seen, mut received) = (0, 0);
+        while seen < max
+            && let Some(desc) = self.queue.take()
+        {
+            seen += 1;
+            let more = desc.options & libc::XDP_PKT_CONTD != 0;
+            if let Some(frame) = umem.accept_received(self.lease.slot(), desc.addr, desc.len, more) {
+                out.push(frame);
+                received += 1;
             }
-            if got < want {
-                break;
-            }
+        }
+        if seen > 0 {
+            self.queue.release();
         }
         received
     }
@@ -135,23 +121,22 @@ impl RxRing {
     /// Whether frames wait; reads the ring's producer index, no system call.
     #[must_use]
     pub fn has_frames(&mut self) -> bool {
-        self.queue.nb_avail(1) > 0
+        self.queue.has_entries()
     }
 }
 
 /// Gives sent frames back to the pool.
 #[derive(Debug)]
 pub struct CompletionRing {
-    queue: CompQueue,
-    scratch: Scratch,
+    queue: Consumer<u64>,
     completed: u64,
     /// Dropped after the queue.
     lease: Arc<Lease>,
 }
 
 impl CompletionRing {
-    pub(crate) fn new(queue: CompQueue, lease: Arc<Lease>) -> Self {
-        Self { queue, scratch: scratch(), completed: 0, lease }
+    pub(crate) fn new(queue: Consumer<u64>, lease: Arc<Lease>) -> Self {
+        Self { queue, completed: 0, lease }
     }
 
     /// Move up to `max` completed frames to the pool. Returns how many.
@@ -159,19 +144,15 @@ impl CompletionRing {
         if !umem.serves(self.lease.region()) {
             return 0;
         }
-        let mut reaped = 0;
-        let mut seen = 0;
-        while seen < max {
-            let want = (max - seen).min(BATCH_FRAMES);
-            // SAFETY: this queue and `umem` belong together (checked above); what the kernel says is judged below.
-            let got = unsafe { self.queue.consume(&mut self.scratch[..want]) };
-            for desc in &self.scratch[..got] {
-                reaped += usize::from(umem.accept_completion(self.lease.slot(), desc.addr()));
-            }
-            seen += got;
-            if got < want {
-                break;
-            }
+        let (mut seen, mut reaped) = (0, 0);
+        while seen < max
+            && let Some(address) = self.queue.take()
+        {
+            seen += 1;
+            reaped += usize::from(umem.accept_completion(self.lease.slot(), address));
+        }
+        if seen > 0 {
+            self.queue.release();
         }
         self.completed += reaped as u64;
         reaped

@@ -24,8 +24,11 @@
 //!   chunk, or a chunk that is not with the kernel on that socket, is counted and dropped.
 //! - The memory is leaked: mapped until the process ends, so that frames can carry a plain pointer.
 //!
-//! Limits: chunks of 2048 or 4096 bytes, aligned mode, no multi-buffer packets; at most 64 sockets; ring sizes are one
-//! set per UMEM, because libxdp keeps the fill and completion sizes with the UMEM.
+//! The kernel learns of the memory from the first socket (XDP_UMEM_REG) and shares it from then on through any socket
+//! that is bound (XDP_SHARED_UMEM). When none is left, the next one registers the same memory again.
+//!
+//! Limits: chunks of 2048 or 4096 bytes, aligned mode, no multi-buffer packets; at most 64 sockets, of one network
+//! namespace, because a queue is known by its interface's name; ring sizes are one set per UMEM.
 
 mod options;
 mod state;
@@ -34,19 +37,16 @@ mod tests;
 
 pub use options::{FrameSize, RingSizes, UmemOptions};
 
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::NonNull;
-
-use xsk_rs::FrameDesc;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
 
 use crate::error::Error;
 use crate::frame::{Frame, FreeFrame, HEADROOM_BYTES};
 use crate::region::Region;
-use crate::socket::BindMode;
+use crate::socket::{BindMode, Lease};
 use crate::stats::{FrameAccount, UmemCounters};
 use crate::sys;
-use options::umem_config;
+use options::check;
 use state::{Slot, State};
 
 /// Sockets that one UMEM can tell apart: six bits of the state byte.
@@ -58,27 +58,18 @@ pub const MAX_SOCKETS: usize = 64;
 /// that takes milliseconds. Binding the same queue again proves it is done; this is for queues that never come back.
 pub const QUARANTINE_NS: u64 = 2_000_000_000;
 
-/// The socket whose descriptor libxdp keeps for the UMEM: the first one.
-#[derive(Debug, Clone, Copy)]
-struct Owner {
-    slot: u8,
-    mode: BindMode,
-}
-
 /// Frames and their accounts. See the module's drawing.
 pub struct Umem {
     region: &'static Region,
-    xsk: xsk_rs::Umem,
-    /// xsk-rs makes descriptors only here, so one per chunk is kept for the fill ring.
-    descs: Box<[FrameDesc]>,
     free: Vec<u32>,
     states: Box<[State]>,
     /// Length of each frame while it is in state tx.
     tx_len: Box<[u16]>,
     slots: Vec<Slot>,
     held: u32,
-    owner: Option<Owner>,
-    /// The network namespace of libxdp's descriptor, while no socket has been opened.
+    /// The mode of the last socket that was bound, and so of all that are open.
+    mode: Option<BindMode>,
+    /// The network namespace in which it was made; `None` if the kernel does not say (before 5.14).
     netns: Option<u64>,
     counters: UmemCounters,
     options: UmemOptions,
@@ -86,50 +77,35 @@ pub struct Umem {
 }
 
 impl Umem {
-    /// Map, zero and register the memory. It stays mapped until the process ends. To be called in the network namespace
-    /// in which the first socket will be opened.
+    /// Map and zero the memory. It stays mapped until the process ends. The kernel is told of it when the first socket is
+    /// opened. To be called in the network namespace of its sockets.
     ///
     /// # Errors
     ///
-    /// [`Error::BadSize`] for sizes out of range, [`Error::Umem`] if the kernel refuses.
+    /// [`Error::BadSize`] for sizes out of range, [`Error::Umem`] if there is not so much memory.
     pub fn new(options: UmemOptions) -> Result<Self, Error> {
-        let frame_size = options.frame_size.bytes();
-        let count = NonZeroU32::new(options.frame_count).filter(|n| n.get() <= 1 << 20).ok_or(Error::BadSize {
-            what: "frame_count",
-            value: options.frame_count.into(),
-            must: "1 to 2^20",
-        })?;
-        let config = umem_config(options)?;
-        let bytes = frame_size as usize * count.get() as usize;
+        check(options)?;
+        let (chunk, count) = (options.frame_size.bytes(), options.frame_count);
+        let bytes = chunk as usize * count as usize;
+        let map = |huge_pages| Region::map(chunk.trailing_zeros(), count, huge_pages);
         let mut huge_pages = options.huge_pages;
-        let made = match xsk_rs::Umem::new(config, count, huge_pages) {
-            Err(refused) if huge_pages => {
+        let region = match map(huge_pages) {
+            Err(error) if huge_pages => {
                 huge_pages = false;
-                tracing::warn!(
-                    bytes,
-                    reason = %describe(&refused),
-                    "no huge pages for the UMEM (vm.nr_hugepages?); using ordinary pages"
-                );
-                xsk_rs::Umem::new(config, count, false)
+                tracing::warn!(bytes, %error, "no huge pages for the UMEM (vm.nr_hugepages?); using ordinary pages");
+                map(false)
             }
             made => made,
         };
-        let (xsk, mut descs) = made.map_err(|e| Error::Umem { bytes, reason: describe(&e) })?;
-        // One reference that is never given back: the mapping outlives every frame.
-        std::mem::forget(xsk.clone());
-        let region = Region::leak(base_of(&xsk, &mut descs[0]), frame_size.trailing_zeros(), count.get());
-        let n = count.get();
         Ok(Self {
-            region,
-            xsk,
-            descs: descs.into_boxed_slice(),
-            free: (0..n).rev().collect(),
-            states: vec![State::FREE; n as usize].into_boxed_slice(),
-            tx_len: vec![0; n as usize].into_boxed_slice(),
+            region: region.map_err(|source| Error::Umem { bytes, source })?,
+            free: (0..count).rev().collect(),
+            states: vec![State::FREE; count as usize].into_boxed_slice(),
+            tx_len: vec![0; count as usize].into_boxed_slice(),
             slots: Vec::new(),
             held: 0,
-            owner: None,
-            netns: current_netns()?,
+            mode: None,
+            netns: sys::current_netns().map_err(Error::sys("getsockopt(SO_NETNS_COOKIE)"))?,
             counters: UmemCounters::default(),
             options,
             huge_pages,
@@ -239,7 +215,7 @@ impl Umem {
     /// How its open sockets are bound: what a further one must ask for. `None` if it has none.
     #[must_use]
     pub fn mode(&self) -> Option<BindMode> {
-        self.owner.filter(|_| self.slots.iter().any(|s| s.open)).map(|owner| owner.mode)
+        self.mode.filter(|_| self.slots.iter().any(|s| s.open))
     }
 
     /// Whether the memory really is on huge pages.
@@ -250,20 +226,30 @@ impl Umem {
 
     // ---- for the rings -----------------------------------------------------------------------------------------
 
-    /// Move up to `max` free frames to the fill ring of `slot`; their descriptors go into `out`. Returns how many.
-    pub(crate) fn take_for_fill(&mut self, slot: u8, out: &mut [FrameDesc]) -> usize {
-        let n = out.len().min(self.free.len());
-        for desc in &mut out[..n] {
-            let Some(index) = self.free.pop() else { break };
+    /// Move up to `max` free frames to the fill ring of `slot`, by handing their addresses to `put`. Returns how many.
+    pub(crate) fn take_for_fill(&mut self, slot: u8, max: usize, mut put: impl FnMut(u64)) -> usize {
+        let from = self.free.len().saturating_sub(max);
+        let mut n = 0;
+        for index in self.free.drain(from..).rev() {
             self.states[index as usize] = State::fill(slot);
-            *desc = self.descs[index as usize];
+            put(self.region.address_of(index));
+            n += 1;
         }
-        self.slots[usize::from(slot)].fill += u32::try_from(n).unwrap_or(0);
-        n
+        self.slots[usize::from(slot)].fill += n;
+        n as usize
+    }
+
+    /// Undo [`take_for_fill`](Self::take_for_fill) for a frame that the kernel has not taken from the ring.
+    pub(crate) fn return_from_fill(&mut self, slot: u8, address: u64) {
+        let located = self.region.locate(address).map(|(index, _)| index);
+        if let Some(index) = located.filter(|i| self.states[*i as usize] == State::fill(slot)) {
+            self.slots[usize::from(slot)].fill -= 1;
+            self.put_free(index);
+        }
     }
 
     /// A frame that the RX ring of `slot` hands over; `None`, counted, if the descriptor is not believable.
-    pub(crate) fn accept_received(&mut self, slot: u8, address: usize, len: usize, more: bool) -> Option<Frame> {
+    pub(crate) fn accept_received(&mut self, slot: u8, address: u64, len: u32, more: bool) -> Option<Frame> {
         let Some((index, offset)) = self.region.locate(address) else {
             self.counters.bad_rx_address += 1;
             return None;
@@ -272,6 +258,7 @@ impl Umem {
             self.counters.bad_rx_address += 1;
             return None;
         }
+        let len = len as usize;
         self.slots[usize::from(slot)].fill -= 1;
         if more || len > self.region.frame_size() - offset {
             // The chunk is ours again, its contents are not a packet.
@@ -314,7 +301,7 @@ impl Umem {
     }
 
     /// Move a completed frame to the pool; `false`, counted, if the address is not believable.
-    pub(crate) fn accept_completion(&mut self, slot: u8, address: usize) -> bool {
+    pub(crate) fn accept_completion(&mut self, slot: u8, address: u64) -> bool {
         let located = self.region.locate(address).map(|(index, _)| index);
         let Some(index) = located.filter(|i| self.states[*i as usize] == State::tx(slot)) else {
             self.counters.bad_completion_address += 1;
@@ -325,10 +312,6 @@ impl Umem {
         s.tx_bytes -= u64::from(self.tx_len[index as usize]);
         self.put_free(index);
         true
-    }
-
-    pub(crate) fn free_count(&self) -> usize {
-        self.free.len()
     }
 
     /// Frames and bytes that `slot` has sent and not seen completed.
@@ -347,18 +330,27 @@ impl Umem {
         self.region
     }
 
-    pub(crate) fn xsk(&self) -> &xsk_rs::Umem {
-        &self.xsk
+    /// Whether a socket belongs to the namespace in which this UMEM was made, and the calling thread too.
+    pub(crate) fn check_namespace(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        let asked = [sys::netns_of(socket), sys::current_netns()];
+        for netns in asked {
+            if netns.map_err(Error::sys("getsockopt(SO_NETNS_COOKIE)"))? != self.netns {
+                return Err(Error::OtherNamespace);
+            }
+        }
+        Ok(())
     }
 
-    /// The mode that a new socket inherits; `None` if it will be the first.
-    pub(crate) fn owner_mode(&self) -> Result<Option<BindMode>, Error> {
-        let open = self.slots.iter().filter(|s| s.open).count();
-        match self.owner {
-            Some(owner) if self.slots[usize::from(owner.slot)].open => Ok(Some(owner.mode)),
-            _ if open > 0 => Err(Error::OwnerClosed { open }),
-            _ => Ok(None),
-        }
+    /// Tell the kernel of the memory, through a fresh socket.
+    pub(crate) fn register(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        let bytes = self.region.len();
+        sys::register_umem(socket, self.region.base(), bytes, self.options.frame_size.bytes())
+            .map_err(|source| Error::Umem { bytes, source })
+    }
+
+    /// The open sockets: each that is still bound can lend the UMEM to another.
+    pub(crate) fn lenders(&self) -> Vec<Arc<Lease>> {
+        self.slots.iter().filter(|s| s.open).filter_map(|s| s.lease.upgrade()).collect()
     }
 
     /// A slot for a socket on this queue, not yet open.
@@ -382,34 +374,18 @@ impl Umem {
         Ok(slot_number(self.slots.len() - 1))
     }
 
-    /// Make libxdp's descriptor usable for a first socket again, if an earlier first socket was closed. To be called
-    /// before every attempt to bind a first socket: a failed one leaves the descriptor half set up.
-    ///
-    /// Beside xsk-rs, because libxdp 1.6 neither closes the first socket's descriptor before the UMEM is deleted nor
-    /// can register existing memory on a new one; without this a first socket could never be recycled.
-    pub(crate) fn renew_anchor(&mut self) -> Result<(), Error> {
-        let Some(anchor) = self.region.anchor() else {
-            return if self.netns == current_netns()? { Ok(()) } else { Err(Error::OtherNamespace) };
-        };
-        let fresh = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP)"))?;
-        let fd: BorrowedFd<'_> = fresh.as_fd();
-        sys::register_umem(fd, self.region.base(), self.region.len(), self.options.frame_size.bytes())
-            .map_err(Error::sys("XDP_UMEM_REG on a recycled socket"))?;
-        // libxdp remembers that it has set these up on its descriptor, and will not do it again.
-        sys::set_ring_size(fd, libc::XDP_RX_RING, self.options.rings.rx).map_err(Error::sys("XDP_RX_RING"))?;
-        sys::set_ring_size(fd, libc::XDP_TX_RING, self.options.rings.tx).map_err(Error::sys("XDP_TX_RING"))?;
-        sys::replace_descriptor(&fresh, anchor).map_err(Error::sys("dup3 over libxdp's descriptor"))
-    }
-
-    /// The socket of `slot` is bound: what the queue held before it was closed is ours again.
-    pub(crate) fn opened(&mut self, slot: u8, first: Option<BindMode>) {
-        if let Some(mode) = first {
-            self.owner = Some(Owner { slot, mode });
-        }
-        self.release_quarantine(slot);
+    /// The socket of `slot` is being opened: its rings may take frames.
+    pub(crate) fn opening(&mut self, slot: u8, lease: &Arc<Lease>) {
         let s = &mut self.slots[usize::from(slot)];
         s.open = true;
         s.closed_ns = None;
+        s.lease = Arc::downgrade(lease);
+    }
+
+    /// The socket of `slot` is bound: what the queue held before it was closed is ours again.
+    pub(crate) fn bound(&mut self, slot: u8, mode: BindMode) {
+        self.mode = Some(mode);
+        self.release_quarantine(slot);
     }
 
     /// Quarantine the frames of sockets that have gone.
@@ -421,6 +397,7 @@ impl Umem {
             }
             s.open = false;
             s.closed_ns = None;
+            s.lease = Weak::new();
             s.quarantined += s.fill + s.tx;
             (s.fill, s.tx, s.tx_bytes) = (0, 0, 0);
             for state in &mut self.states {
@@ -455,29 +432,7 @@ impl std::fmt::Debug for Umem {
     }
 }
 
-/// First byte of the mapping that xsk-rs made.
-fn base_of(xsk: &xsk_rs::Umem, first: &mut FrameDesc) -> NonNull<u8> {
-    let offset = first.addr();
-    // SAFETY: `first` is the descriptor of chunk 0 of this very UMEM, and nobody else uses the UMEM yet.
-    let data = unsafe { xsk.data_mut(first) };
-    let base = data.contents().as_ptr().expose_provenance() - offset;
-    // The mapping is not a Rust allocation: its address has been given to the kernel by xsk-rs, so it is exposed.
-    let base = std::ptr::with_exposed_provenance_mut(base);
-    NonNull::new(base).unwrap_or(NonNull::dangling())
-}
-
-/// The calling thread's network namespace.
-fn current_netns() -> Result<Option<u64>, Error> {
-    let probe = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP) (CAP_NET_RAW?)"))?;
-    sys::netns_cookie(probe.as_fd()).map_err(Error::sys("getsockopt(SO_NETNS_COOKIE)"))
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SOCKETS = 64 slots")]
 fn slot_number(at: usize) -> u8 {
     at as u8
-}
-
-/// An error with its cause in one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

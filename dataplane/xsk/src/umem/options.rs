@@ -1,11 +1,9 @@
 //! What a UMEM is to be: chunk size and number, ring sizes, huge pages; checked before the kernel sees them.
 
-use xsk_rs::config::{FrameSize as XskFrameSize, QueueSize, UmemConfig};
-
 use crate::error::Error;
 
-/// Bytes of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Bytes of a chunk; the larger is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum FrameSize {
     /// Two chunks a page: enough for Ethernet 1500 with labels.
     #[default]
@@ -67,21 +65,20 @@ impl Default for UmemOptions {
     }
 }
 
-/// xsk-rs's configuration, or which option is out of range.
-pub(super) fn umem_config(options: UmemOptions) -> Result<UmemConfig, Error> {
-    let size = |what, value: u32| {
-        QueueSize::new(value).ok().filter(|_| (64..=1 << 15).contains(&value)).ok_or(Error::BadSize {
-            what,
-            value: value.into(),
-            must: "a power of two from 64 to 32768",
-        })
-    };
-    size("rings.rx", options.rings.rx)?;
-    let bad_frame = |_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" };
-    let mut builder = UmemConfig::builder();
-    builder
-        .frame_size(XskFrameSize::new(options.frame_size.bytes()).map_err(bad_frame)?)
-        .fill_queue_size(size("fill ring (twice rings.rx)", options.rings.fill())?)
-        .comp_queue_size(size("rings.tx", options.rings.tx)?);
-    builder.build().map_err(|_| Error::BadSize { what: "frame_size", value: 0, must: "2048 or 4096" })
+/// Which option is out of range.
+pub(super) fn check(options: UmemOptions) -> Result<(), Error> {
+    if !(1..=1 << 20).contains(&options.frame_count) {
+        return Err(Error::BadSize { what: "frame_count", value: options.frame_count.into(), must: "1 to 2^20" });
+    }
+    let rings = [
+        ("rings.rx", options.rings.rx),
+        ("fill ring (twice rings.rx)", options.rings.fill()),
+        ("rings.tx", options.rings.tx),
+    ];
+    for (what, value) in rings {
+        if !value.is_power_of_two() || !(64..=1 << 15).contains(&value) {
+            return Err(Error::BadSize { what, value: value.into(), must: "a power of two from 64 to 32768" });
+        }
+    }
+    Ok(())
 }

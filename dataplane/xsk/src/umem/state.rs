@@ -1,5 +1,8 @@
 //! Where each chunk is, and each socket's share of them. Plain data; the rules are the parent module's.
 
+use std::sync::Weak;
+
+use crate::socket::Lease;
 use crate::stats::FrameAccount;
 
 /// Where a chunk is, in one byte: two bits of kind, six of slot (zero for the first two kinds).
@@ -36,7 +39,10 @@ impl State {
 pub(super) struct Slot {
     pub(super) interface: String,
     pub(super) queue: u32,
+    /// From before its rings are filled until its last ring is gone.
     pub(super) open: bool,
+    /// The open socket.
+    pub(super) lease: Weak<Lease>,
     pub(super) fill: u32,
     pub(super) tx: u32,
     pub(super) tx_bytes: u64,

@@ -71,9 +71,8 @@ impl Bed {
     /// in the daemon; here also because a link's descriptor may live on for a moment in a child that another test forks.
     pub fn reopen(&self, namespace: &str, interface: &str, umem: &mut Umem, program: bpf::Redirect) -> End {
         self.enter(namespace);
-        let mut socket = Socket::open(umem, copy(&self.interface(interface))).expect("copy mode on veth");
+        let socket = Socket::open(umem, copy(&self.interface(interface))).expect("copy mode on veth");
         program.steer(0, socket.fd());
-        socket.fill().refill(umem, 1024);
         End { program, socket }
     }
 
@@ -123,7 +122,7 @@ impl Bed {
         Umem::new(options).expect("UMEM (root, memlock)")
     }
 
-    /// Attach the redirect program to an interface and open queue 0 of it in copy mode; fill half the pool.
+    /// Attach the redirect program to an interface and open queue 0 of it in copy mode.
     pub fn end(&self, namespace: &str, interface: &str, umem: &mut Umem) -> End {
         self.end_on(namespace, interface, umem, AttachMode::Driver)
     }
@@ -154,9 +153,9 @@ pub struct End {
     pub socket: Socket,
 }
 
-/// Queue 0 in copy mode.
+/// Queue 0 in copy mode, with 1024 frames to receive into.
 pub fn copy(interface: &str) -> OpenOptions {
-    OpenOptions { interface: interface.to_owned(), queue: 0, mode: BindMode::Copy }
+    OpenOptions { fill: 1024, ..OpenOptions::new(interface, 0, BindMode::Copy) }
 }
 
 /// Every frame is somewhere: the running account adds up with nothing leaked, and nothing impossible was seen.

@@ -24,11 +24,6 @@ impl Checks {
         println!("FAIL {name}: {why}");
     }
 
-    /// `skip NAME: why`: what this kernel cannot do, as far as is known.
-    pub(crate) fn skip(&self, name: &str, why: impl Display) {
-        println!("skip {name}: {why}");
-    }
-
     /// A measured fact for the report.
     pub(crate) fn figure(&self, name: &str, value: impl Display) {
         println!("figure {name} {value}");

@@ -15,7 +15,7 @@ use florelay_dataplane::netlink::NextHop;
 use florelay_wire::mpls::{self, LSE_BYTES, Label};
 use florelay_wire::outer::{self, OuterTemplate};
 use florelay_xsk::{
-    BATCH_FRAMES, BindMode, Frame, FrameAccount, FrameSize, OpenOptions, RingSizes, Socket, Umem, UmemOptions,
+    BATCH_FRAMES, BindMode, Frame, FrameAccount, OpenOptions, RingSizes, Socket, Umem, UmemOptions, quirks,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -26,10 +26,6 @@ const RINGS: RingSizes = RingSizes { rx: 256, tx: 256 };
 
 /// Enough for four full fill rings and four full TX rings, and some that stay in the pool.
 const FRAMES: u32 = 4096;
-
-/// igb tells its NIC the size of a buffer in whole kilobytes (SRRCTL): of a 2048-byte chunk, less 256 bytes of headroom, 1024 are left,
-/// and longer frames are cut. So chunks of a page.
-const FRAME_SIZE: FrameSize = FrameSize::Bytes4096;
 
 /// Frames kept in each fill ring.
 const FILL_LEVEL: u32 = 256;
@@ -64,8 +60,9 @@ pub(crate) struct Worker {
 impl Worker {
     /// A UMEM, not yet on any socket.
     pub(crate) fn new() -> Result<Self> {
-        let umem =
-            Umem::new(UmemOptions { frame_size: FRAME_SIZE, frame_count: FRAMES, rings: RINGS, huge_pages: false })?;
+        let sizes = LINKS.iter().map(|link| quirks::frame_size(&florelay_xsk::driver_name(link.interface)));
+        let frame_size = sizes.max().unwrap_or_default();
+        let umem = Umem::new(UmemOptions { frame_size, frame_count: FRAMES, rings: RINGS, huge_pages: false })?;
         Ok(Self {
             umem,
             sockets: [Vec::new(), Vec::new()],
@@ -76,23 +73,23 @@ impl Worker {
         })
     }
 
-    /// Opens a zero-copy socket on the next queue of a link and gives the kernel frames to receive into.
+    /// Opens a zero-copy socket on the next queue of a link, with frames for the kernel to receive into.
     pub(crate) fn open(&mut self, link: usize) -> Result<&Socket> {
         let queue = u32::try_from(self.sockets[link].len())?;
         let interface = LINKS[link].interface.to_owned();
-        let mut socket = Socket::open(&mut self.umem, OpenOptions { interface, queue, mode: BindMode::ZeroCopy })?;
-        let filled = socket.fill().refill(&mut self.umem, FILL_LEVEL as usize);
-        if filled != FILL_LEVEL as usize {
+        let options = OpenOptions { interface, queue, mode: BindMode::ZeroCopy, fill: FILL_LEVEL };
+        let mut socket = Socket::open(&mut self.umem, options)?;
+        let filled = socket.fill().in_kernel(&self.umem);
+        if filled != FILL_LEVEL {
             bail!("only {filled} of {FILL_LEVEL} frames went into the fill ring");
         }
-        socket.fill().wake();
         self.sockets[link].push(socket);
         self.sockets[link].last().context("just pushed")
     }
 
     /// Whether a copy-mode socket may share this UMEM; it must not.
     pub(crate) fn copy_mode_refused(&mut self) -> bool {
-        let options = OpenOptions { interface: "lo".to_owned(), queue: 0, mode: BindMode::Copy };
+        let options = OpenOptions::new("lo", 0, BindMode::Copy);
         matches!(Socket::open(&mut self.umem, options), Err(florelay_xsk::Error::ModeConflict { .. }))
     }
 
