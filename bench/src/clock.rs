@@ -1,7 +1,7 @@
 //! Time as it is charged: wall clock per part, CPU time per thread.
 //!
 //! A part's wall time is read by `Instant` (vDSO). The CPU clock of a thread is a system call, too dear around each
-//! burst: it is read at both ends of a run, and [`Shares::cpu_ns`] scales a part's wall time by the share of the run that
+//! burst: it is read at both ends of a run, and [`Shares::per_packet`] scales a part's wall time by the share of the run that
 //! the thread was really on a CPU. On a quiet machine both agree; on a busy one the CPU figure is the better one.
 
 use std::time::{Duration, Instant};
