@@ -184,6 +184,25 @@ fn send_reports_until_the_end() {
 }
 
 #[test]
+fn what_cannot_be_sent_is_refused_at_once() {
+    let node = Node::start();
+    let pipe = node.dir.path().join("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    // Nobody will ever write to it: a command that opened it would not end.
+    for path in [pipe.to_str().unwrap(), node.dir.path().to_str().unwrap()] {
+        let (code, _, said) = finish(node.spawn(&["send", path, "--to", "station-b"]));
+        assert!(code == 1 && said.contains("not a regular file"), "{code} {said}");
+    }
+    let file = node.file();
+    let child = node.spawn(&["send", &file, "--to", "station-c", "--id", ID]);
+    let (tag, ..) = node.request();
+    node.dataplane.send(&Response { tag, body: Answer::Failed("no peer `station-c`".into()) }, None).unwrap();
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("no peer") && !said.contains("to go on"), "{code} {said}");
+}
+
+#[test]
 fn interrupt_leaves_the_transfer_running() {
     let node = Node::start();
     let file = node.file();

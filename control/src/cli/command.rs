@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -17,6 +17,9 @@ use crate::config::units::show_duration;
 
 /// Largest command message, as the engine has it (`florelay_engine::api::MAX_MESSAGE_BYTES`).
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Longer than a round trip of any link this is for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request that is answered by `Done`.
 pub(super) fn done(target: &Target, body: RequestBody) -> anyhow::Result<ExitCode> {
@@ -94,7 +97,7 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
     for number in 1..=series.count {
         client
             .ask(RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() }, None)?;
-        match happenings.recv() {
+        match patient(&happenings, &series.to) {
             Ok(Happening::Answer(Answer::Message { rtt_ns })) => latencies.record(rtt_ns.max(1))?,
             Ok(Happening::Answer(Answer::Failed(reason))) => {
                 return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
@@ -114,8 +117,19 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
+/// The next happening, however long it takes; who waits is told why after [`PATIENCE`].
+fn patient(happenings: &Receiver<Happening>, to: &str) -> Result<Happening, RecvTimeoutError> {
+    match happenings.recv_timeout(PATIENCE) {
+        Err(RecvTimeoutError::Timeout) => {
+            eprintln!("florelay: {to} has not acknowledged yet; `florelay status` shows the path's state");
+            happenings.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        }
+        other => other,
+    }
+}
+
 /// Waits; `true` if Ctrl-C came.
-fn pause(happenings: &std::sync::mpsc::Receiver<Happening>, interval: Duration) -> bool {
+fn pause(happenings: &Receiver<Happening>, interval: Duration) -> bool {
     let until = Instant::now() + interval;
     loop {
         match happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {

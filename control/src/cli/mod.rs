@@ -52,10 +52,23 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.verb) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("florelay: {error:#}");
+            eprintln!("florelay: {}", explain(&error));
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// The error and its causes. Most errors of ours name their cause in their own text; it is not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -51,7 +51,13 @@ pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
             peer.name, peer.out_label, peer.in_label
         );
     }
-    let _ = writeln!(text, "{} transit rows", plan.transits.len());
+    match plan.transits.len() {
+        0 => {}
+        1 => text.push_str("1 transit row\n"),
+        rows => {
+            let _ = writeln!(text, "{rows} transit rows");
+        }
+    }
     text
 }
 
@@ -96,7 +102,9 @@ pub(super) fn status(s: &Status) -> String {
         let state = p.reason.as_ref().map_or_else(|| p.state.clone(), |r| format!("{} ({r})", p.state));
         rows.push(vec![p.name.clone(), state, p.rtt_ns.map_or("-".to_owned(), show_duration)]);
     }
-    let _ = write!(text, "\n{}", table(&rows));
+    if !s.peers.is_empty() {
+        let _ = write!(text, "\n{}", table(&rows));
+    }
     if !s.transfers.is_empty() {
         let mut rows =
             vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "AGE", "STATE"].map(str::to_owned).to_vec()];
@@ -183,7 +191,7 @@ pub(super) fn transfer_done(t: &TransferStatus, digest: &[u8; 32]) -> String {
     let rate = rate.map_or(String::new(), |r| format!(", {}", show_rate(Some(r))));
     format!(
         "{} {way} {}: {} in {}{rate}\nid {}\nBLAKE3 {}",
-        t.name,
+        clean(&t.name),
         t.peer,
         show_bytes(t.confirmed),
         show_duration(t.age_ns),
@@ -241,10 +249,13 @@ fn state(t: &TransferStatus) -> String {
     }
 }
 
-/// Left-aligned columns, two blanks between them. Control characters, which a peer's file name might carry, are shown
-/// as question marks.
+/// Control characters, which a peer's file name might carry, as question marks.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Left-aligned columns, two blanks between them.
 fn table(rows: &[Vec<String>]) -> String {
-    let clean = |cell: &str| -> String { cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();

@@ -40,6 +40,14 @@ fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
 }
 
 #[test]
+fn a_cause_is_said_once() {
+    let cause = std::io::Error::from_raw_os_error(2);
+    let error = anyhow::Error::from(crate::pki::PkiError::File("ca.crt".into(), cause));
+    assert_eq!(explain(&error), "ca.crt: No such file or directory (os error 2)");
+    assert_eq!(explain(&error.context("issuing")), "issuing: ca.crt: No such file or directory (os error 2)");
+}
+
+#[test]
 fn verbs_parse() {
     let Verb::Send { to, priority, id, json, target, .. } = parse(
         "send f.raw --to station-b --priority 80 --id 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11 --socket /run/x --json",

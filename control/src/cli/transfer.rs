@@ -30,11 +30,12 @@ pub(super) struct Order {
 pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Result<ExitCode> {
     let Order { file: path, to, priority, id, name } = order;
     let shown = path.display().to_string();
-    let file = File::open(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
-    let metadata = file.metadata().map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
+    // Before it is opened: opening a pipe would wait for somebody to write to it.
+    let metadata = std::fs::metadata(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
     if !metadata.is_file() {
         return Err(Exit::failed(format!("{shown} is not a regular file")));
     }
+    let file = File::open(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
     let name = match name {
         Some(name) => name,
         None => {
@@ -68,9 +69,11 @@ fn follow(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let mut bar = None;
+    let mut begun = false;
     loop {
         match happenings.recv() {
             Ok(Happening::Answer(Answer::Transfer(status))) => {
+                begun = true;
                 if as_json {
                     println!("{}", report::transfer_json(&status));
                 } else {
@@ -84,7 +87,10 @@ fn follow(
                 }
             }
             Ok(Happening::Answer(Answer::Failed(reason))) => {
-                let hint = again.map_or(String::new(), |a| format!("\n    hint: to go on with this transfer: {a}"));
+                // What was refused at once has nothing to go on with.
+                let hint = again
+                    .filter(|_| begun)
+                    .map_or(String::new(), |a| format!("\n    hint: to go on with this transfer: {a}"));
                 return Err(Exit::failed(format!("{reason}{hint}")));
             }
             Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),

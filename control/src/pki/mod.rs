@@ -42,7 +42,7 @@ pub enum PkiError {
     #[error("{0}")]
     Name(String),
     /// The file is there already.
-    #[error("{path} exists; --force replaces it (whoever trusts the old one will not trust the new one)", path = .0.display())]
+    #[error("{path} exists; --force replaces it (what relies on the old one then fails)", path = .0.display())]
     Exists(PathBuf),
     /// A file cannot be read or written.
     #[error("{path}: {error}", path = .0.display(), error = .1)]

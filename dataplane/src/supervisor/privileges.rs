@@ -1,6 +1,6 @@
 //! What the supervisor's children give up before they do anything.
 //!
-//! The control process keeps nothing. The dataplane keeps CAP_NET_RAW, because xsk-rs creates AF_XDP sockets itself and cannot adopt a descriptor, and the kernel asks
+//! The control process keeps nothing. The dataplane keeps CAP_NET_RAW, because it creates its AF_XDP sockets itself, and the kernel asks
 //! for NET_RAW at creation (net/xdp/xsk.c, `xsk_create`). UMEM counts against RLIMIT_MEMLOCK; where the supervisor could
 //! not lift that limit (a container without CAP_SYS_RESOURCE), the dataplane keeps CAP_IPC_LOCK too, which exempts it
 //! (net/xdp/xdp_umem.c, `xdp_umem_account_pages`). Everything else is the supervisor's.

@@ -1,0 +1,118 @@
+//! What the control process asks for: each request is answered at once, or handed to the engine with the tag that its
+//! answers will carry. A refusal names what this node knows instead.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use florelay_engine::Command;
+use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
+
+use super::outgoing::OutgoingFile;
+use super::{Gateway, Replies, reply};
+use crate::ipc::{Answer, Request, RequestBody};
+use crate::ring::ToWorker;
+
+impl Gateway {
+    pub(super) fn request(&mut self, request: Request, descriptor: Option<OwnedFd>, replies: &Replies) {
+        let tag = request.tag;
+        let result = match request.body {
+            RequestBody::Status => {
+                self.status_waiters.push((tag, replies.clone()));
+                if self.status_waiters.len() == 1 {
+                    for worker in 0..self.workers.len() {
+                        self.reports[worker] = None;
+                        self.tell_worker(worker, ToWorker::Report);
+                    }
+                }
+                Ok(())
+            }
+            RequestBody::SendFile { to, id, name, priority, attributes } => {
+                let meta = TransferMeta { name, size: None, priority, attributes };
+                self.send_file(&to, TransferId(id), meta, descriptor, tag, replies)
+            }
+            RequestBody::Watch { id } => self.transfers.watch(TransferId(id), tag, replies),
+            RequestBody::Cancel { id } => self.cancel(TransferId(id), tag, replies),
+            RequestBody::Message { to, payload } => self.message(&to, payload, tag, replies),
+            RequestBody::SetRate { link, rate_bps, burst_bytes } => {
+                self.set_rate(&link, rate_bps, burst_bytes).map(|()| reply(replies, tag, Answer::Done))
+            }
+            RequestBody::SetAdmin { link, up } => self.link(&link).map(|id| {
+                self.tell_link(id, Command::SetAdmin { link: id, up });
+                reply(replies, tag, Answer::Done);
+            }),
+            RequestBody::Trace { to } => self.peer(&to).map(|peer| {
+                let token = self.number();
+                self.traces.insert(token, (tag, replies.clone()));
+                self.tell_peer(peer, Command::Trace { peer, token });
+            }),
+        };
+        if let Err(reason) = result {
+            reply(replies, tag, Answer::Failed(reason));
+        }
+    }
+
+    fn send_file(
+        &mut self,
+        to: &str,
+        id: TransferId,
+        mut meta: TransferMeta,
+        descriptor: Option<OwnedFd>,
+        tag: u64,
+        replies: &Replies,
+    ) -> Result<(), String> {
+        let peer = self.peer(to)?;
+        if self.transfers.is_running(id) {
+            // The same command again: go on watching.
+            return self.transfers.watch(id, tag, replies);
+        }
+        let descriptor = descriptor.ok_or("the request carries no file")?;
+        let file = OutgoingFile::new(id, File::from(descriptor))?;
+        meta.size = Some(file.size());
+        self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
+        self.transfers.watch(id, tag, replies)?;
+        self.outgoing.insert(id, file);
+        self.tell_peer(peer, Command::Send { peer, id, meta });
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {
+        if !self.transfers.is_running(id) {
+            return Err(format!("no transfer {} is running", uuid::Uuid::from_u128(id.0)));
+        }
+        self.tell_transfer(id, Command::Cancel { id, reason: "cancelled by the operator".into() });
+        reply(replies, tag, Answer::Done);
+        Ok(())
+    }
+
+    fn message(&mut self, to: &str, payload: Vec<u8>, tag: u64, replies: &Replies) -> Result<(), String> {
+        let peer = self.peer(to)?;
+        if payload.len() > MAX_MESSAGE_BYTES {
+            return Err(format!("the message has {} bytes; at most {MAX_MESSAGE_BYTES} are allowed", payload.len()));
+        }
+        let id = self.number();
+        self.messages.insert(id, (tag, replies.clone()));
+        self.tell_peer(peer, Command::Message { peer, id, payload: Bytes::from(payload) });
+        Ok(())
+    }
+
+    fn set_rate(&mut self, name: &str, rate_bps: Option<u64>, burst_bytes: Option<u32>) -> Result<(), String> {
+        let link = self.link(name)?;
+        let plan = &self.plan.links[usize::from(link.0)];
+        let mut rate = self.rates[usize::from(link.0)];
+        rate.rate_bps = rate_bps;
+        if let Some(burst) = burst_bytes {
+            rate.burst_bytes = burst;
+        }
+        let frame = u32::from(plan.mtu) + u32::from(crate::daemon::layer2_overhead(plan));
+        if rate_bps == Some(0) {
+            return Err("a rate of 0 would stop the link; use `link down`".into());
+        }
+        if rate.burst_bytes < frame {
+            return Err(format!("the burst of {} bytes is smaller than one frame of {frame}", rate.burst_bytes));
+        }
+        self.rates[usize::from(link.0)] = rate;
+        self.tell_link(link, Command::SetRate { link, rate });
+        Ok(())
+    }
+}
