@@ -381,4 +381,15 @@ mod tests {
         let relay = flowing(None, u64::MAX - 1);
         assert_eq!(relay.outgoing[&ID].limit, u64::MAX);
     }
+
+    #[test]
+    fn an_offer_of_an_own_transfers_id_is_refused() {
+        let mut relay = flowing(Some(1000), 0);
+        let mut events = VecDeque::new();
+        let meta = relay.outgoing[&ID].meta.clone();
+        relay.offered(&mut BulkConn::default(), ID, meta.clone(), &mut events);
+        assert!(events.is_empty() && relay.incoming.is_empty(), "{events:?}");
+        relay.offered(&mut BulkConn::default(), TransferId(2), meta, &mut events);
+        assert_eq!(events.len(), 1);
+    }
 }
