@@ -31,6 +31,11 @@ pub(crate) struct IncomingFile {
     hasher: blake3::Hasher,
 }
 
+/// Names in the inbox that are ours: partial files, and the message log.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name == super::log::FILE_NAME || (name.starts_with('.') && name.ends_with(".part"))
+}
+
 impl IncomingFile {
     /// Open, or go on with, the partial file of a transfer.
     pub(crate) fn open(inbox: &Path, id: TransferId, meta: &TransferMeta) -> Result<Self, String> {

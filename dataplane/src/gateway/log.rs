@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-const FILE_NAME: &str = "messages.jsonl";
+pub(super) const FILE_NAME: &str = "messages.jsonl";
 
 #[derive(Serialize)]
 struct Entry<'a> {

@@ -4,12 +4,13 @@
 //! ```text
 //!   control ─ ipc thread ─► inputs ─► gateway ─► ToWorker ring ─► worker
 //!           ◄─ replies ◄───────────── gateway ◄─ FromWorker ring ◄─ worker
-//!                                      │ finished files
+//!                                      ├► opener thread (partial file, hashed as far as it goes)
 //!                                      └► finisher thread (hash check, fsync, rename)
 //! ```
 //!
 //! One thread serves all transfers in turns of one chunk; what may block for long (fsync) is the finisher's.
 
+mod disk;
 mod incoming;
 pub(crate) mod ipc_server;
 mod log;
@@ -17,17 +18,18 @@ mod outgoing;
 mod requests;
 mod transfers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use florelay_engine::api::{TransferId, TransferMeta};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
 
+use self::disk::{Finishing, Opening, start_finisher, start_opener};
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::OutgoingFile;
@@ -55,18 +57,12 @@ pub(crate) enum Input {
     Request(Request, Option<OwnedFd>, Replies),
     /// A link's next hop, from netlink.
     NextHop(u16, Result<NextHop, Arc<str>>),
+    /// The opener has a partial file, hashed as far as it goes.
+    Opened(Box<Opening>, Result<Box<IncomingFile>, String>),
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, String>),
     /// Stop.
     Stop,
-}
-
-/// A received file with nothing missing, on its way to the finisher.
-struct Finishing {
-    file: IncomingFile,
-    id: TransferId,
-    size: u64,
-    digest: [u8; 32],
 }
 
 pub(crate) struct Gateway {
@@ -91,7 +87,12 @@ pub(crate) struct Gateway {
     reports: Vec<Option<Box<WorkerReport>>>,
     rates: Vec<RatePlan>,
     log: MessageLog,
+    opener: Sender<Opening>,
+    /// Offers that the opener has.
+    opening: HashSet<TransferId>,
     finisher: Sender<Finishing>,
+    /// Files that the finisher has.
+    finishing: HashSet<TransferId>,
     broker: SharedBroker,
     stopping: bool,
 }
@@ -108,6 +109,7 @@ impl Gateway {
         broker: SharedBroker,
     ) -> std::io::Result<Self> {
         let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
+        let opener = start_opener(to_self.clone(), bell.clone())?;
         let finisher = start_finisher(to_self, bell.clone())?;
         Ok(Self {
             started: Instant::now(),
@@ -128,7 +130,10 @@ impl Gateway {
             status_waiters: Vec::new(),
             rates,
             log: MessageLog::open(&plan.inbox)?,
+            opener,
+            opening: HashSet::new(),
             finisher,
+            finishing: HashSet::new(),
             broker,
             plan,
             stopping: false,
@@ -188,7 +193,9 @@ impl Gateway {
                     self.tell_worker(plan.worker, ToWorker::NextHop(link, hop));
                 }
             }
+            Input::Opened(opening, result) => self.opened(&opening, result),
             Input::Finished(id, result) => {
+                self.finishing.remove(&id);
                 if let Ok(path) = &result {
                     tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
                 }
@@ -239,7 +246,7 @@ impl Gateway {
             }
             Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
             Event::TransferEnded { id, result } => self.ended(id, result),
-            Event::Offered { peer, id, meta } => self.offered(worker, peer, id, &meta),
+            Event::Offered { peer, id, meta } => self.offered(worker, peer, id, meta),
             Event::Data { id, offset, data } => {
                 let Some(file) = self.incoming.get_mut(&id) else { return };
                 let result = file.write(offset, &data);
@@ -254,6 +261,7 @@ impl Gateway {
                 self.write_out();
                 if let Some(file) = self.incoming.remove(&id) {
                     self.digests.insert(id, digest);
+                    self.finishing.insert(id);
                     // The finisher lives as long as the gateway.
                     let _ = self.finisher.send(Finishing { file, id, size, digest });
                 }
@@ -292,21 +300,48 @@ impl Gateway {
         }
     }
 
-    fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: &TransferMeta) {
-        let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
-        let command = match IncomingFile::open(&self.plan.inbox, id, meta) {
-            Ok(file) => {
-                let offset = file.written();
-                self.transfers.started(id, name, meta, false);
-                self.incoming.insert(id, file);
-                Command::Accept { id, offset }
-            }
-            Err(reason) => Command::Cancel { id, reason },
+    /// Open the partial file elsewhere: what is there already is hashed first, which may take long.
+    fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: TransferMeta) {
+        let refusal = if self.finishing.contains(&id) {
+            Some("the file is just being put into the inbox".to_owned())
+        } else if incoming::is_reserved(&meta.name) {
+            Some(format!("the receiver keeps the name `{}` for itself", meta.name))
+        } else {
+            None
         };
-        self.tell_worker(worker, ToWorker::Engine(command));
+        if let Some(reason) = refusal {
+            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+            return;
+        }
+        self.opening.insert(id);
+        // The opener lives as long as the gateway.
+        let _ = self.opener.send(Opening { inbox: self.plan.inbox.clone(), worker, peer, id, meta });
+    }
+
+    fn opened(&mut self, opening: &Opening, result: Result<Box<IncomingFile>, String>) {
+        let Opening { worker, peer, id, meta, .. } = opening;
+        if !self.opening.remove(id) {
+            // Given up meanwhile.
+            if let Ok(file) = result {
+                file.discard();
+            }
+            return;
+        }
+        let command = match result {
+            Ok(file) => {
+                let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
+                let offset = file.written();
+                self.transfers.started(*id, name, meta, false);
+                self.incoming.insert(*id, *file);
+                Command::Accept { id: *id, offset }
+            }
+            Err(reason) => Command::Cancel { id: *id, reason },
+        };
+        self.tell_worker(*worker, ToWorker::Engine(command));
     }
 
     fn ended(&mut self, id: TransferId, result: Result<(), String>) {
+        self.opening.remove(&id);
         let sent = self.outgoing.remove(&id).map(|file| file.digest());
         if let Some(file) = self.incoming.remove(&id) {
             file.discard();
@@ -411,20 +446,6 @@ impl Gateway {
         }
         moved
     }
-}
-
-fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Finishing>> {
-    let (sender, receiver) = channel::<Finishing>();
-    std::thread::Builder::new().name("finisher".into()).spawn(move || {
-        for Finishing { file, id, size, digest } in receiver {
-            let result = file.finish(size, &digest);
-            if to_gateway.send(Input::Finished(id, result)).is_err() {
-                return;
-            }
-            bell.ring();
-        }
-    })?;
-    Ok(sender)
 }
 
 fn peer_index(plan: &NodePlan, name: &str) -> Option<PeerId> {

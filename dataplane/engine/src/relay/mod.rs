@@ -221,6 +221,10 @@ fn check_meta(meta: &TransferMeta) -> Result<(), &'static str> {
     if meta.name.contains(['/', '\0']) || meta.name == "." || meta.name == ".." {
         return Err("the name must be a file name without a directory");
     }
+    // They would reach terminals and logs at the other end.
+    if meta.name.chars().any(char::is_control) {
+        return Err("the name must not contain control characters");
+    }
     if meta.priority > 127 {
         return Err("the priority must be 0 to 127");
     }

@@ -24,7 +24,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, ConnectionId, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig,
-    Incoming, ServerConfig, ValidationTokenConfig, VarInt,
+    EndpointEvent, Incoming, ServerConfig, ValidationTokenConfig, VarInt,
 };
 
 use self::clock::PathClock;
@@ -225,6 +225,7 @@ impl Transport {
             }
         };
         self.adopt(handle, peer, lane, quic);
+        self.peers[usize::from(peer.0)].current[lane as usize].get_or_insert(handle);
         Some(handle)
     }
 
@@ -264,15 +265,16 @@ impl Transport {
     }
 
     fn accept(&mut self, at: Instant, peer: PeerId, lane: Lane, incoming: Incoming) -> Handled {
-        let from = &mut self.peers[usize::from(peer.0)];
-        if from.all[lane as usize].len() >= MAX_CONNECTIONS {
-            from.stats.handshake_failures += 1;
+        if self.peers[usize::from(peer.0)].all[lane as usize].len() >= MAX_CONNECTIONS && !self.evict(peer, lane) {
+            self.peers[usize::from(peer.0)].stats.handshake_failures += 1;
             self.endpoint.ignore(incoming);
             return Handled::Refused;
         }
+        let from = &mut self.peers[usize::from(peer.0)];
         self.scratch.clear();
         match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server.clone())) {
             Ok((handle, quic)) => {
+                // Current only once it is established: a forged first packet must not keep this end from dialling.
                 self.adopt(handle, peer, lane, quic);
                 Handled::Taken
             }
@@ -296,8 +298,22 @@ impl Transport {
             Some(Box::new(Conn { peer, lane, quic, fed: false, frames_sent: 0, timeout: None, dirty: false }));
         let owner = &mut self.peers[usize::from(peer.0)];
         owner.all[lane as usize].push(handle);
-        owner.current[lane as usize].get_or_insert(handle);
         self.mark_dirty(handle);
+    }
+
+    /// Forget the oldest connection that never got beyond its handshake. `false` = there is none.
+    fn evict(&mut self, peer: PeerId, lane: Lane) -> bool {
+        let owner = &self.peers[usize::from(peer.0)];
+        let current = owner.current[lane as usize];
+        let shaking = |handle: &Handle| {
+            let conn = self.conns.get(handle.0).and_then(Option::as_deref);
+            Some(*handle) != current && conn.is_some_and(|conn| conn.quic.is_handshaking())
+        };
+        let Some(oldest) = owner.all[lane as usize].iter().copied().find(shaking) else { return false };
+        self.endpoint.handle_event(oldest, EndpointEvent::drained());
+        self.forget(oldest);
+        self.peers[usize::from(peer.0)].stats.handshake_failures += 1;
+        true
     }
 
     /// `handle` is authenticated: it becomes its peer's current connection; the one it replaces is closed and returned.
