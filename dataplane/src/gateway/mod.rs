@@ -57,6 +57,8 @@ pub(crate) enum Input {
     NextHop(u16, Result<NextHop, Arc<str>>),
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, String>),
+    /// The finisher has hashed a file that the receiver has already.
+    Hashed(TransferId, Result<[u8; 32], String>),
     /// Stop.
     Stop,
 }
@@ -67,6 +69,12 @@ struct Finishing {
     id: TransferId,
     size: u64,
     digest: [u8; 32],
+}
+
+/// What the finisher does, in this order.
+enum Slow {
+    Finish(Finishing),
+    Hash(TransferId, OutgoingFile),
 }
 
 pub(crate) struct Gateway {
@@ -91,7 +99,7 @@ pub(crate) struct Gateway {
     reports: Vec<Option<Box<WorkerReport>>>,
     rates: Vec<RatePlan>,
     log: MessageLog,
-    finisher: Sender<Finishing>,
+    finisher: Sender<Slow>,
     broker: SharedBroker,
     stopping: bool,
 }
@@ -194,6 +202,7 @@ impl Gateway {
                 }
                 self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
+            Input::Hashed(id, result) => self.transfers.ended(id, result),
             Input::Stop => self.stopping = true,
         }
     }
@@ -255,7 +264,7 @@ impl Gateway {
                 if let Some(file) = self.incoming.remove(&id) {
                     self.digests.insert(id, digest);
                     // The finisher lives as long as the gateway.
-                    let _ = self.finisher.send(Finishing { file, id, size, digest });
+                    let _ = self.finisher.send(Slow::Finish(Finishing { file, id, size, digest }));
                 }
             }
             Event::Message { peer, id, payload } => {
@@ -307,7 +316,13 @@ impl Gateway {
     }
 
     fn ended(&mut self, id: TransferId, result: Result<(), String>) {
-        let sent = self.outgoing.remove(&id).map(|file| file.digest());
+        let outgoing = self.outgoing.remove(&id);
+        let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
+        if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
+            // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.
+            let _ = self.finisher.send(Slow::Hash(id, file));
+            return;
+        }
         if let Some(file) = self.incoming.remove(&id) {
             file.discard();
         }
@@ -411,12 +426,15 @@ impl Gateway {
     }
 }
 
-fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Finishing>> {
-    let (sender, receiver) = channel::<Finishing>();
+fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Slow>> {
+    let (sender, receiver) = channel::<Slow>();
     std::thread::Builder::new().name("finisher".into()).spawn(move || {
-        for Finishing { file, id, size, digest } in receiver {
-            let result = file.finish(size, &digest);
-            if to_gateway.send(Input::Finished(id, result)).is_err() {
+        for work in receiver {
+            let input = match work {
+                Slow::Finish(Finishing { file, id, size, digest }) => Input::Finished(id, file.finish(size, &digest)),
+                Slow::Hash(id, file) => Input::Hashed(id, file.into_digest()),
+            };
+            if to_gateway.send(input).is_err() {
                 return;
             }
             bell.ring();
