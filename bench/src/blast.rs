@@ -102,11 +102,13 @@ impl End {
         let interface = bed.interface(side);
         let mut attachment = Attachment::attach(&interface, &bed.node(side), Mode::Native, OBJECT)?;
         let mut umem = Umem::new(UmemOptions::default())?;
-        let mut socket = Socket::open(&mut umem, OpenOptions { interface, queue: 0, mode: BindMode::Copy })?;
+        let socket = Socket::open(
+            &mut umem,
+            OpenOptions { interface, queue: 0, mode: BindMode::Copy, fill: FILL_FRAMES as u32 },
+        )?;
         attachment.register_socket(0, socket.fd())?;
         let key = SteerKey { vlan: 0, port: PORT, address: IpAddr::V4(side.address()) };
         attachment.set_steering(&[(key, SteerValue { link: 0, flags: 0 })])?;
-        socket.fill().refill(&mut umem, FILL_FRAMES);
         Ok(Self { socket, umem, attachment })
     }
 

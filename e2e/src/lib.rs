@@ -37,7 +37,7 @@ pub use deadline::{Deadline, interrupt_flag, interrupted};
 pub use job::Job;
 pub use namespace::Namespace;
 pub use node::{Node, Status};
-pub use process::{Process, start_time, tree};
+pub use process::{Process, machine_cpu_time, start_time, tree};
 pub use program::Program;
 pub use root::root_or_skip;
 pub use topology::{Options, Station, Topology};

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -45,6 +46,18 @@ impl Process {
             .collect()
     }
 
+    /// How long its present threads have run (schedstat, first field; kernel documentation,
+    /// `scheduler/sched-stats.rst`). Zero where the kernel does not say.
+    #[must_use]
+    pub fn cpu_time(self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let ran = tasks.filter_map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(ran.sum())
+    }
+
     /// Sends a signal, unless the id means another process by now.
     pub fn signal(self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
@@ -79,6 +92,18 @@ pub fn tree(pid: u32) -> Vec<Process> {
         next += 1;
     }
     ids.into_iter().filter_map(Process::find).collect()
+}
+
+/// How long all cores together have run anything, interrupts left out (proc(5), stat: user, nice, system, steal).
+#[must_use]
+pub fn machine_cpu_time() -> Duration {
+    /// `USER_HZ`, 100 on every architecture that AF_XDP runs on (asm-generic/param.h).
+    const TICKS_PER_SECOND: u64 = 100;
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let columns = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let columns: Vec<u64> = columns.map_while(|column| column.parse().ok()).collect();
+    let ticks: u64 = [0, 1, 2, 7].into_iter().filter_map(|column: usize| columns.get(column)).sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
 struct Stat {

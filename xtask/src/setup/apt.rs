@@ -30,21 +30,8 @@ const fn tests(name: &'static str, program: Option<&'static str>, reason: &'stat
 
 /// Everything that is used, and nothing that is not.
 pub(crate) const PACKAGES: &[Package] = &[
-    builds("clang", Some("clang"), "libxdp-sys (under xsk-rs) compiles libxdp's own eBPF objects with it"),
-    builds("llvm", Some("llc"), "llc, which the configure script of the same libxdp demands"),
-    builds("libelf-dev", None, "libbpf reads ELF objects"),
-    builds("zlib1g-dev", None, "libelf decompresses sections"),
-    builds("libpcap-dev", None, "libxdp's configure script asks for it"),
-    Package {
-        name: "gcc-multilib",
-        reason: "asm/ headers where clang looks for them when it compiles for bpf",
-        builds: true,
-        program: None,
-        only_on: &["x86_64"],
-    },
-    builds("m4", Some("m4"), "libxdp generates its dispatcher with it"),
-    builds("make", Some("make"), "libxdp and libbpf are built by make"),
-    builds("pkg-config", Some("pkg-config"), "libxdp's build finds libelf and zlib by it"),
+    builds("gcc", Some("cc"), "Rust links with it; ring and blake3 compile assembly and C"),
+    builds("libc6-dev", None, "headers and start-up files for the same"),
     tests("git", Some("git"), "source checks ask it which files belong to the project"),
     tests("iproute2", Some("ip"), "namespaces and veth pairs of the demo and the end-to-end tests"),
     tests("ethtool", Some("ethtool"), "transmit checksumming off on test veths; queue counts and RSS rules"),
@@ -63,7 +50,7 @@ impl Step for Packages {
     }
 
     fn why(&self) -> &'static str {
-        "C parts of libbpf and libxdp, and the network tools that tests use; `setup --list` has each reason"
+        "a C compiler, and the network tools that tests use; `setup --list` has each reason"
     }
 
     fn check(&self, _: &Context) -> Result<State> {

@@ -281,7 +281,8 @@ fn write_packet(
     limit: usize,
 ) -> Wrote {
     let mut room = limit;
-    if let Some(front) = transfer.supply.front_mut() {
+    if !transfer.supply.is_empty() {
+        let header_written = transfer.stripe.is_none();
         let (stream, left) = match transfer.stripe {
             Some(open) => open,
             None => {
@@ -303,20 +304,30 @@ fn write_packet(
                 (stream, STRIPE_BYTES)
             }
         };
-        let take = room.min(front.len()).min(usize::try_from(left).unwrap_or(usize::MAX));
-        let mut piece = [front.slice(..take)];
-        let written = match quic.send_stream(stream).write_chunks(&mut piece) {
+        // A packet may take the end of one supplied piece and the beginning of the next.
+        let mut room = room.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut pieces = [Bytes::new(), Bytes::new()];
+        for (piece, supplied) in pieces.iter_mut().zip(&transfer.supply) {
+            *piece = supplied.slice(..room.min(supplied.len()));
+            room -= piece.len();
+        }
+        let used = if pieces[1].is_empty() { 1 } else { 2 };
+        let written = match quic.send_stream(stream).write_chunks(&mut pieces[..used]) {
             Ok(written) => written.bytes,
-            Err(WriteError::Blocked) => return if room < limit { Wrote::Data } else { Wrote::Blocked },
+            Err(WriteError::Blocked) => return if header_written { Wrote::Data } else { Wrote::Blocked },
             Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
                 transfer.stripe = None;
                 return Wrote::Refused;
             }
         };
-        if written == front.len() {
+        let mut gone = written;
+        while let Some(front) = transfer.supply.front_mut() {
+            if gone < front.len() {
+                bytes::Buf::advance(front, gone);
+                break;
+            }
+            gone -= front.len();
             transfer.supply.pop_front();
-        } else {
-            bytes::Buf::advance(front, written);
         }
         transfer.sent += written as u64;
         let left = left - written as u64;

@@ -8,6 +8,7 @@
 //!
 //! The layer knows connections, streams and packets, nothing of what the streams carry.
 
+mod bounded;
 mod clock;
 mod contracted;
 mod keys;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use quinn_proto::congestion::{ControllerFactory, CubicConfig};
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 
+use super::bounded::BoundedConfig;
 use super::contracted::{ContractedConfig, window_bytes};
 use crate::config::{Congestion, PeerConfig};
 
@@ -52,7 +53,7 @@ pub(crate) fn transport_config(
         (Congestion::Contracted, None) | (Congestion::Shared, _) => {
             let mut cubic = CubicConfig::default();
             cubic.initial_window(CUBIC_INITIAL_PACKETS * u64::from(peer.quic_mtu));
-            Arc::new(cubic)
+            Arc::new(BoundedConfig { cubic: Arc::new(cubic) })
         }
     };
     let mut acks = AckFrequencyConfig::default();
