@@ -5,6 +5,8 @@
 //! served in the order in which they were asked for, so a run is a function of seed and scenario; [`Net::trace`]
 //! hashes every delivered frame with its time to prove it.
 
+mod event;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use florelay_engine::config::{EngineConfig, LinkId, PeerId};
 use florelay_engine::port::Ecn;
 use florelay_engine::time::Nanos;
 
+use self::event::{Entry, What};
 use crate::gateway::Gateway;
 use crate::link::{Link, LinkModel, Packet};
 use crate::node::Node;
@@ -73,29 +76,6 @@ struct Direction {
     link: Link,
     meddler: Option<Meddler>,
 }
-
-struct Entry<N: Node> {
-    at: Nanos,
-    order: u64,
-    what: What<N>,
-}
-
-enum What<N: Node> {
-    /// A frame of this interface is serialised.
-    Serialised(Egress),
-    /// A packet reaches the far end of a direction.
-    Arrives(usize, Packet),
-    /// A packet from outside the network reaches a node.
-    Injected(Egress, Packet),
-    /// The engine wants `handle_timeout`.
-    Wake(NodeId),
-    /// The gateways want theirs.
-    WakeGateway(NodeId),
-    /// The scenario does something.
-    Call(Call<N>),
-}
-
-type Call<N> = Box<dyn FnOnce(&mut Net<N>)>;
 
 impl<N: Node> Net<N> {
     /// An empty network; `seed` decides every fault of every link.
@@ -507,26 +487,6 @@ impl<N: Node> Net<N> {
     fn direction_mut(&mut self, from: Egress) -> &mut Direction {
         let found = self.directions.iter_mut().find(|direction| direction.from == from);
         found.unwrap_or_else(|| panic!("no link leaves {from:?}"))
-    }
-}
-
-impl<N: Node> PartialEq for Entry<N> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl<N: Node> Eq for Entry<N> {}
-
-impl<N: Node> PartialOrd for Entry<N> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<N: Node> Ord for Entry<N> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
     }
 }
 

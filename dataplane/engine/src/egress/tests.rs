@@ -9,6 +9,8 @@ use florelay_wire::link::write_path_header;
 use florelay_wire::mpls::{Label, Lse, Tc};
 use proptest::prelude::*;
 
+mod queues;
+
 use super::*;
 use crate::config::{Congestion, PeerId};
 
@@ -503,109 +505,4 @@ fn waking_often_gains_nothing() {
     }
     let often = bytes_of(&wire.sent[from..], |s| s.flow == 101);
     assert!(often <= fair + 3 * MAX_FRAME, "{often} against {fair}");
-}
-
-#[test]
-fn a_closed_link_sends_its_own_oam_only() {
-    let mut egress = egress(plan(Some(1_000_000), 15_140, 50));
-    let mut wire = Wire::new(None);
-    let mut source = Source { bulk: vec![endless(&[500])], control: vec![endless(&[500])], asked: 0 };
-    egress.add_flow(peer(0), 1);
-    egress.add_flow(FlowKey::Transit(0), 1);
-    let queued_before = wire.make(path_frame(200, 7, 100));
-    egress.enqueue_oam(queued_before).unwrap();
-    egress.set_open(false);
-    egress.mark_ready(peer(0), Class::Bulk);
-    egress.mark_ready(peer(0), Class::Control);
-    let transit = wire.make(path_frame(200, 0, 500));
-    egress.enqueue_transit(0, Class::Bulk, transit, Ecn::NotEct).unwrap();
-    let refused = wire.make(path_frame(200, 7, 100));
-    let refused = egress.enqueue_oam(refused).unwrap_err();
-    wire.free(refused);
-    let own = wire.make(link_oam());
-    egress.enqueue_oam(own).unwrap();
-    assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 1);
-    assert_eq!((wire.sent[0].tc, source.asked), (7, 0));
-    assert_eq!(egress.next_wakeup(Nanos(0)), None);
-    assert_eq!(egress.counters().drops[EgressDrop::Closed.index()], 2);
-    egress.set_open(true);
-    egress.pull(Nanos(0), LINK, &mut wire, &mut source);
-    assert!(wire.sent.iter().any(|s| s.flow == 200), "what waited goes on");
-    let held = egress.queued_frames();
-    assert_eq!(egress.drain(&mut wire), held);
-    assert_eq!(wire.in_hand, 0);
-    assert_eq!(egress.counters().drops[EgressDrop::Drained.index()], held as u64);
-}
-
-#[test]
-fn a_full_transit_queue_gives_the_frame_back() {
-    let mut egress = egress(plan(Some(1_000_000), 3_028, 10));
-    let mut wire = Wire::new(None);
-    for flow in 0..20 {
-        egress.add_flow(FlowKey::Transit(flow), 1);
-    }
-    let mut refusals = |flow: u32, class: Class, bytes: u64, frames: usize| {
-        let mut refused = 0;
-        for _ in 0..frames {
-            let frame = wire.make(path_frame(300, 0, bytes));
-            if let Err(frame) = egress.enqueue_transit(flow, class, frame, Ecn::Ect0) {
-                wire.free(frame);
-                refused += 1;
-            }
-        }
-        refused
-    };
-    // 13 × 1514 = 19682 of 20000.
-    assert_eq!(refusals(0, Class::Bulk, MAX_FRAME, 15), 2);
-    assert_eq!(refusals(0, Class::Control, MAX_FRAME, 15), 2);
-    assert_eq!(refusals(99, Class::Bulk, 100, 1), 1);
-    assert_eq!(refusals(1, Class::Bulk, MAX_FRAME + 1, 1), 1);
-    // 100 frames in all, 26 are there.
-    assert_eq!((2..20).map(|flow| refusals(flow, Class::Bulk, 100, 5)).sum::<i32>(), 90 - 74);
-    let drops = egress.counters().drops;
-    assert_eq!(drops[EgressDrop::FlowFull.index()], 4);
-    assert_eq!(drops[EgressDrop::UnknownFlow.index()], 1);
-    assert_eq!(drops[EgressDrop::Oversize.index()], 1);
-    assert_eq!(drops[EgressDrop::PoolFull.index()], 16);
-    // Behind 8 frames of its own flow a frame is marked: the 10th to 13th of each.
-    assert_eq!(egress.counters().ecn_marked, 8);
-    assert_eq!(egress.drain(&mut wire), 100);
-    assert_eq!((wire.in_hand, egress.queued_bytes()), (0, 0));
-}
-
-#[test]
-fn marks_reach_the_port_and_only_capable_frames_are_marked() {
-    let mut egress = egress(plan(Some(1_000_000_000), 100_000, 10));
-    egress.set_rate(Nanos(0), plan(Some(1_000_000), 100_000, 10));
-    let mut wire = Wire::new(None);
-    for flow in 0..2 {
-        egress.add_flow(FlowKey::Transit(flow), 1);
-        for _ in 0..10 {
-            let frame = wire.make(path_frame(300 + flow, 0, MAX_FRAME));
-            let ecn = if flow == 0 { Ecn::Ect1 } else { Ecn::NotEct };
-            egress.enqueue_transit(flow, Class::Bulk, frame, ecn).unwrap();
-        }
-    }
-    run_until(Nanos(10_000_000_000), &mut egress, &mut wire, &mut Source::default(), |_, _, _| {});
-    let ecn = |flow: u32| wire.sent.iter().filter(|s| s.flow == 300 + flow).map(|s| s.ecn).collect::<Vec<_>>();
-    assert_eq!(ecn(0), [[Ecn::Ect1; 9].as_slice(), &[Ecn::Ce]].concat());
-    assert_eq!(ecn(1), [Ecn::NotEct; 10]);
-}
-
-#[test]
-fn flows_beyond_counting_cost_nothing_to_serve() {
-    // Work per packet must not depend on the number of flows: a source that is asked once per packet, and once more when dry.
-    let mut egress = egress(plan(None, 10_000, 10));
-    let mut wire = Wire::new(None);
-    let mut source = Source { bulk: vec![Supply { left: 2, sizes: vec![100], at: 0 }; 10_000], ..Source::default() };
-    for i in 0..10_000 {
-        egress.add_flow(peer(i), 1 + (i % 7) as u16);
-        egress.mark_ready(peer(i), Class::Bulk);
-    }
-    assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 20_000);
-    assert!(source.asked <= 20_000 + 2 * 10_000, "{}", source.asked);
-    assert_eq!(egress.next_wakeup(Nanos(0)), None);
-    let asked = source.asked;
-    assert_eq!(egress.pull(Nanos(1), LINK, &mut wire, &mut source), 0);
-    assert_eq!(source.asked, asked, "dry flows are not asked again");
 }

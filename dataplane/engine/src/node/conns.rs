@@ -177,10 +177,19 @@ impl<F: FrameBuf> Engine<F> {
             }
             let (Lane::Bulk, Some(conn)) = (lane, self.transport.conn(handle)) else { continue };
             if let Some(state) = runtime.bulk.get_mut(&handle) {
-                if let (Message::Offer { .. }, Some(id)) = (&message, message.transfer()) {
-                    self.transfers.entry(id).or_insert(peer);
+                let offered = if matches!(message, Message::Offer { .. }) { message.transfer() } else { None };
+                if let Some(id) = offered
+                    && self.transfers.get(&id).is_some_and(|of| *of != peer)
+                {
+                    let reason = "a transfer with this id is running with another peer".to_owned();
+                    state.session.push(&Message::Cancel { id: id.0, reason });
+                    continue;
                 }
                 runtime.relay.message(state, &mut conn.quic, message, &mut self.events);
+                // Not for an offer that was refused: nothing would ever take its entry away.
+                if let Some(id) = offered.filter(|id| runtime.relay.knows(*id)) {
+                    self.transfers.insert(id, peer);
+                }
             }
         }
     }

@@ -113,8 +113,14 @@ impl Relay {
             }
             return;
         }
-        let refusal =
-            if self.is_full() { Err("the receiver's limit of transfers is reached") } else { check_meta(&meta) };
+        let refusal = if self.outgoing.contains_key(&id) {
+            // Ids name transfers in both directions: one for two would mix up their ends.
+            Err("a transfer with this id goes the other way")
+        } else if self.is_full() {
+            Err("the receiver's limit of transfers is reached")
+        } else {
+            check_meta(&meta)
+        };
         if let Err(reason) = refusal {
             conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
             return;

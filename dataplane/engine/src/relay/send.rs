@@ -144,19 +144,24 @@ impl Relay {
         transfer.sent = offset;
         transfer.supplied = offset;
         transfer.confirmed = transfer.confirmed.min(offset);
-        transfer.limit = offset + supply;
+        transfer.limit = offset.saturating_add(supply);
         transfer.end = None;
         events.push_back(Event::SupplyFrom { id, offset });
         events.push_back(Event::SupplyUpTo { id, limit: transfer.limit });
     }
 
-    /// Bytes from the gateway. Anything but the next bytes within the limit is an answer to an older question.
-    pub(crate) fn supply(&mut self, id: TransferId, offset: u64, data: Bytes) {
+    /// Bytes from the gateway. What does not go on from the bytes that are here, or goes beyond the limit, is an answer
+    /// to an older question. Such an answer may have been taken, though, when it happened to fit; the gateway then
+    /// supplies those bytes once more, and what is here of them is cut off.
+    pub(crate) fn supply(&mut self, id: TransferId, offset: u64, mut data: Bytes) {
         let Some(transfer) = self.outgoing.get_mut(&id) else { return };
         let end = offset.saturating_add(data.len() as u64);
-        if !transfer.flowing || offset != transfer.supplied || end > transfer.limit || data.is_empty() {
+        let fits = offset <= transfer.supplied && transfer.supplied < end && end <= transfer.limit;
+        if !transfer.flowing || !fits {
             return;
         }
+        // Less than `data.len()`, because `supplied < end`.
+        bytes::Buf::advance(&mut data, (transfer.supplied - offset) as usize);
         transfer.supplied = end;
         transfer.supply.push_back(data);
         self.queue(id);
@@ -240,7 +245,7 @@ impl Relay {
     fn announce(&mut self, id: TransferId, events: &mut VecDeque<Event>) {
         let supply = u64::from(self.limits.supply_bytes);
         let Some(transfer) = self.outgoing.get_mut(&id) else { return };
-        let limit = transfer.sent + supply;
+        let limit = transfer.sent.saturating_add(supply);
         if limit.saturating_sub(transfer.limit) >= supply / LIMIT_STEP_DIVISOR {
             transfer.limit = limit;
             events.push_back(Event::SupplyUpTo { id, limit });
@@ -316,6 +321,8 @@ fn write_packet(
             Ok(written) => written.bytes,
             Err(WriteError::Blocked) => return if header_written { Wrote::Data } else { Wrote::Blocked },
             Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                // A stopped stream counts against the peer's limit of streams until it is reset.
+                let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
                 transfer.stripe = None;
                 return Wrote::Refused;
             }
@@ -346,4 +353,54 @@ fn write_packet(
     transfer.finish_sent = true;
     conn.session.push(&Message::Finish { id: id.0, size, digest });
     Wrote::Message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Limits, PeerId};
+
+    const ID: TransferId = TransferId(1);
+
+    fn flowing(size: Option<u64>, offset: u64) -> Relay {
+        let mut relay = Relay::new(PeerId(0), Limits::default());
+        let mut events = VecDeque::new();
+        let meta = TransferMeta { name: "f".into(), size, priority: 0, attributes: Vec::new() };
+        relay.send(None, ID, meta, &mut events);
+        relay.accepted(ID, offset, &mut events);
+        relay
+    }
+
+    #[test]
+    fn bytes_supplied_twice_go_once_and_nothing_stalls() {
+        let mut relay = flowing(Some(1000), 100);
+        // An answer to the question of the connection before, which happens to begin where this one does.
+        relay.supply(ID, 100, Bytes::from_static(&[1; 10]));
+        // The gateway hears of the new question and begins again, in larger pieces.
+        relay.supply(ID, 100, Bytes::from_static(&[1; 50]));
+        relay.supply(ID, 150, Bytes::from_static(&[1; 50]));
+        // A gap, and bytes that are all here.
+        relay.supply(ID, 201, Bytes::from_static(&[2; 50]));
+        relay.supply(ID, 120, Bytes::from_static(&[2; 50]));
+        let transfer = &relay.outgoing[&ID];
+        assert_eq!(transfer.supplied, 200);
+        assert_eq!(transfer.supply.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 40, 50]);
+    }
+
+    #[test]
+    fn an_offset_at_the_end_of_numbers_is_no_panic() {
+        let relay = flowing(None, u64::MAX - 1);
+        assert_eq!(relay.outgoing[&ID].limit, u64::MAX);
+    }
+
+    #[test]
+    fn an_offer_of_an_own_transfers_id_is_refused() {
+        let mut relay = flowing(Some(1000), 0);
+        let mut events = VecDeque::new();
+        let meta = relay.outgoing[&ID].meta.clone();
+        relay.offered(&mut BulkConn::default(), ID, meta.clone(), &mut events);
+        assert!(events.is_empty() && relay.incoming.is_empty(), "{events:?}");
+        relay.offered(&mut BulkConn::default(), TransferId(2), meta, &mut events);
+        assert_eq!(events.len(), 1);
+    }
 }
