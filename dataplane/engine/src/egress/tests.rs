@@ -478,31 +478,3 @@ fn a_flow_that_wakes_goes_first_once() {
     egress.mark_ready(peer(2), Class::Bulk);
     assert_eq!(pull(&mut egress, &mut source, 7), [2, 0, 1, 2, 0, 1, 2]);
 }
-
-#[test]
-fn waking_often_gains_nothing() {
-    let mut egress = egress(plan(Some(8_000_000), 3_028, 10));
-    let mut wire = Wire::new(None);
-    let mut source = Source { bulk: vec![endless(&[MAX_FRAME]), endless(&[100, MAX_FRAME])], ..Source::default() };
-    for i in 0..2 {
-        egress.add_flow(peer(i), 1);
-        egress.mark_ready(peer(i), Class::Bulk);
-    }
-    run_until(Nanos(4_000_000_000), &mut egress, &mut wire, &mut source, |_, _, _| {});
-    let fair = bytes_of(&wire.sent, |s| s.flow == 101);
-    // The same, but flow 1 runs dry after every second packet and wakes at once.
-    let from = wire.sent.len();
-    let end = Nanos(8_000_000_000);
-    source.bulk[1].left = 0;
-    loop {
-        source.bulk[1].left = source.bulk[1].left.max(2);
-        egress.mark_ready(peer(1), Class::Bulk);
-        egress.pull(wire.now, LINK, &mut wire, &mut source);
-        match egress.next_wakeup(wire.now).filter(|at| *at < end) {
-            Some(at) => wire.advance(at),
-            None => break,
-        }
-    }
-    let often = bytes_of(&wire.sent[from..], |s| s.flow == 101);
-    assert!(often <= fair + 3 * MAX_FRAME, "{often} against {fair}");
-}
