@@ -46,8 +46,8 @@ use florelay_wire::ParseError;
 use florelay_wire::eth::ETH_BYTES;
 use florelay_wire::link::{self, PATH_HEADER_BYTES};
 use florelay_wire::maps::{
-    MALFORMED_MAP, OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_MAP_ENTRIES, STEER_TO_KERNEL, STEER_VALUE_BYTES,
-    SteerKey, SteerValue, XSK_MAP, XSK_MAP_ENTRIES,
+    MALFORMED_MAP, OUTCOME_MAP, Outcome, PROGRAM, STEER_KEY_BYTES, STEER_MAP, STEER_MAP_ENTRIES, STEER_TO_KERNEL,
+    STEER_VALUE_BYTES, SteerKey, SteerValue, XSK_MAP, XSK_MAP_ENTRIES,
 };
 use florelay_wire::outer::{self, MAX_OUTER_BYTES, Outer};
 

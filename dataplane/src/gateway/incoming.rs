@@ -26,6 +26,8 @@ pub(crate) struct IncomingFile {
     name: String,
     written: u64,
     gathered: Vec<u8>,
+    /// A write has failed, and how much of it is on file is not known: nothing may follow it.
+    failed: bool,
     hasher: blake3::Hasher,
 }
 
@@ -57,6 +59,7 @@ impl IncomingFile {
             name: meta.name.clone(),
             written,
             gathered: Vec::new(),
+            failed: false,
             hasher,
         })
     }
@@ -77,7 +80,13 @@ impl IncomingFile {
 
     /// Write what was gathered.
     pub(crate) fn flush(&mut self) -> Result<(), String> {
-        self.file.write_all(&self.gathered).map_err(|error| format!("cannot write to the inbox: {error}"))?;
+        if self.failed {
+            return Err("cannot write to the inbox: an earlier write has failed".into());
+        }
+        if let Err(error) = self.file.write_all(&self.gathered) {
+            self.failed = true;
+            return Err(format!("cannot write to the inbox: {error}"));
+        }
         self.hasher.update(&self.gathered);
         self.written += self.gathered.len() as u64;
         self.gathered.clear();
@@ -94,6 +103,9 @@ impl IncomingFile {
     }
 
     fn try_finish(&self, size: u64, digest: &[u8; 32]) -> Result<PathBuf, String> {
+        if self.failed {
+            return Err("a write to the inbox has failed".into());
+        }
         if self.written != size {
             return Err(format!("{} bytes were written, {size} were announced", self.written));
         }
@@ -156,6 +168,20 @@ mod tests {
             assert_eq!(fs::read(target).unwrap(), b"hello world");
         }
         assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn nothing_follows_a_write_that_failed() {
+        let inbox = tempfile::tempdir().unwrap();
+        let mut file = IncomingFile::open(inbox.path(), TransferId(8), &meta()).unwrap();
+        let good = std::mem::replace(&mut file.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        file.write(0, b"abc").unwrap();
+        assert!(file.flush().is_err());
+        // There is room again: part of the failed write may be on file already, so its bytes must not go twice.
+        file.file = good;
+        assert!(file.flush().is_err());
+        assert!(file.finish(3, blake3::hash(b"abc").as_bytes()).is_err());
+        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -4,11 +4,15 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use super::Input;
 use crate::ipc::{Request, Response};
 use crate::ipc_codec::{IpcError, IpcStream};
 use crate::ring::GatewayBell;
+
+/// Pause after a conversation that could not be started.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accept conversations until the listener goes away (at process end).
 pub(crate) fn listen(listener: UnixListener, to_gateway: Sender<Input>, bell: GatewayBell) -> io::Result<()> {
@@ -20,6 +24,8 @@ pub(crate) fn listen(listener: UnixListener, to_gateway: Sender<Input>, bell: Ga
                 .and_then(|stream| converse(stream, to_gateway.clone(), bell.clone()));
             if let Err(error) = started {
                 tracing::warn!(%error, "conversation with the control process not started");
+                // Without descriptors or threads, `accept` fails at once, and again.
+                std::thread::sleep(ACCEPT_PAUSE);
             }
         }
     };

@@ -333,6 +333,7 @@ impl Gateway {
     /// Read the next chunk of each file whose turn it is.
     fn supply(&mut self) -> bool {
         let mut steps = Vec::new();
+        let mut any = false;
         for (id, file) in &mut self.outgoing {
             if !file.is_ready() {
                 continue;
@@ -343,11 +344,12 @@ impl Gateway {
             let worker = peer_worker(&self.plan, peer);
             // Back-pressure: a worker that does not keep up is not read for.
             if self.backlog[worker].is_empty() {
+                // A step that only hashed is work too.
+                any = true;
                 let command = file.step().unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
                 steps.extend(command.map(|command| (worker, command)));
             }
         }
-        let any = !steps.is_empty();
         for (worker, command) in steps {
             self.tell_worker(worker, ToWorker::Engine(command));
         }

@@ -10,6 +10,9 @@ use florelay_engine::api::{Event, TransferId};
 
 /// Bytes read and supplied at a time.
 const READ_BYTES: usize = 64 << 10;
+/// After a resume, bytes that are hashed in one step although the receiver has them: the gateway's other transfers and
+/// requests wait that long.
+const CATCH_UP_BYTES: u64 = 1 << 20;
 
 /// An open file on its way out.
 pub(crate) struct OutgoingFile {
@@ -71,14 +74,17 @@ impl OutgoingFile {
         self.flowing && !self.end_said && (self.next < self.limit || self.next >= self.size)
     }
 
-    /// The next command for the engine. An error ends the transfer.
+    /// The next command for the engine; `None` while the hash is behind. An error ends the transfer.
     pub(crate) fn step(&mut self) -> Result<Option<Command>, String> {
         if !self.is_ready() {
             return Ok(None);
         }
         if self.next >= self.size {
+            self.hash_towards(self.size)?;
+            if self.hashed < self.size {
+                return Ok(None);
+            }
             self.check_unchanged()?;
-            self.hash_up_to(self.size)?;
             self.end_said = true;
             let digest = *self.hasher.finalize().as_bytes();
             return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size, digest }));
@@ -86,8 +92,8 @@ impl OutgoingFile {
         let want = (self.limit - self.next).min(self.size - self.next).min(READ_BYTES as u64) as usize;
         let mut buffer = vec![0; want];
         self.read(&mut buffer, self.next)?;
-        // What the receiver already has was not read here yet: the hash covers it too.
-        self.hash_up_to(self.next)?;
+        // What the receiver already has was not read here yet: the hash covers it too, and catches up on the way.
+        self.hash_towards(self.next)?;
         if self.hashed == self.next {
             self.hasher.update(&buffer);
             self.hashed += want as u64;
@@ -109,7 +115,9 @@ impl OutgoingFile {
         Ok(*self.hasher.finalize().as_bytes())
     }
 
-    fn hash_up_to(&mut self, end: u64) -> Result<(), String> {
+    /// Hash on, at most `CATCH_UP_BYTES` and not beyond `end`.
+    fn hash_towards(&mut self, end: u64) -> Result<(), String> {
+        let end = end.min(self.hashed.saturating_add(CATCH_UP_BYTES));
         let mut buffer = vec![0; READ_BYTES];
         while self.hashed < end {
             let take = (end - self.hashed).min(READ_BYTES as u64) as usize;
@@ -152,6 +160,7 @@ mod tests {
                 Some(Command::Supply { data, .. }) => bytes.extend_from_slice(&data),
                 Some(Command::SupplyEnd { size, digest, .. }) => return (bytes, Some((size, digest))),
                 Some(other) => panic!("unexpected {other:?}"),
+                None if file.is_ready() => {}
                 None => return (bytes, None),
             }
         }
@@ -173,6 +182,28 @@ mod tests {
         let (bytes, end) = supplied(&mut file);
         assert_eq!(bytes, content[100..]);
         assert_eq!(end, Some((200_000, *blake3::hash(&content).as_bytes())));
+    }
+
+    #[test]
+    fn a_resume_far_into_a_file_hashes_a_bounded_piece_at_a_time() {
+        let content: Vec<u8> = (0..(CATCH_UP_BYTES * 4) as u32 + 77).map(|i| (i / 251) as u8).collect();
+        let size = content.len() as u64;
+        let mut temp = tempfile::tempfile().unwrap();
+        temp.write_all(&content).unwrap();
+        let mut file = OutgoingFile::new(ID, temp).unwrap();
+        file.event(&Event::SupplyFrom { id: ID, offset: size - 10 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: size });
+        let mut before = 0;
+        loop {
+            let command = file.step().unwrap();
+            assert!(file.hashed - before <= CATCH_UP_BYTES + READ_BYTES as u64);
+            before = file.hashed;
+            if let Some(Command::SupplyEnd { digest, .. }) = command {
+                assert_eq!(digest, *blake3::hash(&content).as_bytes());
+                return;
+            }
+            assert!(file.is_ready());
+        }
     }
 
     #[test]

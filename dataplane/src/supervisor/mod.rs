@@ -112,6 +112,7 @@ pub fn run(options: &SupervisorOptions) -> Result<(), SupervisorError> {
         std::fs::create_dir_all(directory).map_err(path_error(directory))?;
     }
     raise_memlock();
+    raise_open_files();
     let socket = options.plan.state_dir.join(DATAPLANE_SOCKET);
     let listener = listen(&socket)?;
     let attachments = Arc::new(Mutex::new(LocalBroker::new(&options.plan.node)));
@@ -252,7 +253,30 @@ fn raise_memlock() {
     }
 }
 
+/// Every running transfer holds a file open, at both ends, and a soft limit is often 1024. Children inherit the limit.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::info!(%error, "the limit on open files stays; it bounds the transfers that run at once");
+    }
+}
+
 fn path_error(path: &Path) -> impl FnOnce(io::Error) -> SupervisorError {
     let path = path.to_owned();
     move |source| SupervisorError::Path { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    #[test]
+    fn open_files_may_reach_the_hard_limit() {
+        let limit = getrlimit(Resource::Nofile);
+        let Some(hard) = limit.maximum else { return };
+        setrlimit(Resource::Nofile, Rlimit { current: Some(hard - 1), ..limit }).unwrap();
+        super::raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(hard));
+    }
 }
