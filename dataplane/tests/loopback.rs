@@ -60,6 +60,28 @@ fn a_file_arrives_intact_and_messages_are_acknowledged_both_ways() {
 }
 
 #[test]
+fn an_id_that_was_used_is_done_for_its_file_and_refused_for_another() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, "b", None);
+    let inbox = plan_b.inbox.clone();
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (path, digest) = realm.file("image.tif", 3_000_000);
+    for _ in 0..2 {
+        let tag = a.client.send("b", &path, 9);
+        let ended = a.client.progress(tag, |status| status.ended.is_some());
+        assert_eq!(ended.ended, Some(Ok(digest)), "the digest is the file's, whoever has read it");
+    }
+    assert_received(&inbox, "image.tif", &digest);
+    assert!(!inbox.join("image.tif.1").exists(), "it was received twice");
+    let (other, _) = realm.file("other.tif", 1_000);
+    let tag = a.client.send("b", &other, 9);
+    let ended = a.client.progress(tag, |status| status.ended.is_some());
+    assert!(matches!(&ended.ended, Some(Err(reason)) if reason.contains("another file")), "{:?}", ended.ended);
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn a_transfer_waits_while_its_link_is_down_and_goes_on() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, "b", Some(40_000_000));

@@ -19,8 +19,10 @@ const LIVENESS_INTERVAL_NS: u64 = 100_000_000;
 const LIVENESS_INTERVAL_BOUNDS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=60_000_000_000;
 /// Default of `control-share`, percent.
 const CONTROL_SHARE_DEFAULT: u64 = 50;
-/// Default burst: this many frames, or the bytes of one millisecond if that is more.
+/// Default burst: this many frames, or the bytes of `BURST_MS_DEFAULT` at the link's rate if that is more.
 const BURST_FRAMES_DEFAULT: u32 = 10;
+/// Tokens beyond the burst are lost while a worker waits for its core; on a shared one that is milliseconds.
+const BURST_MS_DEFAULT: u64 = 4;
 /// Longest one-way delay that can be configured, seconds: an hour is beyond Mars.
 const MAX_DELAY_NS: u64 = 3_600_000_000_000;
 
@@ -207,9 +209,8 @@ fn burst(source: &mut Source<'_>, t: &mut Table<'_>, frame: Option<u32>, rate_bp
     });
     let frame = frame?;
     let Some(given) = given else {
-        // One millisecond of the rate, so that a fast link is not held up between two turns of its worker.
-        let millisecond = u32::try_from(rate_bps.unwrap_or(0) / 8 / 1000).unwrap_or(u32::MAX);
-        return (!key_present).then(|| millisecond.max(BURST_FRAMES_DEFAULT * frame));
+        let wait = u32::try_from(rate_bps.unwrap_or(0) / 8 / 1000 * BURST_MS_DEFAULT).unwrap_or(u32::MAX);
+        return (!key_present).then(|| wait.max(BURST_FRAMES_DEFAULT * frame));
     };
     if given.value < frame {
         let message = format!(

@@ -130,7 +130,7 @@ fn defaults_follow_from_the_rest() {
     assert_eq!(plan.workers.len(), 1);
     assert_eq!(plan.workers[0].core, None);
     let plan = text_only(&GOOD.replace("rate = \"uncapped\"", "rate = \"1 Gbit/s\"")).unwrap();
-    assert_eq!(plan.links[1].burst_bytes, 125_000, "one millisecond");
+    assert_eq!(plan.links[1].burst_bytes, 500_000, "four milliseconds");
 }
 
 #[test]

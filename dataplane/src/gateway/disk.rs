@@ -9,6 +9,7 @@ use florelay_engine::config::PeerId;
 
 use super::Input;
 use super::incoming::IncomingFile;
+use super::outgoing::OutgoingFile;
 use crate::ring::GatewayBell;
 
 /// An offered file whose partial file, if any, is to be opened and hashed.
@@ -28,6 +29,12 @@ pub(super) struct Finishing {
     pub(super) digest: [u8; 32],
 }
 
+/// What the finisher does, in this order.
+pub(super) enum Slow {
+    Finish(Finishing),
+    Hash(TransferId, OutgoingFile),
+}
+
 pub(super) fn start_opener(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Opening>> {
     let (sender, receiver) = channel::<Opening>();
     std::thread::Builder::new().name("opener".into()).spawn(move || {
@@ -42,12 +49,15 @@ pub(super) fn start_opener(to_gateway: Sender<Input>, bell: GatewayBell) -> std:
     Ok(sender)
 }
 
-pub(super) fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Finishing>> {
-    let (sender, receiver) = channel::<Finishing>();
+pub(super) fn start_finisher(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Slow>> {
+    let (sender, receiver) = channel::<Slow>();
     std::thread::Builder::new().name("finisher".into()).spawn(move || {
-        for Finishing { file, id, size, digest } in receiver {
-            let result = file.finish(size, &digest);
-            if to_gateway.send(Input::Finished(id, result)).is_err() {
+        for work in receiver {
+            let input = match work {
+                Slow::Finish(Finishing { file, id, size, digest }) => Input::Finished(id, file.finish(size, &digest)),
+                Slow::Hash(id, file) => Input::Hashed(id, file.into_digest()),
+            };
+            if to_gateway.send(input).is_err() {
                 return;
             }
             bell.ring();

@@ -29,7 +29,7 @@ use florelay_engine::api::{TransferId, TransferMeta};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
 
-use self::disk::{Finishing, Opening, start_finisher, start_opener};
+use self::disk::{Finishing, Opening, Slow, start_finisher, start_opener};
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::OutgoingFile;
@@ -61,6 +61,8 @@ pub(crate) enum Input {
     Opened(Box<Opening>, Result<Box<IncomingFile>, String>),
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, String>),
+    /// The finisher has hashed a file that the receiver has already.
+    Hashed(TransferId, Result<[u8; 32], String>),
     /// Stop.
     Stop,
 }
@@ -90,7 +92,7 @@ pub(crate) struct Gateway {
     opener: Sender<Opening>,
     /// Offers that the opener has.
     opening: HashSet<TransferId>,
-    finisher: Sender<Finishing>,
+    finisher: Sender<Slow>,
     /// Files that the finisher has.
     finishing: HashSet<TransferId>,
     broker: SharedBroker,
@@ -201,6 +203,7 @@ impl Gateway {
                 }
                 self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
+            Input::Hashed(id, result) => self.transfers.ended(id, result),
             Input::Stop => self.stopping = true,
         }
     }
@@ -263,7 +266,7 @@ impl Gateway {
                     self.digests.insert(id, digest);
                     self.finishing.insert(id);
                     // The finisher lives as long as the gateway.
-                    let _ = self.finisher.send(Finishing { file, id, size, digest });
+                    let _ = self.finisher.send(Slow::Finish(Finishing { file, id, size, digest }));
                 }
             }
             Event::Message { peer, id, payload } => {
@@ -342,7 +345,13 @@ impl Gateway {
 
     fn ended(&mut self, id: TransferId, result: Result<(), String>) {
         self.opening.remove(&id);
-        let sent = self.outgoing.remove(&id).map(|file| file.digest());
+        let outgoing = self.outgoing.remove(&id);
+        let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
+        if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
+            // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.
+            let _ = self.finisher.send(Slow::Hash(id, file));
+            return;
+        }
         if let Some(file) = self.incoming.remove(&id) {
             file.discard();
         }

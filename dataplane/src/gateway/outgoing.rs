@@ -103,9 +103,18 @@ impl OutgoingFile {
         Ok(Some(Command::Supply { id: self.id, offset, data: Bytes::from(buffer) }))
     }
 
-    /// BLAKE3 of the whole, once it was supplied to the end.
-    pub(crate) fn digest(&self) -> [u8; 32] {
-        *self.hasher.finalize().as_bytes()
+    /// BLAKE3 of the whole, if all of it was read.
+    pub(crate) fn digest(&self) -> Option<[u8; 32]> {
+        (self.hashed == self.size).then(|| *self.hasher.finalize().as_bytes())
+    }
+
+    /// BLAKE3 of the whole, also of what the receiver had already and was not read here. Slow: not on the gateway thread.
+    pub(crate) fn into_digest(mut self) -> Result<[u8; 32], String> {
+        while self.hashed < self.size {
+            self.hash_towards(self.size)?;
+        }
+        self.check_unchanged()?;
+        Ok(*self.hasher.finalize().as_bytes())
     }
 
     /// Hash on, at most `CATCH_UP_BYTES` and not beyond `end`.

@@ -56,8 +56,8 @@ pub(crate) struct Relay {
     incoming: FxHashMap<TransferId, Incoming>,
     /// Own transfers that may have something to write, in the order of their turns: strict, bulk.
     turns: [VecDeque<TransferId>; 2],
-    /// Received and in place.
-    done: VecDeque<TransferId>,
+    /// Received and in place: id, name, size.
+    done: VecDeque<(TransferId, String, Option<u64>)>,
     /// Given up while there was no connection; the peer is told at the next.
     cancelled: Vec<(TransferId, String)>,
 }

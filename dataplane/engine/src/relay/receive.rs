@@ -30,6 +30,8 @@ pub(super) struct StripeIn {
 /// A transfer that this node receives.
 #[derive(Debug)]
 pub(super) struct Incoming {
+    name: String,
+    size: Option<u64>,
     /// The gateway has accepted it.
     accepted: bool,
     /// First byte not yet handed to the gateway.
@@ -46,8 +48,10 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    fn new() -> Self {
+    fn new(meta: &TransferMeta) -> Self {
         Self {
+            name: meta.name.clone(),
+            size: meta.size,
             accepted: false,
             delivered: 0,
             written: 0,
@@ -94,9 +98,13 @@ impl Relay {
         meta: TransferMeta,
         events: &mut VecDeque<Event>,
     ) {
-        if self.done.contains(&id) {
-            // Our `Done` was lost with the connection; nothing is sent again.
-            conn.session.push(&Message::Done { id: id.0 });
+        if let Some((_, name, size)) = self.done.iter().find(|(known, ..)| *known == id) {
+            conn.session.push(&if *name == meta.name && *size == meta.size {
+                // Our `Done` was lost with the connection; nothing is sent again.
+                Message::Done { id: id.0 }
+            } else {
+                Message::Cancel { id: id.0, reason: "this id was another file's, which has arrived".to_owned() }
+            });
             return;
         }
         if let Some(transfer) = self.incoming.get(&id) {
@@ -117,7 +125,7 @@ impl Relay {
             conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
             return;
         }
-        self.incoming.insert(id, Incoming::new());
+        self.incoming.insert(id, Incoming::new(&meta));
         events.push_back(Event::Offered { peer: self.peer, id, meta });
     }
 
@@ -165,14 +173,12 @@ impl Relay {
         result: Result<(), String>,
         events: &mut VecDeque<Event>,
     ) {
-        if !self.incoming.contains_key(&id) {
-            return;
-        }
+        let Some(transfer) = self.incoming.get(&id) else { return };
         if result.is_ok() {
             if self.done.len() == MAX_REMEMBERED {
                 self.done.pop_front();
             }
-            self.done.push_back(id);
+            self.done.push_back((id, transfer.name.clone(), transfer.size));
         }
         match conn {
             Some((conn, quic)) => {
