@@ -6,7 +6,7 @@ use crate::cmd;
 use crate::context::Context;
 use crate::setup;
 
-/// Benchmarks: parts alone, whole nodes over veth, peers side by side.
+/// Benchmarks: parts alone, and whole nodes over veth beside their bounds and quinn over sockets.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -19,8 +19,6 @@ enum What {
     Micro(Rest),
     /// Whole nodes over veth and AF_XDP beside the bounds: a raw blast, and bare QUIC in memory; as root
     Veth(Rest),
-    /// The same transfer by other implementations in the same run; as root
-    Peers(Rest),
 }
 
 #[derive(clap::Args)]
@@ -32,16 +30,16 @@ struct Rest {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     setup::ensure(context)?;
-    let (verb, rest) = match &args.what {
+    match &args.what {
         What::Micro(rest) => {
             let mut bench = context.cargo(&["bench", "--package", "florelay-bench", "--"]);
-            return cmd::run(bench.args(&rest.arguments));
+            cmd::run(bench.args(&rest.arguments))
         }
-        What::Veth(rest) => ("veth", rest),
-        What::Peers(rest) => ("peers", rest),
-    };
-    anyhow::ensure!(context.is_root, "`bench {verb}` makes network namespaces: run it as root");
-    cmd::run(&mut context.cargo(&["build", "--release", "--package", "florelay"]))?;
-    let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", verb]);
-    cmd::run(bench.args(&rest.arguments))
+        What::Veth(rest) => {
+            anyhow::ensure!(context.is_root, "`bench veth` makes network namespaces: run it as root");
+            cmd::run(&mut context.cargo(&["build", "--release", "--package", "florelay"]))?;
+            let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", "veth"]);
+            cmd::run(bench.args(&rest.arguments))
+        }
+    }
 }
