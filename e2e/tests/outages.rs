@@ -73,6 +73,42 @@ fn a_transfer_outlives_outages_on_either_hop() {
     line.stop();
 }
 
+/// An address goes and comes back, and the neighbour's MAC changes, during one transfer.
+#[test]
+fn a_transfer_follows_addresses_that_change() {
+    if !root_or_skip("a_transfer_follows_addresses_that_change") {
+        return;
+    }
+    let line = Line::af_xdp(&LinkPlan { rate: Rate::Bps(RATE_BPS), ..LinkPlan::default() });
+    let file = line.file("image.raw", BYTES);
+    let mut send = line.send(&file);
+
+    // The relay's own address on the far hop.
+    let address = ip(&line, RELAY, &["-4", "-o", "address", "show", "dev", "w2"]);
+    let address = address.split_whitespace().skip_while(|word| *word != "inet").nth(1).unwrap().to_owned();
+    let change = |what: &str| drop(ip(&line, RELAY, &["address", what, &address, "dev", "w2"]));
+    outage(&line, &mut send, "address of w2", Duration::from_millis(500), || change("del"), || change("add"));
+
+    // The far station gets another network card, and the relay's kernel forgets the old one.
+    let mac = "02:00:5e:10:00:01";
+    let so_far = send.last_json()["confirmed"].as_u64().unwrap_or(0);
+    ip(&line, B, &["link", "set", "dev", "w3", "address", mac]);
+    ip(&line, RELAY, &["neighbour", "flush", "dev", "w2"]);
+    line.confirmed(&mut send, so_far + STEP_BYTES, Deadline::after(PATIENCE));
+    let known = || ip(&line, RELAY, &["neighbour", "show", "dev", "w2"]).contains(mac);
+    Deadline::after(common::SOON).wait("the relay to know the new MAC", || Ok(known().then_some(()))).unwrap();
+    line.arrive(&mut send, &file, Deadline::after(PATIENCE));
+    line.assert_no_frame_leaked();
+    line.stop();
+}
+
+fn ip(line: &Line, node: usize, arguments: &[&str]) -> String {
+    let namespace = line.topology.stations[node].namespace.as_ref().unwrap();
+    let done = namespace.ip().args(arguments).output().unwrap();
+    assert!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 /// Takes something down in the middle of the transfer, sees both ends say so, brings it up, and sees bytes flow.
 fn outage(line: &Line, send: &mut Job, what: &str, stays: Duration, down: impl Fn(), up: impl Fn()) {
     let so_far = send.last_json()["confirmed"].as_u64().unwrap_or(0);
