@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -30,7 +30,7 @@ impl Step for RustSource {
 
     fn check(&self, context: &Context) -> Result<State> {
         let place = place(context)?;
-        if place.join("library/core/src/lib.rs").is_file() {
+        if is_there(&place) {
             return Ok(State::Ready(format!("for {} at {}", context.toolchain, place.display())));
         }
         Ok(State::Missing(format!("rust-src of {}", context.toolchain)))
@@ -52,15 +52,25 @@ fn place(context: &Context) -> Result<PathBuf> {
     Ok(context.sysroot()?.join("lib/rustlib/src/rust"))
 }
 
+fn is_there(place: &Path) -> bool {
+    place.join("library/core/src/lib.rs").is_file()
+}
+
 fn by_rustup(context: &Context) -> Result<()> {
     anyhow::ensure!(find_program("rustup").is_some(), "it is not installed");
     let mut rustup = Command::new("timeout");
     rustup.args([RUSTUP_SECONDS, "rustup", "component", "add", "rust-src", "--toolchain", &context.toolchain]);
     eprintln!("$ {}", cmd::line(&rustup));
-    cmd::stdout(&mut rustup).map(drop)
+    cmd::stdout(&mut rustup)?;
+    // rustup believes its own list: where somebody removed the files, it calls the component up to date.
+    anyhow::ensure!(
+        is_there(&place(context)?),
+        "it lists rust-src as installed, but the files are not there: remove the component and add it again"
+    );
+    Ok(())
 }
 
-fn link(context: &Context, source: &std::path::Path) -> Result<()> {
+fn link(context: &Context, source: &Path) -> Result<()> {
     let place = place(context)?;
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent)?;
