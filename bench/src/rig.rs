@@ -203,6 +203,7 @@ pub fn engine_config(number: u8) -> EngineConfig {
         worker: 0,
         boot_id: u64::from(number) + 1,
         links: Vec::new(),
+        foreign_links: Vec::new(),
         peers: Vec::new(),
         transits: Vec::new(),
         reset_key: [number; 32],

@@ -20,7 +20,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for rows in [1, 1000, 100_000] {
         let transits: Vec<_> = (0..rows).map(row).collect();
-        let fib = Fib::build(&links, [], &transits).expect("labels are different");
+        let fib = Fib::build(&links, &[], [], &transits).expect("labels are different");
         // Rows in an order that no cache line or predictor guesses.
         let headers: Vec<_> = (0..HEADERS as u32).map(|i| header(i.wrapping_mul(2_654_435_761) % rows)).collect();
         let mut frame = vec![0; 1472];

@@ -61,6 +61,17 @@ pub struct LinkConfig {
     pub admin_up: bool,
 }
 
+/// A link of this node that another worker owns: what rows that lead there need to know of it.
+#[derive(Debug, Clone)]
+pub struct ForeignLink {
+    /// Its index.
+    pub id: LinkId,
+    /// Its name, for errors.
+    pub name: Arc<str>,
+    /// As [`LinkConfig::mtu_payload`].
+    pub mtu_payload: u16,
+}
+
 /// Which end of a path dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -143,9 +154,12 @@ pub struct EngineConfig {
     pub boot_id: u64,
     /// Links owned by this worker.
     pub links: Vec<LinkConfig>,
-    /// Peers whose path leaves by an owned link, with their crypto.
+    /// The node's other links, each owned by another worker.
+    pub foreign_links: Vec<ForeignLink>,
+    /// All peers of the node, with their crypto; connections live where the path's link does.
     pub peers: Vec<(PeerConfig, PeerCrypto)>,
-    /// Transit rows.
+    /// All transit rows of the node, in the same order in every worker: a row's position names its flow at the owner
+    /// of its out link, whichever worker looks it up.
     pub transits: Vec<TransitConfig>,
     /// Key of stateless resets; persists over restarts.
     pub reset_key: [u8; 32],

@@ -27,6 +27,6 @@ pub mod time;
 pub mod transport;
 
 pub use api::{Command, Event};
-pub use node::{Engine, EngineError, EngineStatus, LinkReport, PeerReport};
-pub use port::{FrameBuf, Port};
+pub use node::{Engine, EngineError, EngineStatus, LinkNotice, LinkReport, PeerReport};
+pub use port::{Crossing, FrameBuf, Port};
 pub use time::Nanos;

@@ -1,5 +1,7 @@
 //! What the engine needs of the outside: frames to write into, and links to put them on.
 
+use florelay_wire::mpls::Tc;
+
 use crate::config::LinkId;
 
 /// ECN codepoint of a frame's outer header (RFC 3168 section 5).
@@ -40,6 +42,17 @@ impl Ecn {
     }
 }
 
+/// Where a transit frame goes on that leaves by another worker's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossing {
+    /// Its out link.
+    pub link: LinkId,
+    /// Its egress flow there: [`fib::transit_flow`](crate::fib::transit_flow) of the node's rows.
+    pub flow: u32,
+    /// Its class.
+    pub tc: Tc,
+}
+
 /// One frame in hand. Its bytes are the *link payload*: they begin at LSE 0 (the UDP payload of MPLS-in-UDP).
 /// Ethernet, IP and UDP headers belong to the adapter, which keeps headroom for them.
 pub trait FrameBuf {
@@ -55,7 +68,7 @@ pub trait FrameBuf {
 
 /// The adapters of one worker, seen from its engine.
 ///
-/// Every frame taken with `alloc` or received is given back by exactly one of `send` and `free`.
+/// Every frame taken with `alloc` or received is given back by exactly one of `send`, `cross` and `free`.
 pub trait Port {
     /// What a frame is on this port: a UMEM frame, or a heap buffer.
     type Frame: FrameBuf;
@@ -78,4 +91,13 @@ pub trait Port {
 
     /// Put a frame on the link. The caller has checked `tx_room`; a port that cannot send after all counts a drop.
     fn send(&mut self, link: LinkId, frame: Self::Frame, ecn: Ecn);
+
+    /// Hand a transit frame, labels swapped already, to the worker that owns its out link; that worker's engine gets it
+    /// as [`Engine::handle_crossing`](crate::Engine::handle_crossing). `false`: there was no room (or there is no such
+    /// worker), and the frame is gone; the caller counts the drop.
+    fn cross(&mut self, crossing: Crossing, frame: Self::Frame, ecn: Ecn) -> bool {
+        let _ = (crossing, ecn);
+        self.free(frame);
+        false
+    }
 }

@@ -36,11 +36,13 @@ pub enum DropReason {
     QueueFull,
     /// The port has no frames to spare for queues; see [`Port::spare_frames`](crate::Port::spare_frames).
     FramesShort,
+    /// The ring to the worker that owns the out link was full.
+    RingFull,
 }
 
 impl DropReason {
     /// The reasons that are not parse errors, in order of index.
-    const OWN: [DropReason; 14] = [
+    const OWN: [DropReason; 15] = [
         DropReason::UnknownLink,
         DropReason::UnknownLabel,
         DropReason::BackwardMismatch,
@@ -55,6 +57,7 @@ impl DropReason {
         DropReason::Transport,
         DropReason::QueueFull,
         DropReason::FramesShort,
+        DropReason::RingFull,
     ];
     /// How many reasons there are.
     pub const COUNT: usize = ParseError::COUNT + Self::OWN.len();
@@ -92,6 +95,7 @@ impl DropReason {
             DropReason::Transport => 11,
             DropReason::QueueFull => 12,
             DropReason::FramesShort => 13,
+            DropReason::RingFull => 14,
         };
         ParseError::COUNT + own
     }
@@ -115,6 +119,7 @@ impl DropReason {
             DropReason::Transport => "transport",
             DropReason::QueueFull => "queue_full",
             DropReason::FramesShort => "frames_short",
+            DropReason::RingFull => "ring_full",
         }
     }
 }

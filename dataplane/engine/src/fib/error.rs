@@ -42,8 +42,8 @@ pub enum FibError {
         /// The index.
         index: u16,
     },
-    /// A row on a link that this worker does not have.
-    #[error("{owner} uses link {index}, which this worker does not have")]
+    /// A row on a link that this node does not have.
+    #[error("{owner} uses link {index}, which this node does not have")]
     UnknownLink {
         /// Whose row.
         owner: Owner,

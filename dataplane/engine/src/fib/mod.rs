@@ -12,11 +12,14 @@
 //! - A frame whose backward label is not the row's is dropped: a label that was reused, or a frame that took a wrong turn.
 //! - Lookup is O(1) and does not allocate: one indexed read where a link's labels are compact, one hash probe where not.
 //!
-//! Limits: both links of a transit row belong to the same worker.
+//! A worker has rows for frames that arrive on its own links; where they leave, any link of the node may be. Of another
+//! worker's link the table knows the MTU, so that everything that can be refused is refused before a frame crosses.
 
 mod drop_reason;
 mod error;
 mod sequence;
+
+use std::sync::Arc;
 
 use florelay_wire::ach::ChannelType;
 use florelay_wire::cw::ControlWord;
@@ -24,7 +27,7 @@ use florelay_wire::link::{self, Body, LINK_OAM_HEADER_BYTES, PATH_HEADER_BYTES};
 use florelay_wire::mpls::{self, LSE_BYTES, Label, Tc};
 use rustc_hash::FxHashMap;
 
-use crate::config::{LinkConfig, LinkId, PeerConfig, PeerId, TransitConfig, TransitEnd};
+use crate::config::{ForeignLink, LinkConfig, LinkId, PeerConfig, PeerId, TransitConfig, TransitEnd};
 
 pub use drop_reason::DropReason;
 pub use error::{FibError, Owner};
@@ -110,9 +113,9 @@ pub enum Verdict {
     },
     /// It goes on. Labels and TTL are rewritten already; the sequence is stamped at egress.
     Transit {
-        /// Where it leaves.
+        /// Where it leaves; perhaps another worker's link.
         out_link: LinkId,
-        /// Its egress flow.
+        /// Its egress flow at that link's owner.
         flow: u32,
         /// Its class.
         tc: Tc,
@@ -153,24 +156,30 @@ struct LinkTable {
 /// The table of one worker.
 #[derive(Debug)]
 pub struct Fib {
-    /// Indexed by link; `None` = not a link of this worker.
+    /// Indexed by link; `None` = not a link of this node. Another worker's has no rows.
     links: Vec<Option<LinkTable>>,
     rows: usize,
 }
 
 /// A link's name, MTU and rows while the table is being built.
 struct Draft<'a> {
-    link: &'a LinkConfig,
+    name: &'a Arc<str>,
+    mtu_payload: u16,
+    /// Another worker's: its rows are in that worker's table.
+    foreign: bool,
     rows: FxHashMap<u32, Row>,
 }
 
 impl Fib {
-    /// Builds a table. Flow numbers are those of [`transit_flow`] over the positions in `transits`.
+    /// Builds the table of the worker that owns `links`; `foreign` are the node's others. Flow numbers are those of
+    /// [`transit_flow`] over the positions in `transits`, the same in every worker; a row between two foreign links is
+    /// only counted.
     ///
     /// # Errors
     /// The first thing that is wrong; see [`FibError`].
     pub fn build<'a>(
         links: &[LinkConfig],
+        foreign: &[ForeignLink],
         peers: impl IntoIterator<Item = &'a PeerConfig>,
         transits: &[TransitConfig],
     ) -> Result<Fib, FibError> {
@@ -178,15 +187,17 @@ impl Fib {
             return Err(FibError::TooManyTransits(transits.len()));
         }
         let mut drafts: Vec<Option<Draft<'_>>> = Vec::new();
-        for link in links {
-            let at = usize::from(link.id.0);
+        let own = links.iter().map(|link| (link.id, &link.name, link.mtu_payload, false));
+        let others = foreign.iter().map(|link| (link.id, &link.name, link.mtu_payload, true));
+        for (id, name, mtu_payload, foreign) in own.chain(others) {
+            let at = usize::from(id.0);
             if drafts.len() <= at {
                 drafts.resize_with(at + 1, || None);
             }
             if drafts[at].is_some() {
-                return Err(FibError::DuplicateLink { name: link.name.clone(), index: link.id.0 });
+                return Err(FibError::DuplicateLink { name: name.clone(), index: id.0 });
             }
-            drafts[at] = Some(Draft { link, rows: FxHashMap::default() });
+            drafts[at] = Some(Draft { name, mtu_payload, foreign, rows: FxHashMap::default() });
         }
 
         let mut known = rustc_hash::FxHashSet::default();
@@ -204,7 +215,7 @@ impl Fib {
             let number = index as u32;
             add_row(&mut drafts, &owner, *a, swap_row(*a, *b, transit_flow(number, Direction::AToB)))?;
             if a.link == b.link && a.in_label == b.in_label {
-                let link = drafts[usize::from(a.link.0)].as_ref().map_or_else(|| "?".into(), |d| d.link.name.clone());
+                let link = drafts[usize::from(a.link.0)].as_ref().map_or_else(|| "?".into(), |d| d.name.clone());
                 return Err(FibError::Hairpin { index, link });
             }
             add_row(&mut drafts, &owner, *b, swap_row(*b, *a, transit_flow(number, Direction::BToA)))?;
@@ -214,10 +225,8 @@ impl Fib {
         let links = drafts
             .into_iter()
             .map(|draft| {
-                draft.map(|draft| LinkTable {
-                    mtu_payload: usize::from(draft.link.mtu_payload),
-                    rows: Rows::new(draft.rows),
-                })
+                draft
+                    .map(|draft| LinkTable { mtu_payload: usize::from(draft.mtu_payload), rows: Rows::new(draft.rows) })
             })
             .collect();
         Ok(Fib { links, rows })
@@ -347,15 +356,14 @@ fn add_row(drafts: &mut [Option<Draft<'_>>], owner: &Owner, end: TransitEnd, row
     };
     for label in [end.in_label, end.out_label] {
         if label.is_reserved() {
-            return Err(FibError::ReservedLabel { owner: owner.clone(), link: draft.link.name.clone(), label });
+            return Err(FibError::ReservedLabel { owner: owner.clone(), link: draft.name.clone(), label });
         }
     }
+    if draft.foreign {
+        return Ok(());
+    }
     if draft.rows.insert(end.in_label.get(), row).is_some() {
-        return Err(FibError::DuplicateLabel {
-            owner: owner.clone(),
-            link: draft.link.name.clone(),
-            label: end.in_label,
-        });
+        return Err(FibError::DuplicateLabel { owner: owner.clone(), link: draft.name.clone(), label: end.in_label });
     }
     Ok(())
 }

@@ -83,8 +83,13 @@ fn link_oam(channel: ChannelType) -> Vec<u8> {
 
 /// Links 0 and 1; peer 0 on link 0 at label 20; a transit path 30 ↔ 31.
 fn table() -> Fib {
-    Fib::build(&[link(0, 1472), link(1, 1400)], &[peer(0, 0, 20, 21)], &[transit(end(0, 30, 300), end(1, 31, 310))])
-        .unwrap()
+    Fib::build(
+        &[link(0, 1472), link(1, 1400)],
+        &[],
+        &[peer(0, 0, 20, 21)],
+        &[transit(end(0, 30, 300), end(1, 31, 310))],
+    )
+    .unwrap()
 }
 
 fn verdict(bytes: &[u8]) -> Verdict {
@@ -164,10 +169,11 @@ fn an_expired_frame_stays_as_it_was() {
 #[test]
 fn refuses_what_cannot_be_a_table() {
     let links = [link(0, 1472), link(1, 1472)];
-    let build = |peers: &[PeerConfig], transits: &[TransitConfig]| Fib::build(&links, peers, transits).unwrap_err();
+    let build =
+        |peers: &[PeerConfig], transits: &[TransitConfig]| Fib::build(&links, &[], peers, transits).unwrap_err();
     let path = transit(end(0, 30, 300), end(1, 31, 310));
 
-    let error = Fib::build(&[link(0, 1472), link(0, 1472)], &[], &[]).unwrap_err();
+    let error = Fib::build(&[link(0, 1472), link(0, 1472)], &[], &[], &[]).unwrap_err();
     assert!(matches!(error, FibError::DuplicateLink { index: 0, .. }));
     let error = build(&[peer(0, 0, 20, 21), peer(0, 1, 20, 21)], &[]);
     assert!(matches!(error, FibError::DuplicatePeer { index: 0, .. }));
@@ -184,8 +190,8 @@ fn refuses_what_cannot_be_a_table() {
     let error = build(&[], &[transit(end(0, 30, 300), end(0, 30, 310))]);
     assert!(matches!(error, FibError::Hairpin { index: 0, .. }));
     // Two labels on one link are a path; the same label on two links too.
-    assert!(Fib::build(&links, &[], &[transit(end(0, 30, 300), end(0, 31, 310))]).is_ok());
-    assert!(Fib::build(&links, &[peer(0, 0, 20, 21), peer(1, 1, 20, 21)], &[]).is_ok());
+    assert!(Fib::build(&links, &[], &[], &[transit(end(0, 30, 300), end(0, 31, 310))]).is_ok());
+    assert!(Fib::build(&links, &[], &[peer(0, 0, 20, 21), peer(1, 1, 20, 21)], &[]).is_ok());
 }
 
 #[test]
@@ -232,10 +238,35 @@ fn no_mutation_of_one_byte_panics_or_gets_through_unnoticed() {
 }
 
 #[test]
+fn rows_lead_to_links_of_other_workers_but_begin_at_own_ones() {
+    let foreign = |id, mtu_payload| ForeignLink { id: LinkId(id), name: format!("link-{id}").into(), mtu_payload };
+    let rows = [
+        transit(end(1, 50, 500), end(2, 51, 510)),
+        transit(end(0, 30, 300), end(1, 31, 310)),
+        transit(end(1, 50, 501), end(2, 52, 520)),
+    ];
+    // Rows 0 and 2 clash on link 1: its owner says so, and nobody else knows or cares.
+    let table = Fib::build(&[link(0, 1472)], &[foreign(1, 1400), foreign(2, 1472)], &[], &rows).unwrap();
+    assert_eq!(table.len(), 1);
+    let mut bytes = data(lse(30, 0, 64), lse(300, 0, 9), 77, b"quic");
+    let crossing = Verdict::Transit { out_link: LinkId(1), flow: 2, tc: Tc::BULK, sequence: Some(77) };
+    assert_eq!(table.forward(LinkId(0), &mut bytes), crossing, "flows are numbered by the node's rows");
+    assert_eq!(bytes, data(lse(310, 0, 63), lse(31, 0, 9), 77, b"quic"));
+    let mut long = data(lse(30, 0, 64), lse(300, 0, 9), 0, &[0; 1400 - 12 + 1]);
+    assert_eq!(table.forward(LinkId(0), &mut long), Verdict::Drop(DropReason::ExceedsMtu));
+    let mut elsewhere = data(lse(31, 0, 64), lse(310, 0, 9), 0, b"");
+    assert_eq!(table.forward(LinkId(1), &mut elsewhere), Verdict::Drop(DropReason::UnknownLabel));
+    let owner = Fib::build(&[link(1, 1400)], &[foreign(0, 1472), foreign(2, 1472)], &[], &rows).unwrap_err();
+    assert!(owner.to_string().contains("in-label 50"), "{owner}");
+    let missing = Fib::build(&[link(0, 1472)], &[foreign(1, 1400)], &[], &rows).unwrap_err();
+    assert!(missing.to_string().contains("link 2"), "{missing}");
+}
+
+#[test]
 fn a_million_rows_are_found() {
     let links = [link(0, 1472), link(1, 1472)];
     let paths: Vec<_> = (0..500_000).map(|n| transit(end(0, 16 + n, 16 + n), end(1, 16 + n, 16 + n))).collect();
-    let fib = Fib::build(&links, &[], &paths).unwrap();
+    let fib = Fib::build(&links, &[], &[], &paths).unwrap();
     assert_eq!(fib.len(), 1_000_000);
     assert!(fib.links.iter().flatten().all(|l| matches!(l.rows, Rows::Dense(_))));
     for n in [0u32, 1, 250_000, 499_999] {
@@ -254,7 +285,7 @@ proptest! {
         probes in prop::collection::vec(prop_oneof![0u32..250, 0u32..=0xF_FFFF], 0..200),
     ) {
         let peers: Vec<_> = labels.iter().enumerate().map(|(i, n)| peer(i as u16, 0, *n, 16 + i as u32)).collect();
-        let fib = Fib::build(&[link(0, 1472)], &peers, &[]).unwrap();
+        let fib = Fib::build(&[link(0, 1472)], &[], &peers, &[]).unwrap();
         let model: BTreeMap<u32, PeerId> = peers.iter().map(|p| (p.in_label.get(), p.id)).collect();
         for probe in probes.iter().chain(&labels) {
             let found = fib.row(LinkId(0), label(*probe)).map(|row| match row {
@@ -272,7 +303,7 @@ proptest! {
         payload in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let [a_in, a_out, b_in, b_out] = labels;
-        let fib = Fib::build(&[link(0, 1472), link(1, 1472)], &[], &[transit(end(0, a_in, a_out), end(1, b_in, b_out))]).unwrap();
+        let fib = Fib::build(&[link(0, 1472), link(1, 1472)], &[], &[], &[transit(end(0, a_in, a_out), end(1, b_in, b_out))]).unwrap();
         let reflect = |bytes: &[u8]| {
             let frame = link::parse(bytes).unwrap();
             let back = frame.backward.unwrap();

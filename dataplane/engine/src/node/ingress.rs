@@ -8,12 +8,12 @@ use super::Engine;
 use crate::config::{LinkId, PeerId};
 use crate::egress::Class;
 use crate::fib::{DropReason, PathBody, Verdict};
-use crate::port::{Ecn, FrameBuf, Port};
+use crate::port::{Crossing, Ecn, FrameBuf, Port};
 use crate::time::Nanos;
 use crate::transport::{Handled, Lane};
 
 impl<F: FrameBuf> Engine<F> {
-    /// A frame arrived on `link`. It is consumed, queued for transit, or dropped and counted; in each case the
+    /// A frame arrived on `link`. It is consumed, queued for transit, handed to the out link's worker, or dropped and counted; in each case the
     /// engine gives it back to the port in time.
     pub fn handle_frame<P: Port<Frame = F>>(&mut self, now: Nanos, link: LinkId, mut frame: F, ecn: Ecn, port: &mut P) {
         let Some(index) = self.index(link) else {
@@ -29,16 +29,17 @@ impl<F: FrameBuf> Engine<F> {
                 if let Some(sequence) = sequence {
                     self.links[index].sequence.observe(sequence);
                 }
+                let Some(to) = self.index(out_link) else {
+                    if !port.cross(Crossing { link: out_link, flow, tc }, frame, ecn) {
+                        self.count_drop(index, DropReason::RingFull);
+                    }
+                    return;
+                };
                 if port.spare_frames() == 0 {
                     self.count_drop(index, DropReason::FramesShort);
                     port.free(frame);
                     return;
                 }
-                // `Fib` has checked that the out link is this worker's.
-                let Some(to) = self.index(out_link) else {
-                    port.free(frame);
-                    return;
-                };
                 let queued = self.links[to].egress.enqueue_transit(flow, Class::from_tc(tc), frame, ecn);
                 if let Err(frame) = queued {
                     self.count_drop(index, DropReason::QueueFull);

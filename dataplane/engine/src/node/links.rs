@@ -7,7 +7,7 @@ use std::time::Duration;
 use florelay_wire::ach::ChannelType;
 use florelay_wire::oam::{Alarm, Role as TraceRole, TraceReply};
 
-use super::{Engine, PathTrace};
+use super::{Engine, LinkNotice, PathTrace};
 use crate::api::{Event, LinkState, PeerState};
 use crate::config::{LinkId, PeerId};
 use crate::fib::DropReason;
@@ -56,12 +56,14 @@ impl<F: FrameBuf> Engine<F> {
         let id = link.config.id;
         tracing::info!(link = %link.config.name, ?state, "link state");
         self.events.push_back(Event::Link { link: id, state });
-        match self.links[index].liveness.state() {
-            LivenessState::Up => self.alarms.link_up(now, id),
-            LivenessState::Down(reason) => self.alarms.link_down(now, id, reason.alarm_code()),
-            LivenessState::Connecting => self.alarms.link_down(now, id, DownReason::Timeout.alarm_code()),
-        }
-        self.send_alarms(now);
+        let down = match self.links[index].liveness.state() {
+            LivenessState::Up => None,
+            LivenessState::Down(reason) => Some(reason.alarm_code()),
+            LivenessState::Connecting => Some(DownReason::Timeout.alarm_code()),
+        };
+        let notice = LinkNotice { link: id, down };
+        self.handle_notice(now, notice);
+        self.tell_workers(notice);
         if was_up != up {
             self.links[index].egress.set_open(up);
         }

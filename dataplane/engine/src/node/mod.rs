@@ -1,9 +1,10 @@
 //! The engine itself: links, label switching, peers and their connections, put together.
 //!
 //! `mod.rs` holds the state and the driver's calls; `ingress` what a frame does on arrival, `links` how links and
-//! paths come and go, `conns` what connections say, `source` how the scheduler pulls packets, `commands` what
+//! paths come and go, `across` what workers of one node have for each other, `conns` what connections say, `source` how the scheduler pulls packets, `commands` what
 //! gateways want, `status` what is shown.
 
+mod across;
 mod commands;
 mod conns;
 mod ingress;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+pub use self::across::LinkNotice;
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
 use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
@@ -109,6 +111,9 @@ pub struct Engine<F: FrameBuf> {
     link_index: Vec<usize>,
     fib: Fib,
     alarms: Alarms,
+    /// States of own links that other workers do not know yet; stays empty where there are no others.
+    notices: VecDeque<LinkNotice>,
+    has_neighbours: bool,
     peers: Vec<PeerRuntime>,
     transport: Transport,
     traces: Vec<PathTrace>,
@@ -125,7 +130,7 @@ impl<F: FrameBuf> Engine<F> {
     pub fn new(config: EngineConfig, now: Nanos) -> Result<Self, EngineError> {
         let owned = |link: LinkId| config.links.iter().any(|l| l.id == link);
         let peer_configs: Vec<_> = config.peers.iter().map(|(p, _)| p.clone()).filter(|p| owned(p.link)).collect();
-        let fib = Fib::build(&config.links, &peer_configs, &config.transits)?;
+        let fib = Fib::build(&config.links, &config.foreign_links, &peer_configs, &config.transits)?;
         let mut transport = Transport::new(config.worker, &config.seed, config.reset_key);
         let mut peers = Vec::with_capacity(config.peers.len());
         for (index, (peer, crypto)) in config.peers.iter().enumerate() {
@@ -186,7 +191,7 @@ impl<F: FrameBuf> Engine<F> {
                 config: link.clone(),
             });
         }
-        let alarms = Alarms::new(alarm_node_id(&config.node, config.boot_id), &config.transits);
+        let alarms = Alarms::new(alarm_node_id(&config.node, config.boot_id), &config.transits, owned);
         let mut engine = Self {
             node: config.node,
             snapshot: config.snapshot,
@@ -194,6 +199,8 @@ impl<F: FrameBuf> Engine<F> {
             link_index,
             fib,
             alarms,
+            notices: VecDeque::new(),
+            has_neighbours: !config.foreign_links.is_empty(),
             peers,
             transport,
             traces: Vec::new(),

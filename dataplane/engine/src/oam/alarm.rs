@@ -6,6 +6,9 @@
 //!          LSE 0 = a.out_label, LSE 1 = a.in_label, TC 7
 //! ```
 //!
+//! Where `a` and `b` belong to different workers, the owner of `a` says it: the state of `b` comes to it from the owner of
+//! `b` (`node::across`), and it looks after the repetitions itself.
+//!
 //! Alarms pass other transit nodes as ordinary path frames. An edge is said [`ALARM_EDGE_REPEATS`] times quickly, then
 //! Down is repeated every [`ALARM_INTERVAL`] while it lasts. The far end forgets a Down that is not repeated for
 //! [`ALARM_HOLD`]; so neither a lost Down nor a lost Up lasts.
@@ -85,14 +88,15 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// All links dark, nothing said yet. `node` from [`alarm_node_id`].
+    /// All links dark, nothing said yet. `node` from [`alarm_node_id`]; alarms leave by links that are `owned`.
     #[must_use]
-    pub fn new(node: u64, transits: &[TransitConfig]) -> Self {
+    pub fn new(node: u64, transits: &[TransitConfig], owned: impl Fn(LinkId) -> bool) -> Self {
         let mut alarms = Self { node, sequence: 1, links: Vec::new() };
         for TransitConfig { a, b, .. } in transits {
-            if a.link != b.link {
-                alarms.add(a.link, *b);
-                alarms.add(b.link, *a);
+            for (dark, target) in [(a, b), (b, a)] {
+                if dark.link != target.link && owned(target.link) {
+                    alarms.add(dark.link, *target);
+                }
             }
         }
         alarms

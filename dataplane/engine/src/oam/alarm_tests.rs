@@ -47,7 +47,7 @@ fn speak_until(alarms: &mut Alarms, end: Nanos) -> Vec<(Nanos, Alarm)> {
 }
 
 fn both_up() -> Alarms {
-    let mut alarms = Alarms::new(77, &[row(0), row(1)]);
+    let mut alarms = Alarms::new(77, &[row(0), row(1)], |_| true);
     alarms.link_up(Nanos(0), A);
     alarms.link_up(Nanos(0), B);
     speak_until(&mut alarms, Nanos(1000 * MS));
@@ -76,7 +76,7 @@ fn an_edge_goes_to_the_other_end_of_every_row() {
 
 #[test]
 fn down_is_repeated_quickly_then_slowly_and_up_three_times() {
-    let mut alarms = Alarms::new(77, &[row(0)]);
+    let mut alarms = Alarms::new(77, &[row(0)], |_| true);
     alarms.link_up(Nanos(0), A);
     alarms.link_up(Nanos(0), B);
     speak_until(&mut alarms, Nanos(1000 * MS));
@@ -95,7 +95,7 @@ fn down_is_repeated_quickly_then_slowly_and_up_three_times() {
 
 #[test]
 fn a_far_hop_that_never_came_up_is_dark_as_soon_as_somebody_can_be_told() {
-    let mut alarms = Alarms::new(77, &[row(0)]);
+    let mut alarms = Alarms::new(77, &[row(0)], |_| true);
     assert_eq!(alarms.next_timeout(), Nanos::MAX, "nobody to tell");
     alarms.link_up(Nanos(5), A);
     let said = due(&mut alarms, Nanos(5));
@@ -165,7 +165,7 @@ proptest! {
         edges in prop::collection::vec((any::<bool>(), 1u64..3000), 1..12),
         fates in prop::collection::vec((0u8..10, 0u64..400), 1..200),
     ) {
-        let mut alarms = Alarms::new(1, &[row(0)]);
+        let mut alarms = Alarms::new(1, &[row(0)], |_| true);
         alarms.link_up(Nanos(0), A);
         let mut now = 0;
         let mut wire: Vec<(Nanos, Alarm)> = Vec::new();

@@ -49,7 +49,7 @@ fn peer(in_label: u32, out_label: u32) -> PeerConfig {
 
 fn relay(a: (u32, u32), b: (u32, u32)) -> Fib {
     let end = |id, (i, o)| TransitEnd { link: LinkId(id), in_label: label(i), out_label: label(o) };
-    Fib::build(&[link(0), link(1)], &[], &[TransitConfig { a: end(0, a), b: end(1, b), weight: 1 }]).unwrap()
+    Fib::build(&[link(0), link(1)], &[], &[], &[TransitConfig { a: end(0, a), b: end(1, b), weight: 1 }]).unwrap()
 }
 
 fn message(frame: &[u8]) -> &[u8] {
@@ -69,10 +69,10 @@ struct Chain {
 impl Chain {
     fn new() -> Self {
         let fibs = vec![
-            Fib::build(&[link(0)], &[peer(2000, 1000)], &[]).unwrap(),
+            Fib::build(&[link(0)], &[], &[peer(2000, 1000)], &[]).unwrap(),
             relay((1000, 2000), (2001, 1001)),
             relay((1001, 2001), (2002, 1002)),
-            Fib::build(&[link(0)], &[peer(1002, 2002)], &[]).unwrap(),
+            Fib::build(&[link(0)], &[], &[peer(1002, 2002)], &[]).unwrap(),
         ];
         Self { names: vec!["station-a", "relay-1", "relay-2", "station-b"], fibs, silent: Vec::new() }
     }
