@@ -10,6 +10,7 @@
 //!   net ── the event heap: (time, order) ─► one node, one link or one gateway at a time
 //!    ├── node ── what is simulated: the engine's driver calls
 //!    ├── port ── frames and transmit rings of one node; every frame accounted for
+//!    ├── ring ── between two workers of a node; every frame accounted for
 //!    ├── link ── one direction of a link: rate, delay, loss … outages; every packet accounted for
 //!    ├── window ── checks the cap from outside: bytes in any window ≤ rate × window + burst
 //!    └── gateway ── files and messages at the ends; every byte checked, in order, exactly once
@@ -26,6 +27,7 @@ pub mod net;
 pub mod node;
 pub mod port;
 pub mod random;
+pub mod ring;
 pub mod scenario;
 pub mod seeds;
 pub mod topo;

@@ -6,6 +6,7 @@
 //! hashes every delivered frame with its time to prove it.
 
 mod event;
+mod workers;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +23,6 @@ use crate::gateway::Gateway;
 use crate::link::{Link, LinkModel, Packet};
 use crate::node::Node;
 use crate::port::SimPort;
-use crate::topo::Topology;
 
 /// Rounds of commands, events and frames in which a node must come to rest at one instant.
 const MAX_ROUNDS: usize = 10_000;
@@ -33,7 +33,7 @@ const POLL_WITHOUT_FRAMES: Duration = Duration::from_micros(10);
 /// A node that has had no free frame for this long hears nothing any more and will not recover by itself.
 const MAX_WITHOUT_FRAMES: Duration = Duration::from_secs(5);
 
-/// A node of the network.
+/// A node of the network; one worker of it, where it has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub usize);
 
@@ -54,6 +54,8 @@ pub struct Net<N: Node> {
     order: u64,
     trace: blake3::Hasher,
     delivered: u64,
+    /// Links whose frames arrive at a queue of another worker than their owner.
+    landings: Vec<(Egress, NodeId)>,
 }
 
 struct NodeSlot<N> {
@@ -68,6 +70,8 @@ struct NodeSlot<N> {
     spins: u32,
     /// Since when the pool has been empty at every settling.
     starved: Option<Nanos>,
+    /// The node's other workers, in the order of the port's rings.
+    beside: Vec<NodeId>,
 }
 
 struct Direction {
@@ -91,6 +95,7 @@ impl<N: Node> Net<N> {
             order: 0,
             trace: blake3::Hasher::new(),
             delivered: 0,
+            landings: Vec::new(),
         }
     }
 
@@ -113,6 +118,7 @@ impl<N: Node> Net<N> {
             gateway_wake: None,
             spins: 0,
             starved: None,
+            beside: Vec::new(),
             config,
             interface_bps,
             frames,
@@ -128,23 +134,6 @@ impl<N: Node> Net<N> {
             let seed = blake3::keyed_hash(&[7; 32], &[self.seed.to_le_bytes(), index.to_le_bytes()].concat());
             let seed = seed.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
             self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None });
-        }
-    }
-
-    /// Add all nodes and links of a topology, its indices becoming [`NodeId`]s.
-    pub fn add_topology(
-        &mut self,
-        topology: &Topology,
-        frames: usize,
-        mut make: impl FnMut(&EngineConfig, Nanos) -> N,
-    ) {
-        let first = self.nodes.len();
-        for config in topology.configs() {
-            self.add(config.clone(), Some(topology.interface_bps()), frames, &mut make);
-        }
-        for wire in topology.wires() {
-            let (a, b) = ((NodeId(first + wire.a), wire.a_link), (NodeId(first + wire.b), wire.b_link));
-            self.connect(a, b, wire.spec.model_ab.clone(), wire.spec.model_ba.clone());
         }
     }
 
@@ -180,6 +169,8 @@ impl<N: Node> Net<N> {
                 self.nodes[id.0].gateway_wake = None;
                 self.settle(id);
             }
+            What::Crosses(from, ring) => self.cross(from, ring),
+            What::Told(id, boot_id, notice) => self.told(id, boot_id, notice),
             What::Call(call) => call(self),
         }
         true
@@ -245,29 +236,6 @@ impl<N: Node> Net<N> {
     /// From now on, everything that arrives from `from` goes through `meddler`, and what it gives back arrives instead.
     pub fn meddle(&mut self, from: Egress, meddler: Meddler) {
         self.direction_mut(from).meddler = Some(meddler);
-    }
-
-    /// The power of a node is cut and comes back: its engine, its frames and what its gateways had not written are
-    /// gone. `peer_of` says to whom a file that is not through is offered again.
-    pub fn restart(
-        &mut self,
-        id: NodeId,
-        make: impl FnOnce(&EngineConfig, Nanos) -> N,
-        peer_of: impl Fn(TransferId) -> PeerId,
-    ) {
-        let now = self.now;
-        let slot = &mut self.nodes[id.0];
-        slot.config.boot_id += 1;
-        slot.config.seed = *blake3::hash(&slot.config.seed).as_bytes();
-        slot.node = make(&slot.config, now);
-        slot.port = SimPort::new(&slot.config.links, slot.interface_bps, slot.frames);
-        slot.port.set_now(now);
-        let mut commands = Vec::new();
-        slot.gateway.restarted(&mut commands, peer_of);
-        for command in commands {
-            self.hand_over(id, command);
-        }
-        self.settle(id);
     }
 
     /// Virtual time.
@@ -385,6 +353,9 @@ impl<N: Node> Net<N> {
         self.trace.update(&now.0.to_le_bytes()).update(&(id.0 as u64).to_le_bytes());
         self.trace.update(&[link.0.to_le_bytes()[0], link.0.to_le_bytes()[1], packet.ecn.bits()]);
         self.trace.update(&(packet.bytes.len() as u64).to_le_bytes()).update(&packet.bytes);
+        if self.lands_elsewhere((id, link), packet) {
+            return;
+        }
         let slot = self.slot(id);
         if let Some(frame) = slot.port.receive(link, packet) {
             slot.node.handle_frame(now, link, frame, packet.ecn, &mut slot.port);
@@ -442,6 +413,7 @@ impl<N: Node> Net<N> {
         for (at, link) in completions {
             self.push(at, What::Serialised((id, link)));
         }
+        self.tell_workers(id);
         self.plan_wakes(id);
     }
 

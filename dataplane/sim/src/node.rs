@@ -1,8 +1,9 @@
 //! What the network drives: the engine's driver calls as a trait, so that the simulation can be tried on a toy.
 
+use florelay_engine::LinkNotice;
 use florelay_engine::api::{Command, Event};
 use florelay_engine::config::LinkId;
-use florelay_engine::port::Ecn;
+use florelay_engine::port::{Crossing, Ecn, Port};
 use florelay_engine::time::Nanos;
 
 use crate::port::{SimFrame, SimPort};
@@ -21,4 +22,17 @@ pub trait Node {
     fn poll_event(&mut self) -> Option<Event>;
     /// When it wants to be called again.
     fn next_timeout(&self, now: Nanos) -> Option<Nanos>;
+    /// A transit frame came from another worker of the node.
+    fn handle_crossing(&mut self, crossing: Crossing, frame: SimFrame, ecn: Ecn, port: &mut SimPort) {
+        let _ = (crossing, ecn);
+        port.free(frame);
+    }
+    /// What the node's other workers should know.
+    fn poll_notice(&mut self) -> Option<LinkNotice> {
+        None
+    }
+    /// Another worker's link changed its state.
+    fn handle_notice(&mut self, now: Nanos, notice: LinkNotice) {
+        let _ = (now, notice);
+    }
 }

@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use florelay_engine::config::{LinkConfig, LinkId};
-use florelay_engine::port::{Ecn, FrameBuf, Port};
+use florelay_engine::port::{Crossing, Ecn, FrameBuf, Port};
 use florelay_engine::time::Nanos;
 
 use crate::link::Packet;
+use crate::ring::{Freight, SimRing};
 use crate::window::{Exceeded, WindowRule};
 
 /// Frames of a pool unless told otherwise.
@@ -124,6 +125,10 @@ pub struct SimPort {
     leaked: Arc<AtomicU64>,
     /// Completions that nobody was told of yet.
     completions: Vec<(Nanos, LinkId)>,
+    /// To the other workers of the node, and which links are behind each.
+    pub(crate) rings: Vec<(SimRing, Vec<LinkId>)>,
+    /// Frames from a ring that found the pool empty.
+    crossed_no_frame: u64,
     broken: Option<Broken>,
 }
 
@@ -136,6 +141,8 @@ pub enum Broken {
     Mtu(LinkId, usize),
     /// Frames were dropped instead of given back.
     Leaked(u64),
+    /// A ring to another worker lost or made frames.
+    Ring,
     /// free + held + in flight ≠ total.
     Conservation {
         /// In the pool.
@@ -180,6 +187,8 @@ impl SimPort {
             held: 0,
             leaked,
             completions: Vec::new(),
+            rings: Vec::new(),
+            crossed_no_frame: 0,
             broken: None,
         }
     }
@@ -210,6 +219,25 @@ impl SimPort {
         frame.set_len(bytes.len());
         frame.bytes_mut().copy_from_slice(bytes);
         Some(frame)
+    }
+
+    /// A frame for one that comes from another worker, with room for `len` bytes; `None` if there is none (counted).
+    pub(crate) fn take_crossed(&mut self, packet: &Packet) -> Option<SimFrame> {
+        let bytes = &packet.bytes;
+        let Some(mut frame) = self.free.pop_if(|frame| frame.capacity() >= bytes.len()) else {
+            self.crossed_no_frame += 1;
+            return None;
+        };
+        self.held += 1;
+        frame.set_len(bytes.len());
+        frame.bytes_mut().copy_from_slice(bytes);
+        Some(frame)
+    }
+
+    /// Put a packet into the ring to the worker that owns `link`; `false` if it is full.
+    pub(crate) fn hand_over(&mut self, link: LinkId, freight: Freight, packet: Packet) -> bool {
+        let to = self.rings.iter_mut().find(|(_, links)| links.contains(&link));
+        to.unwrap_or_else(|| panic!("no worker beside this one owns {link:?}")).0.push(freight, packet)
     }
 
     /// The oldest frame of the ring, if it is serialised by now; its frame is free again.
@@ -245,7 +273,21 @@ impl SimPort {
         if free + held + in_flight != total {
             return Err(Broken::Conservation { free, held, in_flight, total });
         }
+        if !self.rings.iter().all(|(ring, _)| ring.conserved()) {
+            return Err(Broken::Ring);
+        }
         Ok(())
+    }
+
+    /// The rings to the node's other workers.
+    pub fn rings(&self) -> impl Iterator<Item = &SimRing> {
+        self.rings.iter().map(|(ring, _)| ring)
+    }
+
+    /// Frames from other workers' rings that found no free frame here.
+    #[must_use]
+    pub fn crossed_no_frame(&self) -> u64 {
+        self.crossed_no_frame
     }
 
     /// Frames that the engine holds.
@@ -346,6 +388,13 @@ impl Port for SimPort {
         interface.ring.push_back(InFlight { done, frame, ecn, l2_bytes });
         self.completions.push((done, link));
         self.broken = self.broken.or(broken);
+    }
+
+    fn cross(&mut self, crossing: Crossing, frame: SimFrame, ecn: Ecn) -> bool {
+        let bytes = Bytes::copy_from_slice(frame.bytes());
+        self.free(frame);
+        let packet = Packet { l2_bytes: bytes.len() as u32, bytes, ecn };
+        self.hand_over(crossing.link, Freight::Transit(crossing), packet)
     }
 }
 

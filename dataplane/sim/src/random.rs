@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::link::{LinkModel, Loss};
 use crate::net::NodeId;
+use crate::ring::RingModel;
 use crate::scenario::{Scenario, Sim};
-use crate::topo::{LinkSpec, line};
+use crate::topo::{LinkSpec, Topology, line};
 use florelay_engine::api::TransferId;
 use florelay_engine::config::{Congestion, LinkId, PeerId};
 use florelay_engine::time::Nanos;
@@ -39,13 +40,47 @@ pub const PEER: PeerId = PeerId(0);
 /// A scenario as `seed` decides it.
 #[must_use]
 pub fn random(seed: u64) -> Random {
+    scenario(seed, |_| {})
+}
+
+/// The same with two workers at every relay, each with one link (a line of one hop has no relay). Frames of some links arrive at the
+/// other worker's queue; rings are sometimes short, and workers slow to wake.
+#[must_use]
+pub fn random_workers(seed: u64) -> Random {
+    let mut rng = SmallRng::seed_from_u64(!seed);
+    let ring = RingModel {
+        capacity: *pick(&mut rng, &[8, 64, 1024]),
+        batch: *pick(&mut rng, &[1, 7, 64]),
+        wake: Duration::from_micros(*pick(&mut rng, &[1, 20, 300])),
+    };
+    let lands = [rng.random_bool(0.4), rng.random_bool(0.4)];
+    let mut random = scenario(seed, |topology| {
+        topology.ring = ring;
+        for relay in 1..topology.configs().len() - 1 {
+            topology.split(relay, &[0, 1]);
+        }
+    });
+    let relays = 1..random.b.0;
+    for relay in relays.map(NodeId) {
+        let owners = [0, 1].map(|link| random.net.owner(relay, LinkId(link)));
+        for (at, _) in lands.iter().enumerate().filter(|(_, lands)| **lands) {
+            random.net.land((owners[at], LinkId(at as u16)), owners[1 - at]);
+        }
+    }
+    random.words = format!("{}\n{ring:?}, landing elsewhere: {lands:?}", random.words);
+    random
+}
+
+fn scenario(seed: u64, change: impl FnOnce(&mut Topology)) -> Random {
     let mut rng = SmallRng::seed_from_u64(seed);
     let hops = rng.random_range(1..=3);
     let links: Vec<LinkSpec> = (0..hops).map(|_| link(&mut rng)).collect();
     let words = format!("{links:#?}");
     let frames = *pick(&mut rng, &[64, 256, 4096]);
     let write_delay = Duration::from_micros(rng.random_range(0..20_000));
-    let scenario = Scenario::new(line(&links)).seed(seed).frames(frames).write_delay(write_delay);
+    let mut topology = line(&links);
+    change(&mut topology);
+    let scenario = Scenario::new(topology).seed(seed).frames(frames).write_delay(write_delay);
     let mut net = scenario.build();
     let (a, b) = (NodeId(0), NodeId(hops));
     if rng.random_bool(0.3) {

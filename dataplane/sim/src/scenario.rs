@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use florelay_engine::Engine;
 use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId};
 use florelay_engine::config::{EngineConfig, LinkId, PeerId, RatePlan};
-use florelay_engine::port::Ecn;
+use florelay_engine::port::{Crossing, Ecn};
 use florelay_engine::time::Nanos;
+use florelay_engine::{Engine, LinkNotice};
 
 use crate::net::{Net, NodeId};
 use crate::node::Node;
@@ -39,6 +39,18 @@ impl Node for Engine<SimFrame> {
 
     fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         Self::next_timeout(self, now)
+    }
+
+    fn handle_crossing(&mut self, crossing: Crossing, frame: SimFrame, ecn: Ecn, port: &mut SimPort) {
+        Self::handle_crossing(self, crossing, frame, ecn, port);
+    }
+
+    fn poll_notice(&mut self) -> Option<LinkNotice> {
+        Self::poll_notice(self)
+    }
+
+    fn handle_notice(&mut self, now: Nanos, notice: LinkNotice) {
+        Self::handle_notice(self, now, notice);
     }
 }
 

@@ -3,11 +3,12 @@
 //! Labels are allocated from 16, per link and receiving node, in the order in which paths are added; so a topology
 //! that is built twice is the same twice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_engine::config::{
-    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
+    Congestion, EngineConfig, ForeignLink, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
     TransitConfig, TransitEnd,
 };
 use florelay_engine::time::Nanos;
@@ -15,6 +16,7 @@ use florelay_wire::mpls::Label;
 
 use crate::crypto::{Identity, SimClientConfig, SimServerConfig};
 use crate::link::LinkModel;
+use crate::ring::RingModel;
 
 /// Ethernet without FCS, IPv4, UDP.
 const OVERHEAD_BYTES: u16 = 14 + 20 + 8;
@@ -116,6 +118,10 @@ pub struct Topology {
     wires: Vec<Wire>,
     /// Next label of each receiving node on each wire: `[at a, at b]`.
     next_label: Vec<[u32; 2]>,
+    /// Nodes of several workers: the worker of each link.
+    owners: BTreeMap<usize, Vec<usize>>,
+    /// How the rings between workers are.
+    pub ring: RingModel,
 }
 
 impl Topology {
@@ -136,6 +142,7 @@ impl Topology {
             // different at every node: a frame with one's own boot id is a reflection
             boot_id: (index as u64 + 1) << 32,
             links: Vec::new(),
+            foreign_links: Vec::new(),
             peers: Vec::new(),
             transits: Vec::new(),
             reset_key: secret("florelay-sim reset key"),
@@ -183,7 +190,39 @@ impl Topology {
         (near, far)
     }
 
-    /// What the engine of a node starts with.
+    /// Let a node run several workers: link i belongs to worker `owners[i]`, numbered from 0 without gaps. Links and paths
+    /// are to be there already.
+    pub fn split(&mut self, node: usize, owners: &[usize]) {
+        assert_eq!(owners.len(), self.configs[node].links.len(), "an owner for each link");
+        self.owners.insert(node, owners.to_vec());
+    }
+
+    /// What the engines of a node start with, one for each worker.
+    #[must_use]
+    pub fn worker_configs(&self, node: usize) -> Vec<EngineConfig> {
+        let config = &self.configs[node];
+        let Some(owners) = self.owners.get(&node) else { return vec![config.clone()] };
+        let workers = owners.iter().max().map_or(1, |most| most + 1);
+        let worker = |worker: usize| {
+            let foreign =
+                |link: &LinkConfig| ForeignLink { id: link.id, name: link.name.clone(), mtu_payload: link.mtu_payload };
+            let owned = |link: &&LinkConfig| owners[usize::from(link.id.0)] == worker;
+            EngineConfig {
+                worker: worker as u8,
+                links: config.links.iter().filter(owned).cloned().collect(),
+                foreign_links: config.links.iter().filter(|link| !owned(link)).map(foreign).collect(),
+                ..config.clone()
+            }
+        };
+        (0..workers).map(worker).collect()
+    }
+
+    /// The worker of a node's link.
+    pub(crate) fn owner(&self, node: usize, link: LinkId) -> usize {
+        self.owners.get(&node).map_or(0, |owners| owners[usize::from(link.0)])
+    }
+
+    /// What a node starts with, its workers taken together.
     #[must_use]
     pub fn config(&self, node: usize) -> &EngineConfig {
         &self.configs[node]

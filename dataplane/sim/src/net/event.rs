@@ -2,6 +2,7 @@
 
 use super::{Egress, Net, NodeId, Packet};
 use crate::node::Node;
+use florelay_engine::LinkNotice;
 use florelay_engine::time::Nanos;
 
 pub(super) struct Entry<N: Node> {
@@ -21,6 +22,10 @@ pub(super) enum What<N: Node> {
     Wake(NodeId),
     /// The gateways want theirs.
     WakeGateway(NodeId),
+    /// A worker takes a burst out of this ring of another.
+    Crosses(NodeId, usize),
+    /// A worker hears of a link of another, at this boot of the node.
+    Told(NodeId, u64, LinkNotice),
     /// The scenario does something.
     Call(Call<N>),
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::port::SimFrame;
-use crate::topo::{LinkSpec, line, pair};
+use crate::topo::{LinkSpec, Topology, line, pair};
 use florelay_engine::api::Event;
 use florelay_engine::port::{FrameBuf, Port};
 use std::collections::VecDeque;
