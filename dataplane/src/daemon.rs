@@ -8,7 +8,7 @@
 //! Owner: [`Daemon`] owns the threads. Everything starts in the network namespace of the thread that calls
 //! [`Daemon::start`]; stop it in the same one, or the detached programs are not waited for. A worker that ends by itself ends the daemon: its links are down, and nobody else may run them.
 //!
-//! Limits: all links of an interface belong to one worker, both links of a transit row too; anything else is refused here.
+//! Workers start one after the other, in order: the first on an interface decides its rung for all (`adapter::share`).
 
 mod engines;
 mod secrets;
@@ -32,7 +32,8 @@ use crate::ipc_codec::IpcStream;
 use crate::netlink::{Follower, LinkSpec, Options};
 use crate::plan::{AdapterPlan, NodePlan};
 use crate::ring::{GatewayBell, Rings, ToWorker};
-use crate::worker;
+use crate::worker::{self, ports::Sharing};
+use crate::{adapter, crossing};
 
 /// Why a dataplane does not start, or has stopped.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +190,11 @@ impl Daemon {
             broker,
             interfaces,
         };
-        for (index, worker_plan) in plan.workers.iter().enumerate() {
+        let mut shares = adapter::share::shares(&plan);
+        let ends = crossing::connect(&plan, &daemon.rings, crossing::RING_FRAMES);
+        for ((index, worker_plan), across) in plan.workers.iter().enumerate().zip(ends) {
+            let shares = std::mem::take(&mut shares[index]);
+            let beside = engines::links_beside(&plan, index);
             let links = engines::owned_links(&plan, index);
             let links =
                 links.filter_map(|(id, link)| Some((id, link.clone(), sockets[usize::from(id.0)].take()?))).collect();
@@ -198,6 +203,7 @@ impl Daemon {
                 plan: worker_plan.clone(),
                 engine: engines::engine_config(&plan, index, &secrets)?,
                 links,
+                sharing: Sharing { across, shares, beside },
                 rings: daemon.rings[index].clone(),
                 bell: daemon.bell.clone(),
                 broker: daemon.broker.clone(),

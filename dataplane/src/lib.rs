@@ -4,6 +4,7 @@
 mod adapter;
 pub mod attach;
 pub mod broker;
+mod crossing;
 pub mod daemon;
 mod gateway;
 pub mod ipc;

@@ -1,4 +1,4 @@
-//! The rings between a worker and its gateway, and how one wakes the other.
+//! The rings between a worker and its gateway, and how one wakes the other. (Between workers: `crossing`.)
 //!
 //! Both directions are bounded crossbeam queues of owned values. A full event ring holds nothing up but itself: the
 //! engine keeps the rest, and its credits bound how much that can be. A full command ring is the gateway's to wait for.
@@ -69,12 +69,14 @@ impl Doorbell {
         Ok(Self { fd, sleeping: AtomicBool::new(false) })
     }
 
-    /// By the gateway, after it has put something into the ring.
-    pub(crate) fn ring(&self) {
+    /// By the gateway or another worker, after it has put something into a ring. Returns whether that took a syscall.
+    pub(crate) fn ring(&self) -> bool {
         // Sequentially consistent on both sides: either the worker sees the command, or we see it asleep.
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        let asleep = self.sleeping.swap(false, Ordering::SeqCst);
+        if asleep {
             let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
         }
+        asleep
     }
 
     /// By the worker before it looks into the ring a last time and sleeps.

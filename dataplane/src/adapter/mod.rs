@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   LinkPort ── UdpLink          the socket rung, and what holds the port on the others
-//!        └───── lane in a Group  sockets on every RX queue of one interface, next hop, match table
+//!        └───── lane in a Group  sockets on RX queues of one interface, next hop, match table
+//!                                (`share`: on all of them, or on this worker's part)
 //! ```
 
 pub(crate) mod rungs;
+pub(crate) mod share;
 pub(crate) mod udp;
 pub(crate) mod xdp;
 

@@ -15,6 +15,7 @@ use rtnetlink::packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
+use super::share::{Share, Turn};
 use super::xdp::{FILL_FRAMES, Group, Queue, TX_FRAMES};
 use crate::attach::Mode;
 use crate::broker::SharedBroker;
@@ -93,6 +94,39 @@ pub(crate) struct Wanted {
     pub(crate) mtu: u16,
     /// Let the worker's syscalls run the driver.
     pub(crate) busy_poll: bool,
+    /// Which queues are this worker's.
+    pub(crate) turn: Turn,
+}
+
+/// Find the highest rung that holds; where other workers own links of the interface, the first of them finds it for all.
+/// One of the others that cannot stand there (there are fewer queues than workers) is on the socket rung: it sends through
+/// its sockets, and what arrives for it on the others' queues comes to it through their rings.
+pub(crate) fn climb_shared(
+    wanted: &Wanted,
+    share: Option<&Share>,
+    pools: &mut Pools,
+    broker: &SharedBroker,
+) -> Climbed {
+    let Some(share) = share.filter(|share| share.turn.of > 1) else { return climb(wanted, pools, broker) };
+    let mut agreed = share.agreed();
+    // Workers start one after the other, the first of an interface first.
+    let Some((standing, reasons)) = agreed.standing.clone() else {
+        let climbed = climb(wanted, pools, broker);
+        agreed.standing = Some((climbed.rung, climbed.reasons.clone()));
+        return climbed;
+    };
+    let mut climbed = Climbed { group: None, rung: Rung::Socket, reasons };
+    let rung = florelay_xsk::Rung::ALL.into_iter().find(|rung| plan_rung(*rung) == standing);
+    if let Some((mode, attach)) = rung.and_then(|rung| Some((rung.bind_mode()?, rung.attach_mode()?))) {
+        match step(wanted, attach, mode, pools, broker, &mut false) {
+            Ok(group) => (climbed.group, climbed.rung) = (Some(group), standing),
+            Err(reason) => {
+                tracing::warn!(interface = wanted.interface, reason, "this worker has no AF_XDP socket");
+                climbed.reasons.push((standing, reason));
+            }
+        }
+    }
+    climbed
 }
 
 /// Find the highest rung that holds.
@@ -138,6 +172,9 @@ fn step(
     attached: &mut bool,
 ) -> Result<Group, String> {
     pools.fits(wanted.mtu)?;
+    if rx_queues(&wanted.interface)? <= wanted.turn.place {
+        return Err(no_queue(wanted));
+    }
     let attach = match attach {
         AttachMode::Driver => Mode::Native,
         AttachMode::Skb => Mode::Generic,
@@ -151,7 +188,12 @@ fn step(
     Ok(Group::new(wanted.interface.clone(), pool as u8, attach, queues))
 }
 
-/// Bind and register every active queue; at least the first must hold.
+fn no_queue(wanted: &Wanted) -> String {
+    let (interface, of) = (&wanted.interface, wanted.turn.of);
+    format!("{interface} has fewer queues than the {of} workers that own links on it; its queues are other workers'")
+}
+
+/// Bind and register every active queue of this worker; at least the first must hold.
 pub(crate) fn open_queues(
     wanted: &Wanted,
     mode: BindMode,
@@ -160,11 +202,14 @@ pub(crate) fn open_queues(
 ) -> Result<Vec<Queue>, String> {
     let interface = &wanted.interface;
     let mut queues = Vec::new();
-    for id in 0..rx_queues(interface)? {
+    for id in (0..rx_queues(interface)?).filter(|id| wanted.turn.has(*id)) {
         let options = OpenOptions { interface: interface.clone(), queue: id, mode, fill: FILL_FRAMES };
         let socket = match Socket::open(umem, options) {
             Ok(socket) => socket,
             Err(error) if id == 0 => return Err(error.to_string()),
+            // Made with more queues than it has now.
+            Err(error) if queues.is_empty() && error.errno() == Some(EINVAL) => return Err(no_queue(wanted)),
+            Err(error) if queues.is_empty() => return Err(error.to_string()),
             Err(error) if error.errno() == Some(EINVAL) => break,
             Err(error) => {
                 tracing::warn!(interface, queue = id, %error, "this queue's frames take the way through the kernel");

@@ -1,4 +1,5 @@
-//! The AF_XDP rungs: one socket on every RX queue of an interface, and the links (*lanes*) that share them.
+//! The AF_XDP rungs: one socket on every RX queue of an interface (or on this worker's part of them, see `share`), and
+//! the links (*lanes*) that share them.
 //!
 //! ```text
 //!   RX ring ─► parse outer header ─► checksum ─► match lane ─► pull the header ─► inbox
@@ -66,6 +67,8 @@ impl Queue {
 /// One link on the interface.
 pub(crate) struct Lane {
     pub(crate) link: LinkId,
+    /// `false`: another worker's; known here so that its frames are.
+    pub(crate) own: bool,
     local: SocketAddr,
     remote: SocketAddr,
     /// Index of the queue that it sends on.
@@ -133,10 +136,15 @@ impl Group {
         }
     }
 
+    /// The interface that the sockets are bound to, once a next hop has told it.
+    pub(crate) fn ifindex(&self) -> Option<u32> {
+        self.ifindex
+    }
+
     /// Returns the lane's index.
-    pub(crate) fn add_lane(&mut self, link: LinkId, local: SocketAddr, remote: SocketAddr) -> usize {
-        let queue = self.lanes.len() % self.queues.len().max(1);
-        let lane = Lane { link, local, remote, queue, template: None, vlan: None, ip_id: 0, in_flight: 0 };
+    pub(crate) fn add_lane(&mut self, link: LinkId, local: SocketAddr, remote: SocketAddr, own: bool) -> usize {
+        let queue = self.lanes.iter().filter(|lane| lane.own).count() % self.queues.len().max(1);
+        let lane = Lane { link, own, local, remote, queue, template: None, vlan: None, ip_id: 0, in_flight: 0 };
         self.lanes.push(lane);
         self.lanes.len() - 1
     }
@@ -224,13 +232,14 @@ impl Group {
         }
     }
 
-    /// Take completions, keep fill rings full, put received link payloads into `inbox`. Returns frames received and
-    /// frames completed.
+    /// Take completions, keep fill rings full, put received link payloads into `inbox`, those of other workers' links into
+    /// `strays`. Returns frames received and frames completed.
     pub(crate) fn receive(
         &mut self,
         umem: &mut Umem,
         scratch: &mut Vec<Frame>,
         inbox: &mut Vec<Received>,
+        strays: &mut Vec<Received>,
     ) -> (usize, usize) {
         let Self { queues, lanes, counters, pool, .. } = self;
         let (mut received, mut completed) = (0, 0);
@@ -250,11 +259,12 @@ impl Group {
             received += rings.rx.receive(umem, scratch, BATCH_FRAMES);
             for mut frame in scratch.drain(..) {
                 match locate(lanes, counters, frame.bytes()) {
-                    Some((link, outer))
+                    Some((lane, outer))
                         if frame.pull_front(outer.payload.offset) && frame.set_len(outer.payload.len) =>
                     {
                         let frame = WorkerFrame::Umem(UmemFrame { pool: *pool, frame });
-                        inbox.push(Received { link, frame, ecn: Ecn::from_bits(outer.ecn) });
+                        let to = if lane.own { &mut *inbox } else { &mut *strays };
+                        to.push(Received { link: lane.link, frame, ecn: Ecn::from_bits(outer.ecn) });
                     }
                     _ => umem.free(frame),
                 }
@@ -338,7 +348,7 @@ impl Group {
 }
 
 /// Whose frame it is.
-fn locate(lanes: &[Lane], counters: &mut GroupCounters, frame: &[u8]) -> Option<(LinkId, Outer)> {
+fn locate<'a>(lanes: &'a [Lane], counters: &mut GroupCounters, frame: &[u8]) -> Option<(&'a Lane, Outer)> {
     let Ok(outer) = outer::parse(frame) else {
         counters.malformed += 1;
         return None;
@@ -357,7 +367,7 @@ fn locate(lanes: &[Lane], counters: &mut GroupCounters, frame: &[u8]) -> Option<
     if lane.is_none() {
         counters.unknown_remote += 1;
     }
-    lane.map(|lane| (lane.link, outer))
+    lane.map(|lane| (lane, outer))
 }
 
 #[cfg(test)]
@@ -385,8 +395,8 @@ mod tests {
 
     fn group() -> Group {
         let mut group = Group::new("eth1".into(), 0, Mode::Native, Vec::new());
-        group.add_lane(LinkId(4), address("10.0.0.1:6635"), address("10.0.0.2:6635"));
-        group.add_lane(LinkId(5), address("10.0.0.1:6635"), address("10.0.0.3:6635"));
+        group.add_lane(LinkId(4), address("10.0.0.1:6635"), address("10.0.0.2:6635"), true);
+        group.add_lane(LinkId(5), address("10.0.0.1:6635"), address("10.0.0.3:6635"), true);
         group
     }
 
@@ -408,9 +418,9 @@ mod tests {
     }
 
     fn located(group: &mut Group, frame: &[u8]) -> Option<LinkId> {
-        locate(&group.lanes, &mut group.counters, frame).map(|(link, outer)| {
+        locate(&group.lanes, &mut group.counters, frame).map(|(lane, outer)| {
             assert_eq!(outer.payload.of(frame), Some(&b"link payload"[..]));
-            link
+            lane.link
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_engine::config::{
-    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
+    Congestion, EngineConfig, ForeignLink, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
     TransitConfig, TransitEnd,
 };
 use florelay_wire::eth::{ETH_BYTES, VLAN_TAG_BYTES};
@@ -13,7 +13,8 @@ use florelay_wire::mpls::Label;
 use florelay_wire::udp::UDP_BYTES;
 
 use super::DaemonError;
-use crate::plan::{AdapterPlan, LinkPlan, NodePlan, PeerPlan, TransitEndPlan};
+use crate::adapter::share::workers_on;
+use crate::plan::{AdapterPlan, LinkPlan, NodePlan, PeerPlan, TransitEndPlan, TransitPlan};
 
 /// VLAN interfaces of the calling thread's network namespace: `name | id | parent` (net/8021q/vlanproc.c).
 const VLAN_TABLE: &str = "/proc/thread-self/net/vlan/config";
@@ -61,7 +62,8 @@ fn has_vlans(interface: &str) -> bool {
     })
 }
 
-/// One worker's engine: its own links, all peers (in order, as the engine numbers them), its own transit rows.
+/// One worker's engine: its own links, what it needs of the others, all peers and transit rows (in order, as engines number
+/// them).
 pub(super) fn engine_config(plan: &NodePlan, worker: usize, secrets: &Secrets) -> Result<EngineConfig, DaemonError> {
     let number = u8::try_from(worker).map_err(|_| DaemonError::Plan("there are at most 256 workers".into()))?;
     let peers = plan.peers.iter().zip(&secrets.crypto).zip(0..);
@@ -72,8 +74,9 @@ pub(super) fn engine_config(plan: &NodePlan, worker: usize, secrets: &Secrets) -
         worker: number,
         boot_id: secrets.boot_id,
         links: owned_links(plan, worker).map(|(id, link)| link_config(id, link)).collect(),
+        foreign_links: foreign_links(plan, worker),
         peers: peers.collect::<Result<_, DaemonError>>()?,
-        transits: transits(plan, worker)?,
+        transits: transits(plan)?,
         reset_key: secrets.reset_key,
         seed: secrets.seed,
         limits: Limits::default(),
@@ -85,11 +88,30 @@ pub(super) fn owned_links(plan: &NodePlan, worker: usize) -> impl Iterator<Item 
     (0..).map(LinkId).zip(&plan.links).filter(move |(_, link)| link.worker == worker)
 }
 
+fn foreign_links(plan: &NodePlan, worker: usize) -> Vec<ForeignLink> {
+    let others = (0..).map(LinkId).zip(&plan.links).filter(|(_, link)| link.worker != worker);
+    others
+        .map(|(id, link)| ForeignLink { id, name: link.name.as_str().into(), mtu_payload: mtu_payload(link) })
+        .collect()
+}
+
+/// Links of other workers on interfaces on which this worker owns links, too.
+pub(super) fn links_beside(plan: &NodePlan, worker: usize) -> Vec<(LinkId, LinkPlan)> {
+    let beside =
+        |link: &LinkPlan, at: LinkId| link.worker != worker && workers_on(plan, usize::from(at.0)).contains(&worker);
+    let links = (0..).map(LinkId).zip(&plan.links);
+    links.filter(|(at, link)| beside(link, *at)).map(|(at, link)| (at, link.clone())).collect()
+}
+
+fn mtu_payload(link: &LinkPlan) -> u16 {
+    link.mtu.saturating_sub(ip_udp(&link.local))
+}
+
 fn link_config(id: LinkId, link: &LinkPlan) -> LinkConfig {
     LinkConfig {
         id,
         name: link.name.as_str().into(),
-        mtu_payload: link.mtu.saturating_sub(ip_udp(&link.local)),
+        mtu_payload: mtu_payload(link),
         overhead_bytes: layer2_overhead(link),
         rate: rate_plan(link),
         delay: Duration::from_nanos(link.delay_ns),
@@ -117,22 +139,11 @@ fn peer_config(peer: &PeerPlan, id: PeerId) -> Result<PeerConfig, DaemonError> {
     })
 }
 
-/// Rows between links of this worker. A row across workers would need a ring between them, which there is not.
-fn transits(plan: &NodePlan, worker: usize) -> Result<Vec<TransitConfig>, DaemonError> {
-    let mut rows = Vec::new();
-    for row in &plan.transits {
-        let (a, b) = (link_of(plan, row.a.link)?, link_of(plan, row.b.link)?);
-        if a.worker != b.worker {
-            return Err(DaemonError::Plan(format!(
-                "the path from link {} (worker {}) to link {} (worker {}) crosses workers; give both links the same worker",
-                a.name, a.worker, b.name, b.worker
-            )));
-        }
-        if a.worker == worker {
-            rows.push(TransitConfig { a: transit_end(row.a)?, b: transit_end(row.b)?, weight: row.weight });
-        }
-    }
-    Ok(rows)
+/// All rows of the node: a row's place among them is its name in every worker.
+fn transits(plan: &NodePlan) -> Result<Vec<TransitConfig>, DaemonError> {
+    let row =
+        |row: &TransitPlan| Ok(TransitConfig { a: transit_end(row.a)?, b: transit_end(row.b)?, weight: row.weight });
+    plan.transits.iter().map(row).collect()
 }
 
 fn transit_end(end: TransitEndPlan) -> Result<TransitEnd, DaemonError> {
@@ -158,18 +169,9 @@ pub(super) fn check(plan: &NodePlan) -> Result<(), DaemonError> {
     if let Some(peer) = plan.peers.iter().find(|peer| usize::from(peer.link) >= plan.links.len()) {
         return Err(DaemonError::Plan(format!("peer {}: there is no link number {}", peer.name, peer.link)));
     }
-    for (at, link) in plan.links.iter().enumerate() {
-        let AdapterPlan::Xdp { interface, .. } = &link.adapter else { continue };
-        let other = plan.links[..at].iter().find(|other| {
-            other.worker != link.worker
-                && matches!(&other.adapter, AdapterPlan::Xdp { interface: its, .. } if its == interface)
-        });
-        if let Some(other) = other {
-            return Err(DaemonError::Plan(format!(
-                "links {} (worker {}) and {} (worker {}) share the queues of {interface}; give both the same worker",
-                other.name, other.worker, link.name, link.worker
-            )));
-        }
+    for row in &plan.transits {
+        link_of(plan, row.a.link)?;
+        link_of(plan, row.b.link)?;
     }
-    transits(plan, 0).map(drop)
+    transits(plan).map(drop)
 }

@@ -34,6 +34,7 @@ use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::OutgoingFile;
 use self::transfers::Transfers;
+use crate::adapter::share::workers_on;
 use crate::broker::SharedBroker;
 use crate::ipc::{Answer, Request, Response};
 use crate::netlink::NextHop;
@@ -191,8 +192,9 @@ impl Gateway {
         match input {
             Input::Request(request, descriptor, replies) => self.request(request, descriptor, &replies),
             Input::NextHop(link, hop) => {
-                if let Some(plan) = self.plan.links.get(usize::from(link)) {
-                    self.tell_worker(plan.worker, ToWorker::NextHop(link, hop));
+                // All workers of the interface: the link's frames may arrive on any one's queues.
+                for worker in workers_on(&self.plan, usize::from(link)) {
+                    self.tell_worker(worker, ToWorker::NextHop(link, hop.clone()));
                 }
             }
             Input::Opened(opening, result) => self.opened(&opening, result),

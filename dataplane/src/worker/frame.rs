@@ -26,6 +26,11 @@ pub(crate) struct HeapFrame {
 }
 
 impl HeapFrame {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; HEAP_FRAME_BYTES].into(), len: 0 }
+    }
+
     /// Hold exactly these bytes. `false`, with the frame unchanged, if they do not fit.
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> bool {
         let Some(room) = self.bytes.get_mut(..bytes.len()) else { return false };
@@ -87,7 +92,7 @@ impl HeapPool {
         }
         (self.made < self.limit).then(|| {
             self.made += 1;
-            HeapFrame { bytes: vec![0; HEAP_FRAME_BYTES].into(), len: 0 }
+            HeapFrame::new()
         })
     }
 

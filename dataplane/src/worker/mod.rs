@@ -1,16 +1,16 @@
 //! The worker: one pinned thread that runs the engine of its links in bursts.
 //!
 //! ```text
-//!  clock ─► receive ≤ 64 frames per queue ─► engine ─► ≤ 64 commands ─► due timers ─► transmit per link
-//!    ▲                                                                                    │
-//!    └── spin | sleep in poll(2) ◄── kick adapters ◄── events into the ring, one bell ◄───┘
+//!  clock ─► receive ≤ 64 frames per queue, and per ring from another worker ─► engine ─► ≤ 64 commands ─► due timers
+//!    ▲                                                                                             │
+//!    └── spin | sleep in poll(2) ◄── kick adapters ◄── bells ◄── events, link states ◄── transmit per link
 //! ```
 //!
 //! Invariants
 //! - The clock is read once per burst (`Instant`: the vDSO, no syscall), and once more after a sleep.
 //! - No lock, no allocation of ours and, on AF_XDP with work to do, no syscall but the kicks that the rings ask for.
 //! - Whatever wakes the worker is one descriptor of one `poll`: AF_XDP and UDP sockets, and the doorbell, which the gateway
-//!   rings only if the worker has said that it is about to sleep.
+//!   and other workers ring only if the worker has said that it is about to sleep.
 //! - A full event ring holds events back in the engine; it loses none.
 //!
 //! Limits: recycling sockets and steering a moved VLAN call the broker from here, and stop the worker for that long.
@@ -32,10 +32,11 @@ use florelay_xsk::poll::{ThreadedNapi, set_threaded_napi, threaded_napi};
 use florelay_xsk::{AdaptivePoll, Decision};
 
 use self::frame::WorkerFrame;
-use self::ports::Ports;
+use self::ports::{Ports, Sharing};
 pub(crate) use self::report::{LinkAdapterReport, WorkerReport};
 use crate::adapter::udp::UdpLink;
 use crate::broker::SharedBroker;
+use crate::crossing::{Crossed, Freight};
 use crate::plan::{LinkPlan, PollMode, WorkerPlan};
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 
@@ -58,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) plan: WorkerPlan,
     pub(crate) engine: EngineConfig,
     pub(crate) links: Vec<(LinkId, LinkPlan, UdpLink)>,
+    pub(crate) sharing: Sharing,
     pub(crate) rings: Arc<Rings>,
     pub(crate) bell: GatewayBell,
     pub(crate) broker: SharedBroker,
@@ -127,11 +129,11 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, String> {
-        let Setup { index, plan, engine, links, rings, bell, broker, epoch } = setup;
+        let Setup { index, plan, engine, links, sharing, rings, bell, broker, epoch } = setup;
         if let Some(core) = plan.core {
             pin(core).map_err(|reason| format!("worker {index} cannot be pinned to core {core}: {reason}"))?;
         }
-        let ports = Ports::open(links, plan.poll == PollMode::Busy, broker)?;
+        let ports = Ports::open(links, sharing, plan.poll == PollMode::Busy, broker)?;
         let interfaces = ports.groups.iter().map(|group| &group.interface);
         let threaded_napi = match plan.poll {
             PollMode::ThreadedNapi => interfaces.filter(|interface| thread_napi(interface)).cloned().collect(),
@@ -197,13 +199,14 @@ impl Worker {
             self.engine.handle_frame(now, received.link, received.frame, received.ecn, &mut self.ports);
         }
         self.ports.inbox = inbox;
+        let crossed = self.crossed(now);
 
         let commands = self.commands(now);
         let due = self.deadline.is_some_and(|at| at <= now);
         if due {
             self.engine.handle_timeout(now);
         }
-        let mut work = received + completed + commands;
+        let mut work = received + completed + crossed + commands;
         let mut sent = 0;
         // Nothing can have changed otherwise, except that a socket has room again.
         if work > 0 || due || busy {
@@ -216,6 +219,10 @@ impl Worker {
         }
         self.counters.tx_frames += sent as u64;
         work += sent + self.events() + self.ports.flush(now.0, false);
+        while let Some(notice) = self.engine.poll_notice() {
+            self.ports.across.say(notice);
+        }
+        self.counters.syscalls += self.ports.across.ring_bells();
         if completed > 0 {
             self.completion_wait_ns = COMPLETION_WAIT_NS;
         }
@@ -224,6 +231,28 @@ impl Worker {
             self.housekeeping(now);
         }
         work
+    }
+
+    /// Take what other workers have for this one: frames, and news of their links. Returns how much.
+    fn crossed(&mut self, now: Nanos) -> usize {
+        let mut count = self.ports.take_crossed();
+        if count > 0 {
+            let mut crossed = std::mem::take(&mut self.ports.crossed);
+            for Crossed { freight, frame, ecn } in crossed.drain(..) {
+                let (frame, ports) = (WorkerFrame::Heap(frame), &mut self.ports);
+                match freight {
+                    Freight::Received(link) => self.engine.handle_frame(now, link, frame, ecn, ports),
+                    Freight::Transit(crossing) => self.engine.handle_crossing(crossing, frame, ecn, ports),
+                }
+            }
+            self.ports.crossed = crossed;
+        }
+        let engine = &mut self.engine;
+        self.ports.across.hear(|notice| {
+            count += 1;
+            engine.handle_notice(now, notice);
+        });
+        count
     }
 
     /// Returns how many were taken.
@@ -311,7 +340,7 @@ impl Worker {
             self.completion_wait_ns = (self.completion_wait_ns * 2).min(florelay_xsk::poll::SLEEP_MAX_NS);
         }
         self.rings.doorbell.about_to_sleep();
-        if self.rings.commands.is_empty() {
+        if self.rings.commands.is_empty() && self.ports.across.is_quiet() {
             self.counters.sleeps += 1;
             self.poll(Duration::from_nanos(until - now.0));
         } else {
@@ -335,6 +364,7 @@ impl Worker {
             ("heap_frames_free", self.ports.heap.available() as u64),
         ];
         all.extend(self.ports.group_counters());
+        all.extend(self.ports.ring_counters());
         WorkerReport {
             index: self.index,
             core: self.core,

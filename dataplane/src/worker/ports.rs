@@ -8,23 +8,28 @@
 //!
 //! Who owns what: every frame is in a pool, in `inbox`, with the engine, or with the kernel. A frame of another memory than
 //! its out link's is copied once and counted (`crossed_copies`); to a UDP link every frame is copied into the train.
+//! Frames that arrive on this worker's queues for links of another go into the ring to it (`crossing`).
 
+mod engine_side;
+
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use florelay_engine::Command;
 use florelay_engine::config::LinkId;
-use florelay_engine::port::Ecn;
-use florelay_engine::{Command, FrameBuf, Port};
 use florelay_wire::maps::{SteerKey, SteerValue};
 use florelay_xsk::Frame;
 
 use super::LinkAdapterReport;
-use super::frame::{HeapPool, UmemFrame, WorkerFrame};
+use super::frame::{HeapPool, WorkerFrame};
 use crate::adapter::rungs::{self, Pools, Wanted};
+use crate::adapter::share::{Share, Turn};
 use crate::adapter::udp::UdpLink;
 use crate::adapter::xdp::Group;
 use crate::adapter::{BURST_FRAMES, LaneAt, LinkPort, Received};
 use crate::broker::SharedBroker;
+use crate::crossing::{Across, Crossed, Freight};
 use crate::ipc::FrameAccount;
 use crate::netlink::NextHop;
 use crate::plan::{AdapterPlan, LinkPlan};
@@ -38,6 +43,15 @@ const RESERVE_FRAMES: usize = 2048;
 /// What a link waits for before the kernel has been asked.
 const NO_NEXT_HOP_YET: &str = "the next hop is not known yet";
 
+/// What a worker has in common with the others.
+pub(crate) struct Sharing {
+    pub(crate) across: Across,
+    /// By interface.
+    pub(crate) shares: HashMap<String, Share>,
+    /// Links of others on this worker's interfaces.
+    pub(crate) beside: Vec<(LinkId, LinkPlan)>,
+}
+
 /// All adapters of a worker.
 pub(crate) struct Ports {
     pub(crate) links: Vec<LinkPort>,
@@ -49,6 +63,14 @@ pub(crate) struct Ports {
     pub(crate) heap: HeapPool,
     pub(crate) inbox: Vec<Received>,
     scratch: Vec<Frame>,
+    /// Received for links of other workers.
+    strays: Vec<Received>,
+    pub(crate) across: Across,
+    /// Taken from other workers.
+    pub(crate) crossed: Vec<Crossed>,
+    /// Interfaces on which others own links, too, and these links.
+    shares: HashMap<String, Share>,
+    beside: Vec<(LinkId, LinkPlan)>,
     broker: SharedBroker,
     /// Frames to spare in the scarcest pool, as of the last `receive`; the reserve covers what one burst takes.
     spare: usize,
@@ -63,11 +85,13 @@ impl Ports {
     /// A link that may not fall to the socket rung finds no other.
     pub(crate) fn open(
         links: Vec<(LinkId, LinkPlan, UdpLink)>,
+        sharing: Sharing,
         busy_poll: bool,
         broker: SharedBroker,
     ) -> Result<Self, String> {
+        let Sharing { across, shares, beside } = sharing;
         let mut wanted: Vec<Wanted> = Vec::new();
-        for (_, plan, _) in &links {
+        for plan in links.iter().map(|(_, plan, _)| plan).chain(beside.iter().map(|(_, plan)| plan)) {
             let AdapterPlan::Xdp { interface, highest_rung, .. } = &plan.adapter else { continue };
             match wanted.iter_mut().find(|wanted| wanted.interface == *interface) {
                 Some(wanted) => {
@@ -80,6 +104,7 @@ impl Ports {
                     highest: *highest_rung,
                     mtu: plan.mtu,
                     busy_poll,
+                    turn: shares.get(interface).map_or(Turn::ALONE, |share| share.turn),
                 }),
             }
         }
@@ -97,6 +122,11 @@ impl Ports {
             heap: HeapPool::new(HEAP_FRAMES),
             inbox: Vec::with_capacity(1024),
             scratch: Vec::with_capacity(florelay_xsk::BATCH_FRAMES),
+            strays: Vec::with_capacity(1024),
+            across,
+            crossed: Vec::with_capacity(1024),
+            shares,
+            beside,
             broker,
             spare: 0,
             closed_syscalls: (0, 0),
@@ -111,7 +141,8 @@ impl Ports {
     }
 
     fn open_interface(&mut self, wanted: Wanted) -> Result<(), String> {
-        let climbed = rungs::climb(&wanted, &mut self.pools, &self.broker);
+        let share = self.shares.get(&wanted.interface);
+        let climbed = rungs::climb_shared(&wanted, share, &mut self.pools, &self.broker);
         let mut group = climbed.group;
         for link in &mut self.links {
             let AdapterPlan::Xdp { interface, fallback, .. } = &link.plan.adapter else { continue };
@@ -122,7 +153,7 @@ impl Ports {
             link.reasons.clone_from(&climbed.reasons);
             match &mut group {
                 Some(group) => {
-                    let lane = group.add_lane(link.id, link.plan.local, link.plan.remote);
+                    let lane = group.add_lane(link.id, link.plan.local, link.plan.remote, true);
                     link.lane = Some(LaneAt { group: self.groups.len(), lane });
                 }
                 None if *fallback => {}
@@ -137,7 +168,12 @@ impl Ports {
                 }
             }
         }
-        if let Some(group) = group {
+        if let Some(mut group) = group {
+            for (id, plan) in &self.beside {
+                if matches!(&plan.adapter, AdapterPlan::Xdp { interface, .. } if *interface == wanted.interface) {
+                    group.add_lane(*id, plan.local, plan.remote, false);
+                }
+            }
             self.groups.push(group);
             self.wanted.push(wanted);
         }
@@ -150,13 +186,16 @@ impl Ports {
         waiting.map(|link| Command::SetCarrier { link: link.id, state: Err(NO_NEXT_HOP_YET.into()) }).collect()
     }
 
-    /// A next hop from the kernel; what it means for the link, if it stands on AF_XDP.
+    /// A next hop from the kernel; what it means for the link, if it is this worker's and stands on AF_XDP. Of another
+    /// worker's link it tells the VLAN by which frames of it are known on this one's queues.
     pub(crate) fn next_hop(&mut self, link: LinkId, hop: Result<NextHop, Arc<str>>) -> Option<Command> {
-        let at = self.at(link)?;
-        let port = &self.links[at];
-        let lane = port.lane?;
+        let own = self.at(link).map(|at| &self.links[at]);
+        let (lane, mtu) = match own {
+            Some(port) => (port.lane?, port.plan.mtu),
+            None => (self.foreign_lane(link)?, 0),
+        };
         let group = &mut self.groups[lane.group];
-        let state = match group.set_next_hop(lane.lane, port.plan.mtu, hop.map_err(|reason| reason.to_string())) {
+        let state = match group.set_next_hop(lane.lane, mtu, hop.map_err(|reason| reason.to_string())) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let steered = steer(&self.broker, group);
@@ -172,6 +211,9 @@ impl Ports {
             Some(reason) => Err(reason.clone()),
             None => state,
         };
+        if !group.lanes[lane.lane].own {
+            return None;
+        }
         Some(Command::SetCarrier { link, state: state.map_err(Into::into) })
     }
 
@@ -181,9 +223,12 @@ impl Ports {
         let (mut received, mut completed) = (0, 0);
         for group in &mut self.groups {
             let umem = &mut self.pools.umems[usize::from(group.pool)];
-            let (rx, tx) = group.receive(umem, &mut self.scratch, &mut self.inbox);
+            let (rx, tx) = group.receive(umem, &mut self.scratch, &mut self.inbox, &mut self.strays);
             received += rx;
             completed += tx;
+        }
+        if !self.strays.is_empty() {
+            self.pass_on_strays();
         }
         for link in &mut self.links {
             if !(link.readable || sockets && link.lane.is_none()) {
@@ -212,6 +257,20 @@ impl Ports {
         let free = umems.chain([self.heap.allocatable()]).min().unwrap_or(0);
         self.spare = free.saturating_sub(RESERVE_FRAMES);
         (received, completed)
+    }
+
+    fn pass_on_strays(&mut self) {
+        let mut strays = std::mem::take(&mut self.strays);
+        for Received { link, frame, ecn } in strays.drain(..) {
+            // What does not fit is counted; QUIC and liveness repeat it.
+            self.hand_over(link, Freight::Received(link), frame, ecn);
+        }
+        self.strays = strays;
+    }
+
+    /// Take what other workers have for this one into `crossed`; how much.
+    pub(crate) fn take_crossed(&mut self) -> usize {
+        self.across.take(&mut self.heap, &mut self.crossed)
     }
 
     /// Before `transmit` of a link: what may be sent in this burst.
@@ -270,13 +329,13 @@ impl Ports {
                 queue.into_socket().close(umem);
             }
             let was = group.broken.take();
-            let reopened = restore_program(&self.broker, group)
+            let reopened = restore_program(&self.broker, group, self.shares.get(&wanted.interface))
                 .and_then(|()| rungs::open_queues(wanted, mode, umem, &self.broker))
                 .map(|queues| group.queues = queues);
             group.counters.recycled += 1;
             tracing::warn!(interface = %group.interface, reason = was.as_deref(), ?reopened, "AF_XDP sockets opened anew");
             group.broken = reopened.err();
-            for lane in &group.lanes {
+            for lane in group.lanes.iter().filter(|lane| lane.own) {
                 let state = match &group.broken {
                     Some(reason) => Err(reason.as_str().into()),
                     None if lane.has_next_hop() => Ok(()),
@@ -340,6 +399,23 @@ impl Ports {
         ]
     }
 
+    /// What crossed to and from other workers; nothing where there is no ring.
+    pub(crate) fn ring_counters(&self) -> Vec<(&'static str, u64)> {
+        if self.across.is_alone() {
+            return Vec::new();
+        }
+        let counters = &self.across.counters;
+        vec![
+            ("ring_received_out", counters.received_out),
+            ("ring_transit_out", counters.transit_out),
+            ("ring_copied", counters.copied),
+            ("ring_taken", counters.taken),
+            ("ring_waiting", self.across.waiting() as u64),
+            ("ring_full_received", counters.received_full),
+            ("ring_full_transit", counters.transit_full),
+        ]
+    }
+
     /// Where each link stands.
     pub(crate) fn link_reports(&self) -> Vec<LinkAdapterReport> {
         let report = |link: &LinkPort| LinkAdapterReport {
@@ -365,115 +441,31 @@ impl Ports {
         self.links.iter().map(report).collect()
     }
 
+    fn foreign_lane(&self, link: LinkId) -> Option<LaneAt> {
+        (0..).zip(&self.groups).find_map(|(group, its)| {
+            let lane = its.lanes.iter().position(|lane| lane.link == link)?;
+            Some(LaneAt { group, lane })
+        })
+    }
+
     fn at(&self, link: LinkId) -> Option<usize> {
         self.index.get(usize::from(link.0)).copied().filter(|at| *at != usize::MAX)
     }
-
-    /// Make it a frame of this UMEM, by a copy if need be.
-    fn adopt(&mut self, at: usize, pool: u8, frame: WorkerFrame) -> Option<Frame> {
-        match frame {
-            WorkerFrame::Umem(own) if own.pool == pool => Some(own.frame),
-            other => {
-                self.links[at].counters.crossed_copies += 1;
-                let copy = self.pools.umems[usize::from(pool)].alloc().map(|frame| {
-                    let mut copy = WorkerFrame::Umem(UmemFrame { pool, frame });
-                    let fits = other.bytes().len() <= copy.capacity();
-                    if fits {
-                        copy.set_len(other.bytes().len());
-                        copy.bytes_mut().copy_from_slice(other.bytes());
-                    }
-                    (copy, fits)
-                });
-                self.free(other);
-                match copy {
-                    Some((WorkerFrame::Umem(copy), true)) => Some(copy.frame),
-                    Some((copy, _)) => {
-                        self.free(copy);
-                        None
-                    }
-                    None => None,
-                }
-            }
-        }
-    }
 }
 
-impl Port for Ports {
-    type Frame = WorkerFrame;
-
-    fn alloc(&mut self, link: LinkId) -> Option<WorkerFrame> {
-        let at = self.at(link)?;
-        match self.links[at].lane {
-            Some(lane) => {
-                let pool = self.groups[lane.group].pool;
-                let frame = self.pools.umems[usize::from(pool)].alloc()?;
-                Some(WorkerFrame::Umem(UmemFrame { pool, frame }))
-            }
-            None => self.heap.alloc().map(WorkerFrame::Heap),
-        }
-    }
-
-    fn free(&mut self, frame: WorkerFrame) {
-        match frame {
-            WorkerFrame::Umem(UmemFrame { pool, frame }) => self.pools.umems[usize::from(pool)].free(frame),
-            WorkerFrame::Heap(frame) => self.heap.free(frame),
-        }
-    }
-
-    fn spare_frames(&self) -> usize {
-        self.spare
-    }
-
-    fn in_flight_bytes(&self, link: LinkId) -> u64 {
-        let Some(at) = self.at(link) else { return 0 };
-        match self.links[at].lane {
-            Some(lane) => self.groups[lane.group].in_flight(lane.lane),
-            None => self.links[at].udp.pending_bytes() as u64,
-        }
-    }
-
-    fn tx_room(&self, link: LinkId) -> usize {
-        self.at(link).map_or(0, |at| self.links[at].room)
-    }
-
-    fn send(&mut self, link: LinkId, frame: WorkerFrame, ecn: Ecn) {
-        let Some(at) = self.at(link) else {
-            self.free(frame);
-            return;
-        };
-        let sent = match self.links[at].lane {
-            Some(lane) => {
-                let pool = self.groups[lane.group].pool;
-                let frame = self.adopt(at, pool, frame);
-                let umem = &mut self.pools.umems[usize::from(pool)];
-                frame.is_some_and(|frame| self.groups[lane.group].send(umem, lane.lane, frame, ecn))
-            }
-            None => {
-                let sent = self.links[at].udp.send(frame.bytes(), ecn);
-                self.free(frame);
-                sent
-            }
-        };
-        let port = &mut self.links[at];
-        port.room = port.room.saturating_sub(1);
-        if !sent {
-            port.counters.tx_dropped += 1;
-            if port.udp.is_blocked() {
-                port.room = 0;
-            }
-        }
-    }
-}
-
-/// Attach and steer again where the interface was made anew.
-fn restore_program(broker: &SharedBroker, group: &mut Group) -> Result<(), String> {
+/// Attach and steer again where the interface was made anew; by the first worker that finds it so.
+fn restore_program(broker: &SharedBroker, group: &mut Group, share: Option<&Share>) -> Result<(), String> {
     if !group.lost_program {
         return Ok(());
     }
-    {
+    let mut agreed = share.map(Share::agreed);
+    if agreed.as_ref().is_none_or(|agreed| agreed.restored.is_none() || agreed.restored != group.ifindex()) {
         let mut broker = broker.lock();
         broker.detach(&group.interface)?;
         broker.attach(&group.interface, group.attach)?;
+        if let Some(agreed) = &mut agreed {
+            agreed.restored = group.ifindex();
+        }
     }
     steer(broker, group)?;
     group.lost_program = false;

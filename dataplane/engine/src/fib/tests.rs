@@ -178,7 +178,7 @@ fn refuses_what_cannot_be_a_table() {
     let error = build(&[peer(0, 0, 20, 21), peer(0, 1, 20, 21)], &[]);
     assert!(matches!(error, FibError::DuplicatePeer { index: 0, .. }));
     let error = build(&[peer(0, 2, 20, 21)], &[]);
-    assert_eq!(error.to_string(), "the path to `peer-0` uses link 2, which this worker does not have");
+    assert_eq!(error.to_string(), "the path to `peer-0` uses link 2, which this node does not have");
     let error = build(&[], &[path, transit(end(0, 40, 400), end(7, 41, 410))]);
     assert_eq!(error, FibError::UnknownLink { owner: Owner::Transit(1), index: 7 });
     let error = build(&[peer(0, 0, 20, 15)], &[]);
