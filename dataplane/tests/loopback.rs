@@ -1,4 +1,4 @@
-//! Two daemons in this process, joined by a UDP link over loopback: files, messages, an outage, a stranger.
+//! Daemons in this process, joined by UDP links over loopback: files, messages, outages, a stranger, nodes of two workers.
 #![forbid(unsafe_code)]
 
 mod nodes;
@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
+use florelay_dataplane::ipc::Status;
 use florelay_dataplane::plan::{AdapterPlan, NodePlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
 
 use nodes::{Node, Realm, assert_received, counter, link};
@@ -128,18 +129,63 @@ fn refusal(plan: NodePlan) -> String {
 }
 
 #[test]
-fn a_path_across_workers_is_refused_by_name() {
+fn a_relay_of_two_workers_forwards_tells_of_outages_and_keeps_every_frame() {
+    let realm = Realm::new();
+    let ((a, r0), (r1, c)) = (addresses(), addresses());
+    let rate = Some(40_000_000);
+    let plan_a = realm.plan("a", "a", "c", link(a, r0, AdapterPlan::Udp, rate));
+    let mut second = link(r1, c, AdapterPlan::Udp, rate);
+    (second.name, second.worker) = ("far".into(), 1);
+    let mut plan_r = realm.relay("r", [link(r0, a, AdapterPlan::Udp, rate), second]);
+    plan_r.workers.push(plan_r.workers[0].clone());
+    let plan_c = realm.plan("c", "c", "a", link(c, r1, AdapterPlan::Udp, rate));
+    let inbox = plan_c.inbox.clone();
+    let (mut a, mut r, mut c) =
+        (Node::start(plan_a, "unused"), Node::start(plan_r, "unused"), Node::start(plan_c, "unused"));
+    let (path, digest) = realm.file("pass.dat", 8_000_000);
+    let tag = a.client.send("c", &path, 2);
+    a.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    // The far link belongs to worker 1; worker 0 must tell a, and later c's end of the near one must be told likewise.
+    for (link, told) in [("far", &mut a), ("line", &mut c)] {
+        r.client.set_admin(link, false);
+        let dark = told.client.status_until("dark beyond the relay", |status| status.peers[0].state == "dark");
+        assert_eq!(dark.links[0].state, "up", "its own link is not the matter");
+        r.client.set_admin(link, true);
+        told.client.status_until("connected again", |status| status.peers[0].state == "connected");
+    }
+    assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox, "pass.dat", &digest);
+    a.client.message("c", b"through both").expect("acknowledged");
+
+    // The workers report one after the other: what crosses between is seen by one of them only.
+    let is_home = |status: &Status| {
+        let count = |worker: usize, name| counter(&status.workers[worker].counters, name);
+        [(0, 1), (1, 0)].into_iter().all(|(from, to)| {
+            count(from, "ring_transit_out") == count(to, "ring_taken")
+                && count(to, "ring_waiting") == 0
+                && count(to, "heap_frames") == count(to, "heap_frames_free")
+        })
+    };
+    let status = r.client.status_until("rings empty, every buffer home", is_home);
+    let worker = |index: usize, name| counter(&status.workers[index].counters, name);
+    for from in [0, 1] {
+        assert_eq!((worker(from, "ring_copied"), worker(from, "ring_received_out")), (0, 0), "buffers change places");
+    }
+    assert!(worker(0, "ring_transit_out") * 1460 > 8_000_000 && worker(1, "ring_transit_out") > 100);
+    assert!(counter(&status.links[1].counters, "tx_bytes") > 8_000_000);
+    a.stop();
+    r.stop();
+    c.stop();
+}
+
+#[test]
+fn a_row_to_a_link_that_is_not_there_is_refused() {
     let realm = Realm::new();
     let (mut plan, _) = plans(&realm, "b", None);
-    plan.workers.push(plan.workers[0].clone());
-    let (c, d) = addresses();
-    let mut second = link(c, d, AdapterPlan::Udp, None);
-    (second.name, second.worker) = ("other".into(), 1);
-    plan.links.push(second);
     let end = |link, in_label| TransitEndPlan { link, in_label, out_label: in_label };
     plan.transits.push(TransitPlan { a: end(0, 300), b: end(1, 301), weight: 1 });
     let reason = refusal(plan);
-    assert!(reason.contains("line") && reason.contains("other") && reason.contains("workers"), "{reason}");
+    assert!(reason.contains("no link number 1"), "{reason}");
 }
 
 #[test]

@@ -4,45 +4,18 @@
 
 mod netns;
 mod nodes;
+mod xdp;
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use florelay_dataplane::ipc::{FrameAccount, Status};
 use florelay_dataplane::plan::{AdapterPlan, NodePlan, Rung};
 
-use netns::{A, B, Net, in_netns, may_run, unique};
+use netns::{A, B, Net, in_netns, may_run};
 use nodes::{Node, Realm, assert_received, counter, link};
+use xdp::{Pins, adapter, net, two_queues};
 
 const PORT: u16 = 6635;
-
-/// A node whose pins go away even if the test fails.
-struct Pins(String);
-
-impl Pins {
-    fn new() -> Self {
-        Self(unique("n"))
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(Path::new("/sys/fs/bpf/florelay").join(&self.0));
-    }
-}
-
-/// The namespaces, without the offload that leaves checksums unfinished on a veth.
-fn net() -> Net {
-    let net = Net::new();
-    for (ns, interface) in [(&net.a, "va"), (&net.b, "vb")] {
-        net.run_in(ns, "ethtool", &["-K", interface, "tx", "off"]);
-    }
-    net
-}
-
-fn adapter(interface: &str, highest_rung: Rung, fallback: bool) -> AdapterPlan {
-    AdapterPlan::Xdp { interface: interface.into(), highest_rung, fallback }
-}
 
 fn plans(realm: &Realm, highest: Rung, rate_bps: Option<u64>) -> (NodePlan, NodePlan) {
     let a = SocketAddr::new(A.parse().expect("an address"), PORT);
@@ -180,19 +153,7 @@ fn each_link_sends_on_its_queue_of_a_shared_interface() {
     if !may_run("xdp: two queues") {
         return;
     }
-    let (net, realm, pins) = (Net::new(), Realm::new(), (Pins::new(), Pins::new()));
-    net.ip(&net.a, "link del va");
-    let queues = ["numrxqueues", "2", "numtxqueues", "2"];
-    let mut make = vec!["link", "add", "va", "netns", &net.a];
-    make.extend(queues);
-    make.extend(["type", "veth", "peer", "name", "vb", "netns", &net.b]);
-    make.extend(queues);
-    netns::run("ip", &make);
-    for (ns, interface, address) in [(&net.a, "va", A), (&net.b, "vb", B)] {
-        net.run_in(ns, "ethtool", &["-K", interface, "tx", "off"]);
-        net.ip(ns, &format!("addr add {address}/24 dev {interface}"));
-        net.ip(ns, &format!("link set {interface} up"));
-    }
+    let (net, realm, pins) = (two_queues(), Realm::new(), (Pins::new(), Pins::new()));
     let mut plans = plans(&realm, Rung::DriverCopy, None);
     for plan in [&mut plans.0, &mut plans.1] {
         let mut second = plan.links[0].clone();
