@@ -8,7 +8,7 @@ use std::ffi::OsString;
 
 use florelay_dataplane::plan::NodePlan;
 
-pub use florelay_dataplane::supervisor::SupervisorOptions;
+pub use florelay_dataplane::supervisor::{Ended, SupervisorOptions};
 
 /// Runs the supervisor until it is told to stop.
 ///
@@ -18,11 +18,11 @@ pub fn start(options: &SupervisorOptions) -> anyhow::Result<()> {
     Ok(florelay_dataplane::supervisor::run(options)?)
 }
 
-/// Runs the dataplane, as the supervisor started it.
+/// Runs the dataplane, as the supervisor started it. [`Ended::NotStarted`]: the supervisor says why.
 ///
 /// # Errors
-/// When it cannot start or go on.
-pub fn dataplane() -> anyhow::Result<()> {
+/// When it cannot go on, or has no supervisor.
+pub fn dataplane() -> anyhow::Result<Ended> {
     let mut guard = None;
     Ok(florelay_dataplane::supervisor::dataplane(|| guard = Some(crate::logging::start_queued()))?)
 }

@@ -58,14 +58,14 @@ pub enum DaemonError {
         source: florelay_engine::transport::tls::TlsError,
     },
     /// A link's UDP socket cannot be had.
-    #[error("link {link}: cannot bind {local}: {source}")]
+    #[error("link {link}: cannot bind {local}: {reason}")]
     Socket {
         /// Its name.
         link: String,
         /// Its address.
         local: std::net::SocketAddr,
-        /// The kernel's answer.
-        source: std::io::Error,
+        /// Why.
+        reason: String,
     },
     /// A worker did not start.
     #[error("{0}")]
@@ -152,20 +152,64 @@ pub struct Daemon {
     interfaces: Vec<String>,
 }
 
+/// A checked plan and its UDP sockets: what is done before the system call filter, because it binds. No thread yet.
+pub struct Prepared {
+    plan: NodePlan,
+    control: Control,
+    broker: SharedBroker,
+    sockets: Sockets,
+}
+
+impl Prepared {
+    /// Check the plan and take its ports.
+    ///
+    /// # Errors
+    /// [`DaemonError::Plan`], [`DaemonError::Socket`].
+    pub fn new(options: DaemonOptions) -> Result<Self, DaemonError> {
+        let DaemonOptions { plan, control, broker } = options;
+        let broker = SharedBroker::new(broker);
+        let ready = engines::check(&plan).and_then(|()| open_sockets(&plan, &broker));
+        match ready {
+            Ok(sockets) => Ok(Self { plan, control, broker, sockets }),
+            Err(error) => {
+                broker.lock().started(Err(error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    /// It will not be started after all.
+    pub(crate) fn give_up(self, reason: &str) {
+        self.broker.lock().started(Err(reason.to_owned()));
+    }
+}
+
 impl Daemon {
-    /// Start everything. Returns when all links have their adapters and requests are taken.
+    /// [`Prepared::new`] and [`Self::start_prepared`] in one.
     ///
     /// # Errors
     /// Any [`DaemonError`]; what was started is stopped again.
     pub fn start(options: DaemonOptions) -> Result<Self, DaemonError> {
-        let DaemonOptions { plan, control, broker } = options;
-        let broker = SharedBroker::new(broker);
+        Self::start_prepared(Prepared::new(options)?)
+    }
+
+    /// Start everything. Returns when all links have their adapters and requests are taken.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`]; what was started is stopped again.
+    pub fn start_prepared(prepared: Prepared) -> Result<Self, DaemonError> {
+        let broker = prepared.broker.clone();
+        let outcome = Self::start_threads(prepared);
+        broker.lock().started(outcome.as_ref().map(drop).map_err(ToString::to_string));
+        outcome
+    }
+
+    fn start_threads(prepared: Prepared) -> Result<Self, DaemonError> {
+        let Prepared { plan, control, broker, sockets: (mut sockets, probers) } = prepared;
         let epoch = Instant::now();
-        engines::check(&plan)?;
         std::fs::create_dir_all(&plan.inbox)
             .map_err(|error| DaemonError::File { path: plan.inbox.clone(), reason: error.to_string() })?;
         let secrets = make_secrets(&plan)?;
-        let (mut sockets, probers) = open_sockets(&plan)?;
         let rings = (0..plan.workers.len()).map(|_| Rings::new()).collect::<std::io::Result<Vec<_>>>();
         let rings = rings.map_err(|source| DaemonError::System { what: "eventfd", source })?;
         let plan = Arc::new(plan);
@@ -232,6 +276,22 @@ impl Daemon {
             Ok(Notice::WorkerEnded(index)) => Err(DaemonError::WorkerEnded(index)),
             Ok(Notice::Stop) | Err(_) => Ok(()),
         }
+    }
+
+    /// Until `stop` brings something or is closed.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn run(self, stop: Receiver<()>) -> Result<(), DaemonError> {
+        let stopper = self.stopper();
+        std::thread::Builder::new()
+            .name("stop".into())
+            .spawn(move || {
+                let _ = stop.recv();
+                stopper.stop();
+            })
+            .map_err(|source| DaemonError::System { what: "a thread", source })?;
+        self.wait()
     }
 
     fn start_worker(&mut self, setup: worker::Setup) -> Result<(), DaemonError> {
@@ -329,23 +389,6 @@ impl Drop for Daemon {
     }
 }
 
-/// Start, and run until `stop` brings something or is closed.
-///
-/// # Errors
-/// As [`Daemon::start`] and [`Daemon::wait`].
-pub fn run(options: DaemonOptions, stop: Receiver<()>) -> Result<(), DaemonError> {
-    let daemon = Daemon::start(options)?;
-    let stopper = daemon.stopper();
-    std::thread::Builder::new()
-        .name("stop".into())
-        .spawn(move || {
-            let _ = stop.recv();
-            stopper.stop();
-        })
-        .map_err(|source| DaemonError::System { what: "a thread", source })?;
-    daemon.wait()
-}
-
 fn interface(adapter: &AdapterPlan) -> Option<String> {
     match adapter {
         AdapterPlan::Xdp { interface, .. } => Some(interface.clone()),
@@ -370,12 +413,14 @@ fn make_secrets(plan: &NodePlan) -> Result<Secrets, DaemonError> {
 type Sockets = (Vec<Option<UdpLink>>, Vec<Option<Prober>>);
 
 /// The UDP socket of every link, and a second handle of it for netlink's thread where the link is on an interface.
-fn open_sockets(plan: &NodePlan) -> Result<Sockets, DaemonError> {
+fn open_sockets(plan: &NodePlan, broker: &SharedBroker) -> Result<Sockets, DaemonError> {
     let (mut sockets, mut probers) = (Vec::new(), Vec::new());
     for link in &plan.links {
-        let error = |source| DaemonError::Socket { link: link.name.clone(), local: link.local, source };
-        let socket = UdpLink::open(link.local, link.remote).map_err(error)?;
-        probers.push(interface(&link.adapter).map(|_| socket.prober()).transpose().map_err(error)?);
+        let error = |reason| DaemonError::Socket { link: link.name.clone(), local: link.local, reason };
+        let socket = broker.lock().udp_socket(link.local).map_err(error)?;
+        let io_error = |source: std::io::Error| error(source.to_string());
+        let socket = UdpLink::new(socket, link.remote).map_err(io_error)?;
+        probers.push(interface(&link.adapter).map(|_| socket.prober()).transpose().map_err(io_error)?);
         sockets.push(Some(socket));
     }
     Ok((sockets, probers))

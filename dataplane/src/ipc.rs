@@ -167,6 +167,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Transfers that run, and the last 100 that ended.
     pub transfers: Vec<TransferStatus>,
+    /// Capabilities of the dataplane, as the kernel has them: `none`, or which.
+    pub capabilities: String,
     /// `None` from the dataplane. Set by control when it answers with a kept copy: how old it is, and why.
     pub note: Option<String>,
 }

@@ -44,6 +44,7 @@ pub(crate) fn assemble(
             })
             .collect(),
         transfers,
+        capabilities: crate::supervisor::capabilities_in_words(),
         note: None,
     }
 }

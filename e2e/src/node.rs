@@ -31,7 +31,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts `florelay up --config CONFIG`, in a namespace or here; what it says goes to `log`.
+    /// Starts `florelay up --config CONFIG`, in a namespace or here; what it says goes to `log`. `under` is a command that
+    /// takes away some of its rights before it runs it; empty for none.
     ///
     /// Start it from a thread that lives as long as the node: if that thread ends without stopping it (the harness was
     /// killed), the kernel sends SIGTERM to the node. A Ctrl-C in the terminal does not reach it: the harness stops it.
@@ -44,13 +45,14 @@ impl Node {
         namespace: Option<&Namespace>,
         config: &Path,
         log: &Path,
+        under: &[&str],
     ) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
         if let Some(namespace) = namespace {
             command.arg("nsenter").arg(format!("--net={}", namespace.path().display()));
         }
-        command.arg("--").arg(program.path()).args(["up", "--config"]).arg(config);
+        command.arg("--").args(under).arg(program.path()).args(["up", "--config"]).arg(config);
         let written = fs::OpenOptions::new().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written).process_group(0);
         let child = command.spawn().context("cannot run setpriv (util-linux)")?;

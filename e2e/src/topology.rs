@@ -126,8 +126,16 @@ impl Topology {
     /// # Errors
     /// It cannot be started.
     pub fn start(&self, index: usize) -> Result<Node> {
+        self.start_under(index, &[])
+    }
+
+    /// Starts one node by a command that takes some of its rights away first, such as `setpriv`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_under(&self, index: usize, under: &[&str]) -> Result<Node> {
         let station = &self.stations[index];
-        Node::start(&station.name, &self.program, station.namespace.as_ref(), &station.config, &station.log)
+        Node::start(&station.name, &self.program, station.namespace.as_ref(), &station.config, &station.log, under)
     }
 
     /// Starts all three and waits until they are connected.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use anyhow::Context as _;
-use florelay_dataplane::supervisor::{Keep, drop_privileges};
+use florelay_dataplane::supervisor::drop_privileges;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -60,7 +60,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
 
 /// `florelay control`.
 pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
-    drop_privileges(Keep::Nothing)?;
+    drop_privileges()?;
     let dataplane = match args.dataplane {
         Some(path) => Dataplane::Path(path),
         None => {
@@ -73,10 +73,11 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
             Dataplane::Passed(UnixStream::from(stdin))
         }
     };
+    let (end, ended) = channel();
+    // Before the socket: it must not stay behind if the supervisor gives up at once.
+    on_terminate(end.clone())?;
     let listener = server::listen(&args.socket)?;
     tracing::info!("control process listens at {}", args.socket.display());
-    let (end, ended) = channel();
-    on_terminate(end.clone())?;
     thread::spawn(move || {
         server::serve(listener, dataplane, Timing::default());
         let _ = end.send(());

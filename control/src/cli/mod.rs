@@ -16,6 +16,9 @@ use std::process::ExitCode;
 
 use args::{Cli, LinkVerb, Verb};
 use florelay_dataplane::ipc::RequestBody;
+use florelay_dataplane::supervisor::SupervisorError;
+
+use crate::seam::Ended;
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -74,11 +77,13 @@ fn explain(error: &anyhow::Error) -> String {
 fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(exit) = error.downcast_ref::<Exit>() {
         exit.code
-    } else if error.is::<crate::config::Refusal>() {
+    } else if error.is::<crate::config::Refusal>()
+        || matches!(error.downcast_ref(), Some(SupervisorError::NotStarted(_)))
+    {
         EXIT_CONFIG
     } else if error.is::<crate::pki::PkiError>()
         || error.is::<crate::process::server::ListenError>()
-        || error.is::<florelay_dataplane::supervisor::SupervisorError>()
+        || error.is::<SupervisorError>()
         || error.is::<florelay_dataplane::supervisor::DataplaneError>()
     {
         EXIT_FAILED
@@ -91,7 +96,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Check { config, json } => local::check(&config, json),
         Verb::Up { config } => local::up(&config),
-        Verb::Dataplane => crate::seam::dataplane().map(|()| ExitCode::SUCCESS),
+        Verb::Dataplane => crate::seam::dataplane().map(|ended| match ended {
+            Ended::Stopped => ExitCode::SUCCESS,
+            Ended::NotStarted => ExitCode::from(EXIT_CONFIG),
+        }),
         Verb::Control(args) => local::control(args),
         Verb::Pki(verb) => local::pki(verb),
         Verb::Send { file, to, priority, id, name, json, target } => {

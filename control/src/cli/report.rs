@@ -123,6 +123,9 @@ pub(super) fn status(s: &Status) -> String {
         }
         let _ = write!(text, "\n{}", table(&rows));
     }
+    if s.capabilities != "none" {
+        let _ = writeln!(text, "\nthe dataplane has capabilities: {}", s.capabilities);
+    }
     for w in s.workers.iter().filter(|w| w.frames.leaked != 0) {
         let _ = writeln!(
             text,
@@ -165,6 +168,7 @@ pub(super) fn status_json(s: &Status) -> Value {
     let transfers: Vec<_> = s.transfers.iter().map(transfer_json).collect();
     json!({
         "node": s.node, "snapshot": s.snapshot, "uptime_ns": s.uptime_ns, "note": s.note,
+        "capabilities": s.capabilities,
         "links": links, "peers": peers, "workers": workers, "transfers": transfers,
     })
 }

@@ -153,6 +153,7 @@ fn example() -> Status {
             stalled: true,
             ended: None,
         }],
+        capabilities: "0x2000".into(),
         note: Some("as of 3 s ago".into()),
     }
 }
@@ -171,6 +172,7 @@ fn status_for_people_says_why() {
         "50 B of 200 B (25 %)",
         "STALLED",
         "1 frames of 10 are unaccounted for",
+        "the dataplane has capabilities: 0x2000",
         "a?[2J.raw",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");

@@ -29,6 +29,7 @@ fn status(snapshot: u64) -> Box<Status> {
         peers: vec![],
         workers: vec![],
         transfers: vec![],
+        capabilities: "none".into(),
         note: None,
     })
 }

@@ -2,7 +2,7 @@
 //! rung that holds is taken; each higher one says why not.
 //!
 //! Order matters: attach before bind (some drivers set their rings up anew when a program comes), fill before bind (they
-//! take their buffers then; `Socket::open` does it), steer last and only when the next hop has told the VLAN
+//! take their buffers then; `Socket::adopt_with` does it), steer last and only when the next hop has told the VLAN
 //! (`worker::ports`).
 //!
 //! The active queues of an interface are those that bind: the kernel's number of queues (IFLA_NUM_RX_QUEUES) is what the
@@ -30,6 +30,8 @@ const MAX_QUEUES: u32 = 16;
 const SPARE_FRAMES: u32 = 4096;
 /// Largest UMEM in frames.
 const MAX_FRAMES: u32 = 1 << 17;
+/// … and in bytes.
+pub(crate) const MAX_UMEM_BYTES: usize = MAX_FRAMES as usize * 4096;
 /// Ethernet and one VLAN tag.
 const LAYER2_BYTES: usize = 18;
 /// EINVAL, asm-generic/errno-base.h.
@@ -204,7 +206,8 @@ pub(crate) fn open_queues(
     let mut queues = Vec::new();
     for id in (0..rx_queues(interface)?).filter(|id| wanted.turn.has(*id)) {
         let options = OpenOptions { interface: interface.clone(), queue: id, mode, fill: FILL_FRAMES };
-        let socket = match Socket::open(umem, options) {
+        let fresh = broker.lock().xdp_socket(interface, id, wanted.busy_poll)?;
+        let socket = match Socket::adopt_with(umem, options, fresh.fd, &mut broker.clone()) {
             Ok(socket) => socket,
             Err(error) if id == 0 => return Err(error.to_string()),
             // Made with more queues than it has now.
@@ -216,15 +219,11 @@ pub(crate) fn open_queues(
                 continue;
             }
         };
-        let mut prefers = false;
-        if wanted.busy_poll {
-            match florelay_xsk::poll::busy_poll(&socket, true) {
-                Ok(()) => prefers = true,
-                Err(error) => tracing::info!(interface, queue = id, %error, "no busy polling"),
-            }
+        if let Some(reason) = &fresh.no_busy_poll {
+            tracing::info!(interface, queue = id, reason, "no busy polling");
         }
         broker.lock().register(interface, id, socket.fd())?;
-        queues.push(Queue::new(socket, prefers));
+        queues.push(Queue::new(socket, wanted.busy_poll && fresh.no_busy_poll.is_none()));
     }
     Ok(queues)
 }

@@ -53,8 +53,9 @@ pub(crate) struct UdpLink {
 }
 
 impl UdpLink {
-    pub(crate) fn open(local: SocketAddr, remote: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(local)?;
+    /// Over a socket that is bound to the link's address. quinn-udp binds sockets of its own here, once, to find out what the
+    /// kernel can do: after the system call filter it would find nothing and send single datagrams.
+    pub(crate) fn new(socket: UdpSocket, remote: SocketAddr) -> io::Result<Self> {
         // The kernel grants what rmem_max allows; less is no error.
         let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
@@ -199,9 +200,9 @@ mod tests {
     use super::*;
 
     fn pair() -> (UdpLink, UdpLink) {
-        let free = || UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (a, b) = (free(), free());
-        (UdpLink::open(a, b).unwrap(), UdpLink::open(b, a).unwrap())
+        let [a, b] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (at_a, at_b) = (a.local_addr().unwrap(), b.local_addr().unwrap());
+        (UdpLink::new(a, at_b).unwrap(), UdpLink::new(b, at_a).unwrap())
     }
 
     fn collect(link: &mut UdpLink, want: usize) -> Vec<(Vec<u8>, Ecn)> {

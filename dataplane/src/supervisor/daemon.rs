@@ -9,8 +9,10 @@ use std::sync::mpsc::{Sender, channel};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Keep, PrivilegeError, RemoteBroker, SeccompError, confine, drop_privileges};
-use crate::daemon::{self, Control, DaemonError, DaemonOptions};
+use super::privileges::in_words;
+use super::{RemoteBroker, confine, drop_privileges};
+use crate::broker::Broker as _;
+use crate::daemon::{Control, Daemon, DaemonError, DaemonOptions, Prepared};
 use crate::ipc_codec::{IpcError, IpcStream};
 
 /// Why the dataplane ended.
@@ -19,12 +21,6 @@ pub enum DataplaneError {
     /// It was not started by a supervisor.
     #[error("standard input is not a supervisor's socket ({0}); start a node with `florelay up`")]
     NoSupervisor(IpcError),
-    /// See [`PrivilegeError`].
-    #[error(transparent)]
-    Privileges(#[from] PrivilegeError),
-    /// See [`SeccompError`].
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
     /// See [`DaemonError`].
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -33,25 +29,44 @@ pub enum DataplaneError {
     Io(#[from] io::Error),
 }
 
+/// How a dataplane ended that did what it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// It could not start, and has told the supervisor why, who says it.
+    NotStarted,
+}
+
 /// Run as the supervisor's child. Must be called before any thread is started: privileges and filter are per thread.
 /// `start_logging` is called once they are set, because a log that does not hold up workers has a thread of its own.
 ///
 /// # Errors
 /// See [`DataplaneError`].
-pub fn dataplane(start_logging: impl FnOnce()) -> Result<(), DataplaneError> {
+pub fn dataplane(start_logging: impl FnOnce()) -> Result<Ended, DataplaneError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     let watched = stdin.try_clone()?;
     let stream = IpcStream::new(UnixStream::from(stdin)).map_err(DataplaneError::NoSupervisor)?;
-    let (broker, plan, listener) = RemoteBroker::connect(stream).map_err(DataplaneError::NoSupervisor)?;
-    let kept = drop_privileges(Keep::AfXdp)?;
-    confine()?;
+    let (mut broker, plan, listener) = RemoteBroker::connect(stream).map_err(DataplaneError::NoSupervisor)?;
+    if let Err(error) = drop_privileges() {
+        broker.started(Err(error.to_string()));
+        return Ok(Ended::NotStarted);
+    }
+    // Between the privileges and the filter: whoever makes use of this moment has no privilege any more.
+    let options = DaemonOptions { plan, control: Control::Listener(listener), broker: Box::new(broker) };
+    let Ok(prepared) = Prepared::new(options) else { return Ok(Ended::NotStarted) };
+    if let Err(error) = confine() {
+        prepared.give_up(&error.to_string());
+        return Ok(Ended::NotStarted);
+    }
     start_logging();
-    tracing::info!(?kept, "privileges dropped");
+    tracing::info!(capabilities = in_words(), "privileges dropped");
     let (stop, stopped) = channel();
     watch_supervisor(watched, stop.clone())?;
     watch_signals(stop)?;
-    let options = DaemonOptions { plan, control: Control::Listener(listener), broker: Box::new(broker) };
-    Ok(daemon::run(options, stopped)?)
+    let Ok(daemon) = Daemon::start_prepared(prepared) else { return Ok(Ended::NotStarted) };
+    daemon.run(stopped)?;
+    Ok(Ended::Stopped)
 }
 
 /// A dataplane without its supervisor could neither be stopped nor recycle a socket: it finishes too.

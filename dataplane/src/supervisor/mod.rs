@@ -1,5 +1,5 @@
-//! The supervisor: the small process that alone holds privileges. It loads and attaches eBPF, puts AF_XDP sockets into
-//! the XSKMAP, and keeps the two other processes running.
+//! The supervisor: the small process that alone holds privileges. It loads and attaches eBPF, makes and binds AF_XDP
+//! sockets and those of the links' ports, and keeps the two other processes running.
 //!
 //! ```text
 //!              florelay up ── attachments (aya), pins
@@ -11,13 +11,17 @@
 //!
 //! The dataplane's listening socket is made here and handed down, so that either child can be restarted and the other
 //! finds it again. A child that dies is started again after a growing pause; attachments stay, so ordinary traffic of the
-//! interfaces is not disturbed. When the supervisor dies, both children see their standard input end, and finish.
+//! interfaces is not disturbed. A dataplane that says at the first start why it cannot (a port is taken, there is no such
+//! core) ends the supervisor: somebody is there to read it. Later it is tried again. When the supervisor dies, both children see their standard input end, and finish.
 
 mod broker;
 mod children;
 mod daemon;
 mod privileges;
 mod seccomp;
+#[cfg(test)]
+mod testing;
+mod warrant;
 
 use std::ffi::OsString;
 use std::io;
@@ -30,11 +34,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
 pub use self::broker::RemoteBroker;
+use self::broker::{Office, lock};
 use self::children::Child;
-pub use self::daemon::{DataplaneError, dataplane};
-pub use self::privileges::{Keep, PrivilegeError, drop_privileges};
+pub use self::daemon::{DataplaneError, Ended, dataplane};
+pub(crate) use self::privileges::in_words as capabilities_in_words;
+pub use self::privileges::{PrivilegeError, drop_privileges};
 pub use self::seccomp::{SeccompError, confine};
+use self::warrant::Warrant;
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
 use crate::plan::NodePlan;
@@ -90,6 +99,9 @@ pub enum SupervisorError {
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The dataplane cannot start: the configuration does not fit this machine.
+    #[error("the node cannot start: {0}")]
+    NotStarted(String),
     /// A child did not take its instructions.
     #[error("a child process did not take its instructions: {0}")]
     Ipc(#[from] IpcError),
@@ -105,7 +117,7 @@ pub struct Setup {
 /// Run until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the node cannot be started at all. A child that dies later is restarted instead.
+/// When the node cannot be started at all; nothing of it runs then. A child that dies later is restarted instead.
 pub fn run(options: &SupervisorOptions) -> Result<(), SupervisorError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for directory in [&options.plan.state_dir, &options.plan.inbox] {
@@ -114,45 +126,68 @@ pub fn run(options: &SupervisorOptions) -> Result<(), SupervisorError> {
     raise_memlock();
     raise_open_files();
     let socket = options.plan.state_dir.join(DATAPLANE_SOCKET);
-    let listener = listen(&socket)?;
+    let (listener, ports_free_by) = listen(&socket)?;
     let attachments = Arc::new(Mutex::new(LocalBroker::new(&options.plan.node)));
-    let result = runtime.block_on(supervise(options, &socket, &listener, &attachments));
-    let detached = broker::lock(&attachments).detach_all();
+    let node = Node { options, socket: &socket, listener, attachments: attachments.clone(), ports_free_by };
+    let result = runtime.block_on(supervise(&node));
+    let detached = lock(&attachments).detach_all();
     let _ = std::fs::remove_file(&socket);
     result?;
     detached.map_err(|reason| SupervisorError::Io(io::Error::other(reason)))
 }
 
-async fn supervise(
-    options: &SupervisorOptions,
-    socket: &Path,
-    listener: &UnixListener,
-    attachments: &Arc<Mutex<LocalBroker>>,
-) -> Result<(), SupervisorError> {
+/// What the children are started with.
+struct Node<'a> {
+    options: &'a SupervisorOptions,
+    socket: &'a Path,
+    listener: UnixListener,
+    attachments: Arc<Mutex<LocalBroker>>,
+    /// Until then a port may be held by the dataplane of a supervisor that was killed.
+    ports_free_by: Instant,
+}
+
+async fn supervise(node: &Node<'_>) -> Result<(), SupervisorError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    let mut dataplane = Slot::new(start_dataplane(options, listener, attachments)?);
-    let mut control = Slot::new(start_control(options, socket)?);
-    tracing::info!(node = options.plan.node, "running");
+    let (told, mut starts) = unbounded_channel();
+    let mut dataplane = Slot::new(node.start_dataplane(told.clone())?);
+    let mut control = Slot::new(node.start_control()?);
+    let mut ran = false;
+    let mut result = Ok(());
     loop {
         tokio::select! {
+            // What a dataplane says of its start comes before its end.
+            biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = housekeeping.tick() => broker::lock(attachments).drain_logs(),
+            Some(start) = starts.recv() => match start {
+                Ok(()) => {
+                    ran = true;
+                    tracing::info!(node = node.options.plan.node, "running");
+                }
+                Err(reason) if ran => tracing::error!(reason, "the dataplane cannot start; it is tried again"),
+                Err(reason) => {
+                    result = Err(SupervisorError::NotStarted(reason));
+                    break;
+                }
+            },
+            _ = housekeeping.tick() => lock(&node.attachments).drain_logs(),
             () = dataplane.wanted() => {
-                dataplane.fill(start_dataplane(options, listener, attachments)?);
+                dataplane.fill(node.start_dataplane(told.clone())?);
                 // Control learns of the new dataplane; without control there is nobody to tell.
-                introduce(control.child.as_ref().and_then(Child::stdin), socket);
+                introduce(control.child.as_ref().and_then(Child::stdin), node.socket);
             }
-            () = control.wanted() => control.fill(start_control(options, socket)?),
+            () = control.wanted() => control.fill(node.start_control()?),
         }
     }
-    tracing::info!("stopping");
+    if result.is_ok() {
+        tracing::info!("stopping");
+    }
     for child in [&mut control.child, &mut dataplane.child].into_iter().flatten() {
         child.stop(STOP_PATIENCE).await;
     }
-    Ok(())
+    result
 }
 
 /// A place for a child that is to run always.
@@ -178,7 +213,8 @@ impl Slot {
             if child.since.elapsed() > STABLE {
                 self.pause = RESTART_FIRST;
             }
-            tracing::error!(process = child.name, ?ended, pause = ?self.pause, "a process ended; it is started again");
+            let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::error!(process = child.name, ended, pause = ?self.pause, "a process ended; it is started again");
             self.child = None;
             self.restart_at = Instant::now() + self.pause;
             self.pause = (self.pause * 2).min(RESTART_LIMIT);
@@ -187,35 +223,39 @@ impl Slot {
     }
 }
 
-fn start_dataplane(
-    options: &SupervisorOptions,
-    listener: &UnixListener,
-    attachments: &Arc<Mutex<LocalBroker>>,
-) -> Result<Child, SupervisorError> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let child = Child::start("dataplane", &options.executable, &["dataplane".into()], theirs)?;
-    let stream = IpcStream::new(ours)?;
-    let setup = Setup { plan: options.plan.clone() };
-    let listener = listener.try_clone()?;
-    let attachments = attachments.clone();
-    // A thread of its own: a child that dies at once must not hold up the supervisor.
-    std::thread::Builder::new().name("broker".into()).spawn(move || {
-        if let Err(error) = broker::serve(&stream, &setup, &listener, &attachments)
-            && !error.is_disconnect()
-        {
-            tracing::warn!(%error, "the conversation with the dataplane ended");
-        }
-    })?;
-    Ok(child)
-}
+impl Node<'_> {
+    /// `told` hears what the dataplane says of its start.
+    fn start_dataplane(&self, told: UnboundedSender<Result<(), String>>) -> Result<Child, SupervisorError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = Child::start("dataplane", &self.options.executable, &["dataplane".into()], theirs)?;
+        let stream = IpcStream::new(ours)?;
+        let setup = Setup { plan: self.options.plan.clone() };
+        let listener = self.listener.try_clone()?;
+        let attachments = self.attachments.clone();
+        let ports_free_by = self.ports_free_by;
+        // A thread of its own: a child that dies at once must not hold up the supervisor.
+        std::thread::Builder::new().name("broker".into()).spawn(move || {
+            let (warrant, started) = (Warrant::new(&setup.plan, Instant::now()), |outcome| drop(told.send(outcome)));
+            let (setup, listener, local) = (&setup, &listener, &*attachments);
+            let office = Office { setup, listener, local, warrant, ports_free_by, started: &started };
+            if let Err(error) = office.serve(&stream)
+                && !error.is_disconnect()
+            {
+                tracing::warn!(%error, "the conversation with the dataplane ended");
+            }
+        })?;
+        Ok(child)
+    }
 
-fn start_control(options: &SupervisorOptions, socket: &Path) -> Result<Child, SupervisorError> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut child = Child::start("control", &options.executable, &options.control_arguments, theirs)?;
-    let stream = IpcStream::new(ours)?;
-    introduce(Some(&stream), socket);
-    child.keep(stream);
-    Ok(child)
+    fn start_control(&self) -> Result<Child, SupervisorError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let arguments = &self.options.control_arguments;
+        let mut child = Child::start("control", &self.options.executable, arguments, theirs)?;
+        let stream = IpcStream::new(ours)?;
+        introduce(Some(&stream), self.socket);
+        child.keep(stream);
+        Ok(child)
+    }
 }
 
 /// Hand control a fresh connection to the dataplane.
@@ -230,7 +270,8 @@ fn introduce(control: Option<&IpcStream>, socket: &Path) {
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
+/// The node's socket, and until when a killed predecessor's ports may still be taken.
+fn listen(path: &Path) -> Result<(UnixListener, Instant), SupervisorError> {
     let began = Instant::now();
     while UnixStream::connect(path).is_ok() {
         if began.elapsed() > PREDECESSOR_PATIENCE {
@@ -239,17 +280,17 @@ fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
         std::thread::sleep(PREDECESSOR_LOOK);
     }
     // Left behind by a node that was killed.
-    let _ = std::fs::remove_file(path);
+    let patience = if std::fs::remove_file(path).is_ok() { PREDECESSOR_PATIENCE } else { Duration::ZERO };
     let listener = UnixListener::bind(path).map_err(path_error(path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(path_error(path))?;
-    Ok(listener)
+    Ok((listener, Instant::now() + patience))
 }
 
-/// UMEM counts against RLIMIT_MEMLOCK in a process without IPC_LOCK; children inherit the limit.
+/// The UMEMs that the broker registers count against RLIMIT_MEMLOCK without CAP_IPC_LOCK.
 fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
-        tracing::info!(%error, "the limit on locked memory stays; AF_XDP may not get its frames");
+        tracing::info!(%error, "the limit on locked memory stays; without CAP_IPC_LOCK AF_XDP may not get its frames");
     }
 }
 

@@ -1,14 +1,14 @@
-//! What the supervisor's children give up before they do anything.
+//! What the supervisor's children give up before they do anything: every capability, and the bounding set.
 //!
-//! The control process keeps nothing. The dataplane keeps CAP_NET_RAW, because it creates its AF_XDP sockets itself, and the kernel asks
-//! for NET_RAW at creation (net/xdp/xsk.c, `xsk_create`). UMEM counts against RLIMIT_MEMLOCK; where the supervisor could
-//! not lift that limit (a container without CAP_SYS_RESOURCE), the dataplane keeps CAP_IPC_LOCK too, which exempts it
-//! (net/xdp/xdp_umem.c, `xdp_umem_account_pages`). Everything else is the supervisor's.
+//! The dataplane needs none: sockets are made, given their memory and bound by the supervisor's broker, whose
+//! RLIMIT_MEMLOCK or CAP_IPC_LOCK that memory is charged to.
 
 use std::io;
 
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
+};
 
 /// Why privileges could not be dropped. The dataplane does not start then.
 #[derive(Debug, thiserror::Error)]
@@ -18,35 +18,47 @@ pub struct PrivilegeError {
     source: io::Error,
 }
 
-/// What a process may keep of the capabilities it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// None: the control process.
-    Nothing,
-    /// Those that AF_XDP sockets need: the dataplane.
-    AfXdp,
-}
-
-/// Drop all other capabilities for this thread and all it will start, for good. Call it before any thread is started.
-/// Returns what was kept.
+/// Drop all capabilities for this thread and all it will start, for good. Call it before any thread is started.
 ///
 /// # Errors
 /// When the kernel refuses; see [`PrivilegeError`].
-pub fn drop_privileges(keep: Keep) -> Result<CapabilitySet, PrivilegeError> {
+pub fn drop_privileges() -> Result<(), PrivilegeError> {
     let failed = |what| move |error: rustix::io::Errno| PrivilegeError { what, source: error.into() };
     let held = capabilities(None).map_err(failed("capget"))?;
-    let wanted = match keep {
-        Keep::Nothing => CapabilitySet::empty(),
-        Keep::AfXdp if getrlimit(Resource::Memlock).current.is_some() => {
-            CapabilitySet::NET_RAW | CapabilitySet::IPC_LOCK
-        }
-        Keep::AfXdp => CapabilitySet::NET_RAW,
-    };
-    let kept = held.permitted & wanted;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    let none = CapabilitySet::empty();
     set_no_new_privs(true).map_err(failed("no_new_privs"))?;
-    set_capabilities(None, sets).map_err(failed("capset"))?;
-    Ok(kept)
+    // Without CAP_SETPCAP the bounding set stays; with `no_new_privs` nothing can be had out of it.
+    if held.effective.contains(CapabilitySet::SETPCAP) {
+        empty_bounding_set().map_err(failed("bounding set"))?;
+    }
+    // The ambient set follows: it is never more than these (capabilities(7)).
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).map_err(failed("capset"))
+}
+
+fn empty_bounding_set() -> rustix::io::Result<()> {
+    for number in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(one) {
+            Ok(true) => remove_capability_from_bounding_set(one)?,
+            Ok(false) => {}
+            // One more than the kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What the calling thread may do, in words: `none`, or which. Asked of the kernel, not remembered.
+pub(crate) fn in_words() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let permitted = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapPrm:")?.trim(), 16).ok());
+    match permitted {
+        None => "not known".into(),
+        Some(0) => "none".into(),
+        Some(held) => format!("{held:#x} (capabilities(7), by bit)"),
+    }
 }
 
 #[cfg(test)]
@@ -55,21 +67,19 @@ mod tests {
 
     /// Capabilities belong to threads: this one's end with it.
     #[test]
-    fn a_process_keeps_at_most_what_it_names() {
-        for (keep, most) in
-            [(Keep::AfXdp, CapabilitySet::NET_RAW | CapabilitySet::IPC_LOCK), (Keep::Nothing, CapabilitySet::empty())]
-        {
-            std::thread::spawn(move || {
-                let before = capabilities(None).unwrap().permitted;
-                let kept = drop_privileges(keep).unwrap();
-                let now = capabilities(None).unwrap();
-                assert!((now.permitted | now.effective | now.inheritable | kept).difference(most).is_empty());
-                assert_eq!(now.permitted.contains(CapabilitySet::NET_RAW), {
-                    keep == Keep::AfXdp && before.contains(CapabilitySet::NET_RAW)
-                });
-            })
-            .join()
-            .unwrap();
-        }
+    fn nothing_is_kept() {
+        std::thread::spawn(|| {
+            let before = capabilities(None).unwrap();
+            drop_privileges().unwrap();
+            let now = capabilities(None).unwrap();
+            assert!((now.permitted | now.effective | now.inheritable).is_empty());
+            assert_eq!(in_words(), "none");
+            if before.effective.contains(CapabilitySet::SETPCAP) {
+                let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+                assert!(status.contains("CapBnd:\t0000000000000000"), "{status}");
+            }
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -1,7 +1,8 @@
 //! What the dataplane may ask of the kernel once it runs: an allow-list; everything else answers EPERM.
 //!
 //! Not on it, on purpose: starting programs (`execve`), other processes' memory (`ptrace`, `process_vm_*`), `bpf`, mounts,
-//! namespaces, changes of identity. The filter is inherited by every thread, so it is set before the first one starts.
+//! namespaces, changes of identity; `socket` for AF_XDP, and `bind` for anything but netlink, because an AF_XDP socket that
+//! the supervisor has made can be bound to any queue of any interface. Both are the broker's. The filter is inherited by every thread, so it is set before the first one starts.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -52,9 +53,8 @@ const ALLOWED: &[(&str, &[i64])] = &[
         ],
     ),
     (
-        "AF_XDP, UDP, netlink and unix sockets; `socket` itself is limited to those families",
+        "AF_XDP, UDP, netlink and unix sockets; for `socket`, `bind` and `ioctl` see below",
         &[
-            libc::SYS_bind,
             libc::SYS_connect,
             libc::SYS_accept4,
             libc::SYS_getsockname,
@@ -68,9 +68,6 @@ const ALLOWED: &[(&str, &[i64])] = &[
             libc::SYS_recvmsg,
             libc::SYS_recvmmsg,
             libc::SYS_shutdown,
-            // Interface queries (SIOCETHTOOL) and FIONBIO.
-            libc::SYS_ioctl,
-            libc::SYS_dup3,
         ],
     ),
     (
@@ -92,7 +89,15 @@ const ALLOWED: &[(&str, &[i64])] = &[
     ),
     (
         "memory: the allocator, UMEM, rings",
-        &[libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk],
+        &[
+            libc::SYS_memfd_create,
+            libc::SYS_mmap,
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_mprotect,
+            libc::SYS_madvise,
+            libc::SYS_brk,
+        ],
     ),
     (
         "threads and their placement",
@@ -139,13 +144,26 @@ const ALLOWED_OLD: &[i64] = &[
     libc::SYS_rename,
     libc::SYS_unlink,
     libc::SYS_mkdir,
-    libc::SYS_dup2,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[i64] = &[];
 
-/// Families that `socket` may be called with.
-const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_XDP];
+/// Families that `socket` may be called with, and the one protocol where there is a choice: of netlink, routes and links.
+const FAMILIES: [(i32, Option<i32>); 4] = [
+    (libc::AF_UNIX, None),
+    (libc::AF_INET, None),
+    (libc::AF_INET6, None),
+    (libc::AF_NETLINK, Some(libc::NETLINK_ROUTE)),
+];
+
+/// What `ioctl` may ask: sockets that do not block or are not inherited, an interface's number and its driver's name
+/// (asm-generic/ioctls.h, linux/sockios.h).
+const IOCTLS: [u64; 4] = [libc::FIONBIO, libc::FIOCLEX, libc::SIOCGIFINDEX, SIOCETHTOOL];
+const SIOCETHTOOL: u64 = 0x8946;
+
+/// `bind` takes shorter addresses than this alone: that of netlink (12 bytes) is one, those of AF_XDP, IPv4 and IPv6 are not
+/// (struct sockaddr_xdp, linux/if_xdp.h, has 16; `xsk_bind` answers EINVAL to less).
+const SHORTEST_REFUSED_ADDRESS: u64 = 16;
 
 /// Confine this process and all threads it will start. Call it before any thread is started.
 ///
@@ -165,15 +183,20 @@ fn program(arch: TargetArch) -> Result<BpfProgram, SeccompError> {
     for call in ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(ALLOWED_OLD) {
         rules.insert(*call, vec![]);
     }
-    let families = FAMILIES
-        .iter()
-        .map(|family| {
-            let family = u64::from(family.unsigned_abs());
-            let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family)?;
-            SeccompRule::new(vec![condition])
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let is = |argument, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+    let families = FAMILIES.iter().map(|(family, protocol)| {
+        let mut conditions = vec![is(0, u64::from(family.unsigned_abs()))?];
+        if let Some(protocol) = protocol {
+            conditions.push(is(2, u64::from(protocol.unsigned_abs()))?);
+        }
+        SeccompRule::new(conditions)
+    });
+    let families = families.collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_socket, families);
+    let requests = IOCTLS.iter().map(|request| SeccompRule::new(vec![is(1, *request)?]));
+    rules.insert(libc::SYS_ioctl, requests.collect::<Result<Vec<_>, _>>()?);
+    let short = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Lt, SHORTEST_REFUSED_ADDRESS)?;
+    rules.insert(libc::SYS_bind, vec![SeccompRule::new(vec![short])?]);
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, eperm, SeccompAction::Allow, arch)?;
     Ok(filter.try_into()?)
@@ -183,23 +206,63 @@ fn program(arch: TargetArch) -> Result<BpfProgram, SeccompError> {
 mod tests {
     use std::io::ErrorKind;
     use std::net::UdpSocket;
+    use std::os::fd::AsFd as _;
     use std::process::Command;
+
+    use florelay_xsk::unbound::Binding;
+    use rustix::io::Errno;
+    use rustix::net::AddressFamily;
 
     use super::*;
 
     /// In a thread: the filter holds for the thread that sets it and those it starts, and this thread ends.
-    #[test]
-    fn programs_cannot_be_started_and_sockets_can() {
-        std::thread::spawn(|| {
+    fn confined(test: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
             confine().unwrap();
+            test();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn programs_cannot_be_started_and_raw_sockets_not_be_made() {
+        confined(|| {
             let refused = Command::new("/bin/true").status().unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
-            UdpSocket::bind("127.0.0.1:0").unwrap();
-            let packet = rustix::net::socket(rustix::net::AddressFamily::PACKET, rustix::net::SocketType::RAW, None);
-            assert_eq!(packet.unwrap_err(), rustix::io::Errno::PERM);
-        })
-        .join()
-        .unwrap();
+            for family in [AddressFamily::PACKET, AddressFamily::XDP] {
+                let made = rustix::net::socket(family, rustix::net::SocketType::RAW, None);
+                assert_eq!(made.unwrap_err(), Errno::PERM, "{family:?}");
+            }
+            let _ = florelay_xsk::unbound::create().unwrap_err();
+        });
+    }
+
+    #[test]
+    fn nothing_but_netlink_can_be_bound() {
+        confined(|| {
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                let refused = UdpSocket::bind(address).unwrap_err();
+                assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "{address}");
+            }
+            // It is the address that is refused, not the socket.
+            rustix::net::socket(AddressFamily::INET, rustix::net::SocketType::DGRAM, None).unwrap();
+            crate::adapter::rungs::rx_queues("lo").unwrap();
+            assert_eq!(florelay_xsk::driver_name("lo"), "lo");
+            let generic = rustix::net::netlink::GENERIC;
+            let other = rustix::net::socket(AddressFamily::NETLINK, rustix::net::SocketType::RAW, Some(generic));
+            assert_eq!(other.unwrap_err(), Errno::PERM);
+        });
+    }
+
+    /// As root: the kernel, and not only the filter, is asked on the way.
+    #[test]
+    fn a_socket_that_was_made_elsewhere_cannot_be_bound() {
+        let Ok(fresh) = florelay_xsk::unbound::create() else { return };
+        confined(move || {
+            let to = Binding { interface: "lo", queue: 0, mode: florelay_xsk::BindMode::Copy, lender: None };
+            let refused = florelay_xsk::unbound::bind(fresh.as_fd(), &to).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        });
     }
 }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use florelay_engine::config::{EngineConfig, LinkId};
 use florelay_engine::{Engine, Nanos};
-use florelay_xsk::poll::{ThreadedNapi, set_threaded_napi, threaded_napi};
+use florelay_xsk::poll::{ThreadedNapi, threaded_napi};
 use florelay_xsk::{AdaptivePoll, Decision};
 
 use self::frame::WorkerFrame;
@@ -123,6 +123,7 @@ struct Worker {
     completion_wait_ns: u64,
     /// Interfaces whose NAPI was moved to threads for this worker: moved back at the end.
     threaded_napi: Vec<String>,
+    broker: SharedBroker,
     counters: Counters,
     stopping: bool,
 }
@@ -133,10 +134,10 @@ impl Worker {
         if let Some(core) = plan.core {
             pin(core).map_err(|reason| format!("worker {index} cannot be pinned to core {core}: {reason}"))?;
         }
-        let ports = Ports::open(links, sharing, plan.poll == PollMode::Busy, broker)?;
+        let ports = Ports::open(links, sharing, plan.poll == PollMode::Busy, broker.clone())?;
         let interfaces = ports.groups.iter().map(|group| &group.interface);
         let threaded_napi = match plan.poll {
-            PollMode::ThreadedNapi => interfaces.filter(|interface| thread_napi(interface)).cloned().collect(),
+            PollMode::ThreadedNapi => interfaces.filter(|interface| thread_napi(interface, &broker)).cloned().collect(),
             PollMode::Adaptive | PollMode::Busy => Vec::new(),
         };
         let now = nanos(epoch);
@@ -160,6 +161,7 @@ impl Worker {
             report: None,
             completion_wait_ns: COMPLETION_WAIT_NS,
             threaded_napi,
+            broker,
             counters: Counters::default(),
             stopping: false,
         })
@@ -182,8 +184,8 @@ impl Worker {
         self.engine.drain(&mut self.ports);
         self.ports.flush(nanos(self.epoch).0, true);
         for interface in &self.threaded_napi {
-            if let Err(error) = set_threaded_napi(interface, false) {
-                tracing::warn!(interface, %error, "threaded NAPI stays on");
+            if let Err(reason) = self.broker.lock().thread_napi(interface, false) {
+                tracing::warn!(interface, reason, "threaded NAPI stays on");
             }
         }
     }
@@ -377,13 +379,13 @@ impl Worker {
 }
 
 /// Move an interface's NAPI to threads. `false`: it is there already, or cannot be; the worker polls adaptively all the same.
-fn thread_napi(interface: &str) -> bool {
+fn thread_napi(interface: &str, broker: &SharedBroker) -> bool {
     if threaded_napi(interface) != ThreadedNapi::Off {
         return false;
     }
-    let result = set_threaded_napi(interface, true);
-    if let Err(error) = &result {
-        tracing::warn!(interface, %error, "no threaded NAPI");
+    let result = broker.lock().thread_napi(interface, true);
+    if let Err(reason) = &result {
+        tracing::warn!(interface, reason, "no threaded NAPI");
     }
     result.is_ok()
 }

@@ -59,6 +59,7 @@ mod socket;
 mod stats;
 mod sys;
 mod umem;
+pub mod unbound;
 mod watchdog;
 
 pub use driver::{KernelVersion, driver_name};

@@ -5,6 +5,7 @@
 //! `closed`) is touched on mistakes and on socket close only, never per packet.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,6 +16,8 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
+    /// What is mapped there.
+    file: OwnedFd,
     shift: u32,
     frame_count: u32,
     /// Frames dropped instead of given back, to be collected by housekeeping.
@@ -34,24 +37,23 @@ unsafe impl Sync for Region {}
 impl Region {
     /// Map zeroed memory for `frame_count` chunks of `1 << shift` bytes, for ever.
     pub(crate) fn map(shift: u32, frame_count: u32, huge_pages: bool) -> io::Result<&'static Self> {
-        let base = sys::map_memory((frame_count as usize) << shift, huge_pages)?;
-        Ok(Self::leak(base, shift, frame_count))
-    }
-
-    /// `base` is a mapping of `frame_count << shift` bytes that is never unmapped.
-    fn leak(base: NonNull<u8>, shift: u32, frame_count: u32) -> &'static Self {
-        Box::leak(Box::new(Self {
+        let bytes = (frame_count as usize) << shift;
+        let file = sys::memory_file(bytes, huge_pages)?;
+        let base = sys::map_memory(file.as_fd(), bytes)?;
+        Ok(Box::leak(Box::new(Self {
             base,
+            file,
             shift,
             frame_count,
             dropped: Mutex::new(Vec::new()),
             dropped_total: AtomicU64::new(0),
             closed: Mutex::new(Vec::new()),
-        }))
+        })))
     }
 
-    pub(crate) fn base(&self) -> NonNull<u8> {
-        self.base
+    /// The memory as a file, for whoever tells the kernel of it.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(crate) fn frame_size(&self) -> usize {
@@ -122,8 +124,7 @@ mod tests {
 
     #[test]
     fn an_address_outside_the_umem_is_never_located() {
-        let memory = Box::leak(vec![0_u8; 4 * 2048].into_boxed_slice());
-        let region = Region::leak(NonNull::new(memory.as_mut_ptr()).unwrap(), 11, 4);
+        let region = Region::map(11, 4, false).unwrap();
         assert_eq!(region.locate(0), Some((0, 0)));
         assert_eq!(region.locate(3 * 2048 + 2047), Some((3, 2047)));
         assert_eq!(region.locate(4 * 2048), None);

@@ -31,6 +31,7 @@ use crate::ring::{CompletionRing, Consumer, Desc, FillRing, Producer, RxRing, Tx
 use crate::stats::XdpStatistics;
 use crate::sys::{self, RingKind};
 use crate::umem::{RingSizes, Umem};
+use crate::unbound::{self, Binding, Deputy};
 
 /// How long [`Socket::open`] tries again while the kernel answers EBUSY. The queue of a closed socket is released in
 /// deferred work (xp_put_pool, net/xdp/xsk_buff_pool.c); a driver reset takes up to 400 ms (igb).
@@ -122,8 +123,7 @@ impl Socket {
     /// ENODEV; [`Error::Sys`], EPERM without CAP_NET_RAW; [`Error::Umem`]; or one of the conflicts that this crate sees
     /// itself. What the kernel has not taken of the fill ring is in the pool again, the rest in quarantine.
     pub fn open(umem: &mut Umem, options: OpenOptions) -> Result<Self, Error> {
-        let fd = sys::xdp_socket().map_err(Error::sys("socket(AF_XDP) (CAP_NET_RAW?)"))?;
-        Self::adopt(umem, options, fd)
+        Self::adopt(umem, options, unbound::create()?)
     }
 
     /// The same with a socket made elsewhere, by whoever has CAP_NET_RAW: a fresh AF_XDP one, of the calling thread's
@@ -133,6 +133,21 @@ impl Socket {
     ///
     /// As [`open`](Self::open); [`Error::Sys`] if it is no AF_XDP socket (ENOPROTOOPT) or not a fresh one.
     pub fn adopt(umem: &mut Umem, options: OpenOptions, fd: OwnedFd) -> Result<Self, Error> {
+        Self::adopt_with(umem, options, fd, &mut unbound::Direct)
+    }
+
+    /// The same with a deputy, who registers and binds where that is allowed. A bind is tried again while the answer is
+    /// EBUSY, for at most [`BIND_PATIENCE`], and without a lender for whom it was EBADF.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt); [`Error::Umem`] and [`Error::Bind`] hold what the deputy answers.
+    pub fn adopt_with(
+        umem: &mut Umem,
+        options: OpenOptions,
+        fd: OwnedFd,
+        deputy: &mut dyn Deputy,
+    ) -> Result<Self, Error> {
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
             .map_err(|e| Error::sys("fcntl(FD_CLOEXEC)")(e.into()))?;
         umem.check_namespace(fd.as_fd())?;
@@ -141,7 +156,7 @@ impl Socket {
         if let Some(owner) = umem.mode().filter(|owner| *owner != options.mode) {
             return Err(Error::ModeConflict { owner, asked: options.mode });
         }
-        let interface = interface_index(&options)?;
+        check_interface(&options)?;
         let Queues { rx, tx, fill, completion } = Queues::map(fd.as_fd(), umem.options().rings)?;
         let lenders = umem.lenders();
         let lease = Arc::new(Lease { fd, report: Report { region: umem.region(), slot } });
@@ -149,7 +164,7 @@ impl Socket {
         let mut fill = FillRing::new(fill, Arc::clone(&lease));
         let filled = fill.refill(umem, options.fill as usize);
 
-        let mut bound = bind_patiently(umem, &options, interface, lease.fd(), lenders);
+        let mut bound = bind_patiently(umem, &options, lease.fd(), lenders, deputy);
         if bound.is_err() {
             fill.take_back(umem);
         } else {
@@ -317,13 +332,13 @@ impl Queues {
     }
 }
 
-/// The interface's number in the calling thread's namespace.
-fn interface_index(options: &OpenOptions) -> Result<u32, Error> {
+/// Whether the calling thread's namespace has the interface.
+fn check_interface(options: &OpenOptions) -> Result<(), Error> {
     let name = &options.interface;
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
         return Err(Error::InterfaceName(name.clone()));
     }
-    sys::interface_index(name).map_err(|source| refused(options, source))
+    sys::interface_index(name).map(drop).map_err(|source| refused(options, source))
 }
 
 /// Bind, trying again while the kernel has not released the queue. The memory comes from a lender that is still bound
@@ -331,27 +346,22 @@ fn interface_index(options: &OpenOptions) -> Result<u32, Error> {
 fn bind_patiently(
     umem: &Umem,
     options: &OpenOptions,
-    interface: u32,
     fd: BorrowedFd<'_>,
     mut lenders: Vec<Arc<Lease>>,
+    deputy: &mut dyn Deputy,
 ) -> Result<(), Error> {
     let began = Instant::now();
-    let mode = match options.mode {
-        BindMode::ZeroCopy => libc::XDP_ZEROCOPY,
-        BindMode::Copy => libc::XDP_COPY,
-    };
     if lenders.is_empty() {
-        umem.register(fd)?;
+        umem.register(fd, deputy)?;
     }
     loop {
         let lender = lenders.last().map(|lender| lender.fd());
-        let Err(source) = sys::bind(fd, interface, options.queue, mode | libc::XDP_USE_NEED_WAKEUP, lender) else {
-            return Ok(());
-        };
+        let to = Binding { interface: &options.interface, queue: options.queue, mode: options.mode, lender };
+        let Err(source) = deputy.bind(fd, &to) else { return Ok(()) };
         match source.raw_os_error() {
             Some(libc::EBADF) if lenders.pop().is_some() => {
                 if lenders.is_empty() {
-                    umem.register(fd)?;
+                    umem.register(fd, deputy)?;
                 }
             }
             Some(libc::EBUSY) if began.elapsed() < BIND_PATIENCE => thread::sleep(BIND_PAUSE),

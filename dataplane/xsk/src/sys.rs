@@ -13,6 +13,8 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
+use rustix::fs::MemfdFlags;
+
 use crate::stats::XdpStatistics;
 
 /// Where the indices of a ring lie in its mapping, in bytes (struct xdp_ring_offset, linux/if_xdp.h).
@@ -159,12 +161,22 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
-/// Anonymous memory of `bytes` bytes, zeroed and present, shared (so that a fork leaves the kernel's pages ours).
-pub(crate) fn map_memory(bytes: usize, huge_pages: bool) -> io::Result<NonNull<u8>> {
-    let huge = if huge_pages { libc::MAP_HUGETLB } else { 0 };
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | huge;
+/// A file of `bytes` bytes that lives in memory: to be mapped by us, and by whoever registers it as a UMEM.
+pub(crate) fn memory_file(bytes: usize, huge_pages: bool) -> io::Result<OwnedFd> {
+    let huge = if huge_pages { MemfdFlags::HUGETLB } else { MemfdFlags::empty() };
+    let file = rustix::fs::memfd_create("umem", MemfdFlags::CLOEXEC | huge)?;
+    // A file on huge pages grows when it is mapped (hugetlbfs_file_mmap, fs/hugetlbfs/inode.c), by whole ones.
+    if !huge_pages {
+        rustix::fs::ftruncate(&file, bytes as u64)?;
+    }
+    Ok(file)
+}
+
+/// Map such a file, all of it present, shared (so that a fork leaves the kernel's pages ours).
+pub(crate) fn map_memory(file: BorrowedFd<'_>, bytes: usize) -> io::Result<NonNull<u8>> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-    mapped(unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) })
+    mapped(unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) })
 }
 
 /// Map a ring of an unbound socket.
@@ -186,14 +198,26 @@ fn mapped(address: *mut c_void) -> io::Result<NonNull<u8>> {
 ///
 /// # Safety
 ///
-/// `base` and `bytes` are a whole mapping of [`map_ring`], and nothing uses a pointer into it afterwards.
+/// `base` and `bytes` are a whole mapping of [`map_ring`] or [`map_memory`], and nothing uses a pointer into it afterwards.
 pub(crate) unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's promise. It cannot fail for such a range.
     let _ = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
 }
 
-/// Register `bytes` bytes at `base` as the UMEM of a fresh socket: XDP_UMEM_REG.
-pub(crate) fn register_umem(fd: BorrowedFd<'_>, base: NonNull<u8>, bytes: usize, chunk: u32) -> io::Result<()> {
+/// Register the first `bytes` bytes of a memory file as the UMEM of a fresh socket: XDP_UMEM_REG. The kernel pins the pages
+/// through a mapping of the calling process, which it does not need afterwards, and charges them to it.
+pub(crate) fn register_umem(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, bytes: usize, chunk: u32) -> io::Result<()> {
+    let page = usize::try_from(rustix::fs::fstat(file)?.st_blksize).unwrap_or(1).max(1);
+    // Huge pages are unmapped whole.
+    let whole = bytes.checked_next_multiple_of(page).ok_or(io::ErrorKind::InvalidInput)?;
+    let base = map_memory(file, whole)?;
+    let registered = register_mapped(fd, base, bytes, chunk);
+    // SAFETY: this function made the mapping and nobody else has heard of it.
+    unsafe { unmap(base, whole) };
+    registered
+}
+
+fn register_mapped(fd: BorrowedFd<'_>, base: NonNull<u8>, bytes: usize, chunk: u32) -> io::Result<()> {
     let reg = libc::xdp_umem_reg {
         addr: base.as_ptr().expose_provenance() as u64,
         len: bytes as u64,

@@ -46,6 +46,7 @@ use crate::region::Region;
 use crate::socket::{BindMode, Lease};
 use crate::stats::{FrameAccount, UmemCounters};
 use crate::sys;
+use crate::unbound::{Deputy, Memory};
 use options::check;
 use state::{Slot, State};
 
@@ -342,10 +343,10 @@ impl Umem {
     }
 
     /// Tell the kernel of the memory, through a fresh socket.
-    pub(crate) fn register(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    pub(crate) fn register(&self, socket: BorrowedFd<'_>, deputy: &mut dyn Deputy) -> Result<(), Error> {
         let bytes = self.region.len();
-        sys::register_umem(socket, self.region.base(), bytes, self.options.frame_size.bytes())
-            .map_err(|source| Error::Umem { bytes, source })
+        let memory = Memory { file: self.region.file(), bytes, chunk: self.options.frame_size.bytes() };
+        deputy.register(socket, &memory).map_err(|source| Error::Umem { bytes, source })
     }
 
     /// The open sockets: each that is still bound can lend the UMEM to another.
