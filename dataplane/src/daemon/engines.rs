@@ -13,7 +13,7 @@ use florelay_wire::mpls::Label;
 use florelay_wire::udp::UDP_BYTES;
 
 use super::DaemonError;
-use crate::plan::{AdapterPlan, LinkPlan, NodePlan, PeerPlan, TransitEndPlan};
+use crate::plan::{AdapterPlan, LinkPlan, MAX_MTU, NodePlan, PeerPlan, TransitEndPlan};
 
 /// VLAN interfaces of the calling thread's network namespace: `name | id | parent` (net/8021q/vlanproc.c).
 const VLAN_TABLE: &str = "/proc/thread-self/net/vlan/config";
@@ -157,6 +157,9 @@ pub(super) fn check(plan: &NodePlan) -> Result<(), DaemonError> {
     }
     if let Some(peer) = plan.peers.iter().find(|peer| usize::from(peer.link) >= plan.links.len()) {
         return Err(DaemonError::Plan(format!("peer {}: there is no link number {}", peer.name, peer.link)));
+    }
+    if let Some(link) = plan.links.iter().find(|link| link.mtu > MAX_MTU) {
+        return Err(DaemonError::Plan(format!("link {}: an mtu of {} is above {MAX_MTU}", link.name, link.mtu)));
     }
     for (at, link) in plan.links.iter().enumerate() {
         let AdapterPlan::Xdp { interface, .. } = &link.adapter else { continue };
