@@ -6,6 +6,7 @@
 pub mod args;
 mod client;
 mod command;
+mod drops;
 mod local;
 mod report;
 #[cfg(test)]
@@ -16,6 +17,8 @@ use std::process::ExitCode;
 
 use args::{Cli, LinkVerb, Verb};
 use florelay_dataplane::ipc::RequestBody;
+
+use crate::printable::printable_lines;
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -52,7 +55,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.verb) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("florelay: {}", explain(&error));
+            eprintln!("florelay: {}", printable_lines(&explain(&error)));
             ExitCode::from(code_of(&error))
         }
     }
@@ -89,7 +92,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Check { config, json } => local::check(&config, json),
+        Verb::Check { config, strict, json } => local::check(&config, strict, json),
         Verb::Up { config } => local::up(&config),
         Verb::Dataplane => crate::seam::dataplane().map(|()| ExitCode::SUCCESS),
         Verb::Control(args) => local::control(args),
