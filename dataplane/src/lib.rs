@@ -5,6 +5,8 @@ mod adapter;
 pub mod attach;
 pub mod broker;
 pub mod daemon;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 pub mod ipc;
 pub mod ipc_codec;

@@ -24,6 +24,17 @@ enum Ask {
     Detach { interface: String },
 }
 
+/// For [`crate::fuzzing`].
+pub(crate) fn is_request(body: &[u8]) -> bool {
+    match crate::ipc_codec::decode(body) {
+        Ok(Ask::Steer { entries, .. }) => entries.iter().all(|(key, value)| {
+            let _ = SteerValue::from_bytes(value);
+            SteerKey::from_bytes(key).is_some()
+        }),
+        other => other.is_ok(),
+    }
+}
+
 /// Counters, where they were asked for.
 type Reply = Result<Vec<(String, u64)>, String>;
 

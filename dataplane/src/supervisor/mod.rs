@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::broker::RemoteBroker;
+pub(crate) use self::broker::is_request;
 use self::children::Child;
 pub use self::daemon::{DataplaneError, dataplane};
 pub use self::privileges::{Keep, PrivilegeError, drop_privileges};
