@@ -12,5 +12,6 @@ pub mod config;
 pub mod hex;
 pub mod logging;
 pub mod pki;
+mod printable;
 pub mod process;
 pub mod seam;

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use florelay_engine::config::LinkId;
+use florelay_engine::config::{EngineConfig, LinkId, PeerCrypto};
 use florelay_engine::transport::tls::peer_crypto;
 
 use self::engines::Secrets;
@@ -34,6 +34,14 @@ use crate::plan::{AdapterPlan, NodePlan};
 use crate::ring::{GatewayBell, Rings, ToWorker};
 use crate::worker::{self, ports::Sharing};
 use crate::{adapter, crossing};
+
+/// For [`crate::fuzzing`]: what the engines of all workers would start with, every peer with the same crypto.
+pub(crate) fn engine_configs(plan: &NodePlan, crypto: &PeerCrypto) -> Result<Vec<EngineConfig>, DaemonError> {
+    engines::check(plan)?;
+    let crypto = vec![crypto.clone(); plan.peers.len()];
+    let secrets = Secrets { boot_id: 1, reset_key: [0; 32], seed: [0; 32], crypto };
+    (0..plan.workers.len()).map(|worker| engines::engine_config(plan, worker, &secrets)).collect()
+}
 
 /// Why a dataplane does not start, or has stopped.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,8 @@ pub mod attach;
 pub mod broker;
 mod crossing;
 pub mod daemon;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 pub mod ipc;
 pub mod ipc_codec;

@@ -4,7 +4,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use florelay_engine::oam::LIVENESS_FRAME_BYTES;
+use florelay_wire::eth::ETH_BYTES;
+use florelay_wire::udp::UDP_BYTES;
 use serde::{Deserialize, Serialize};
+
+/// Largest IP packet of a link in bytes: jumbo frames, with a little more. A worker's buffers are made for it.
+pub const MAX_MTU: u16 = 9216;
 
 /// Everything a node runs with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +128,25 @@ pub struct LinkPlan {
     pub liveness_key: [u8; 32],
     /// Up at start.
     pub admin_up: bool,
+}
+
+impl LinkPlan {
+    /// The least rate at which this link makes sense, in bit/s: one liveness frame within the detection time that it is
+    /// configured with. (A rate above that may still stretch the interval, to keep liveness to its share.)
+    #[must_use]
+    pub fn least_rate_bps(&self) -> u64 {
+        const NANOS_PER_SECOND: u128 = 1_000_000_000;
+        let bits = u128::from(self.liveness_frame_bytes()) * 8 * NANOS_PER_SECOND;
+        let detect_ns = u128::from(self.liveness_interval_ns) * u128::from(self.detect_multiplier);
+        u64::try_from(bits.div_ceil(detect_ns.max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of a liveness frame at layer 2, without a VLAN tag.
+    #[must_use]
+    pub fn liveness_frame_bytes(&self) -> u32 {
+        let ip = if self.local.is_ipv4() { 20 } else { 40 };
+        (LIVENESS_FRAME_BYTES + ETH_BYTES + ip + UDP_BYTES) as u32 + u32::from(self.extra_overhead)
+    }
 }
 
 /// One peer and the path to it.

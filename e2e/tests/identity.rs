@@ -40,7 +40,9 @@ fn a_station_of_another_name_or_ca_never_connects() {
     for node in [A, RELAY] {
         line.nodes.push(line.topology.start(node).unwrap());
     }
-    for (what, config) in [("another name", other_name), ("another CA", other_ca)] {
+    for (what, config, part) in
+        [("another name", other_name, "/node/impostor, expected "), ("another CA", other_ca, "certificate")]
+    {
         assert_ne!(config, right);
         fs::write(line.config(B), config).unwrap();
         line.program.check(line.config(B)).unwrap();
@@ -53,7 +55,11 @@ fn a_station_of_another_name_or_ca_never_connects() {
         println!("{what}: {}", refused.summary());
         assert_eq!(peer(&refused, "handshakes"), 0, "{what}: {}", refused.summary());
         let reason = refused.peers()[0]["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains("certificate"), "{what}: the reason says what is wrong: {}", refused.summary());
+        assert!(
+            reason.contains("certificate") && reason.contains(part),
+            "{what}: the reason says what is wrong: {}",
+            refused.summary()
+        );
         wrong.stop().unwrap();
     }
 

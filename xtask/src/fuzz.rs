@@ -1,5 +1,5 @@
 //! `fuzz`: cargo-fuzz over the targets in `fuzz/`, which stand outside the workspace because they need a
-//! nightly compiler.
+//! nightly compiler. What they call is in `fuzz/targets`, whose tests run the same without one.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::context::{Context, find_program};
 use crate::report::Report;
 use crate::setup;
 
-/// Fuzz targets, with a nightly compiler and cargo-fuzz.
+/// Fuzz targets, with a nightly compiler and cargo-fuzz. (`test` runs their seeds and seeded mutations without.)
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// One target; all of them, one after the other, if not given
@@ -42,6 +42,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     }
     setup::ensure(context)?;
     let mut report = Report::new();
+    report.step("seeds", || {
+        let seeds = ["run", "--package", "florelay-fuzz-targets", "--bin", "write-seeds", "fuzz/corpus"];
+        cmd::run(&mut context.cargo(&seeds))
+    });
     let limit = format!("-max_total_time={}", args.seconds);
     for target in &chosen {
         report.step(target, || {

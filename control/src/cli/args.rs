@@ -51,11 +51,18 @@ pub struct Target {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Check a configuration and the files that it names
-    #[command(after_help = "Example:\n  florelay check --config station-a.toml")]
+    ///
+    /// Warns of cores, interfaces and addresses that this machine lacks: the configuration may be another machine's.
+    #[command(
+        after_help = "Examples:\n  florelay check --config station-a.toml\n  florelay check --strict --config /etc/florelay/florelay.toml   (on the machine it is for)"
+    )]
     Check {
         /// The configuration
         #[arg(long, value_name = "FILE", env = "FLORELAY_CONFIG")]
         config: PathBuf,
+        /// What this machine lacks is an error
+        #[arg(long)]
+        strict: bool,
         /// Reasons, or the plan in brief, as JSON
         #[arg(long)]
         json: bool,
@@ -311,10 +318,13 @@ fn node_name(text: &str) -> Result<String, String> {
     names::check_node(text).map(|()| text.to_owned())
 }
 
-/// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes.
+/// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes, nothing that moves a terminal's cursor.
 pub(super) fn file_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 255 || text.contains(['/', '\0']) || text == "." || text == ".." {
         return Err("a file name without a directory, 1 to 255 bytes".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a file name without control characters".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -11,37 +11,52 @@ use std::thread;
 
 use anyhow::Context as _;
 use florelay_dataplane::supervisor::drop_privileges;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ControlArgs, PkiVerb};
 use super::{EXIT_CONFIG, report};
+use crate::config::{Diagnostic, Refusal};
 use crate::process::broker::Timing;
 use crate::process::server::{self, Dataplane};
 use crate::seam::{self, SupervisorOptions};
 use crate::{config, pki};
 
 /// `florelay check`.
-pub(super) fn check(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
-    match (config::load(path), as_json) {
-        (Ok(plan), false) => print!("{}", report::plan(path, &plan)),
-        (Ok(plan), true) => {
+pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<ExitCode> {
+    let checked = config::load_here(path)
+        .and_then(|(plan, lacks)| if strict && !lacks.is_empty() { Err(Refusal(lacks)) } else { Ok((plan, lacks)) });
+    match (checked, as_json) {
+        (Ok((plan, lacks)), false) => {
+            for warning in &lacks {
+                eprintln!("warning: {warning}");
+            }
+            print!("{}", report::plan(path, &plan));
+        }
+        (Ok((plan, lacks)), true) => {
             let (links, peers) = (plan.links.len(), plan.peers.len());
-            let ok = json!({ "ok": true, "node": plan.node, "realm": plan.realm, "links": links, "peers": peers, "transits": plan.transits.len() });
+            let ok = json!({
+                "ok": true, "node": plan.node, "realm": plan.realm, "links": links, "peers": peers,
+                "transits": plan.transits.len(), "warnings": diagnostics(&lacks),
+            });
             println!("{ok}");
         }
         (Err(refusal), false) => return Err(refusal.into()),
         (Err(refusal), true) => {
-            let errors: Vec<_> = refusal
-                .0
-                .iter()
-                .map(|d| json!({ "file": d.file, "line": d.line, "column": d.column, "key": d.key, "message": d.message, "hint": d.hint }))
-                .collect();
-            println!("{}", json!({ "ok": false, "errors": errors }));
+            println!("{}", json!({ "ok": false, "errors": diagnostics(&refusal.0) }));
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn diagnostics(all: &[Diagnostic]) -> Vec<Value> {
+    let one = |d: &Diagnostic| {
+        json!({
+            "file": d.file, "line": d.line, "column": d.column, "key": d.key, "message": d.message, "hint": d.hint,
+        })
+    };
+    all.iter().map(one).collect()
 }
 
 /// `florelay up`.

@@ -6,6 +6,7 @@
 pub mod args;
 mod client;
 mod command;
+mod drops;
 mod local;
 mod report;
 #[cfg(test)]
@@ -19,6 +20,8 @@ use florelay_dataplane::ipc::RequestBody;
 use florelay_dataplane::supervisor::SupervisorError;
 
 use crate::seam::Ended;
+
+use crate::printable::printable_lines;
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -55,7 +58,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.verb) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("florelay: {}", explain(&error));
+            eprintln!("florelay: {}", printable_lines(&explain(&error)));
             ExitCode::from(code_of(&error))
         }
     }
@@ -94,7 +97,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Check { config, json } => local::check(&config, json),
+        Verb::Check { config, strict, json } => local::check(&config, strict, json),
         Verb::Up { config } => local::up(&config),
         Verb::Dataplane => crate::seam::dataplane().map(|ended| match ended {
             Ended::Stopped => ExitCode::SUCCESS,

@@ -12,9 +12,11 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::drops;
 use crate::config::frame;
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::hex;
+use crate::printable::printable;
 
 /// Percentiles that `c2` prints.
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
@@ -71,7 +73,7 @@ pub(super) fn status(s: &Status) -> String {
     let mut rows =
         vec![["LINK", "STATE", "RUNG", "RATE", "RTT", "SENT", "RECEIVED", "DROPS"].map(str::to_owned).to_vec()];
     for l in &s.links {
-        let drops: u64 = l.counters.iter().filter(|(n, _)| n.starts_with("drop_")).map(|(_, v)| v).sum();
+        let drops: u64 = drops::of(&l.counters).map(|(_, count)| count).sum();
         let bytes = |name| l.counters.iter().find(|(n, _)| n == name).map_or("-".to_owned(), |(_, v)| show_bytes(*v));
         let rtt = l.rtt_ns.map_or("-".to_owned(), show_duration);
         rows.push(vec![
@@ -93,9 +95,10 @@ pub(super) fn status(s: &Status) -> String {
         for (higher, why) in &l.rung_reasons {
             let _ = writeln!(text, "  {} is not {}: {why}", l.name, rung(*higher));
         }
-        for (name, value) in l.counters.iter().filter(|(n, v)| n.starts_with("drop_") && *v > 0) {
-            let _ = writeln!(text, "  {} {name}: {value}", l.name);
-        }
+        text.push_str(&drops::line(&l.name, &l.counters));
+    }
+    for w in &s.workers {
+        text.push_str(&drops::line(&format!("worker {}", w.index), &w.counters));
     }
     let mut rows = vec![["PEER", "STATE", "RTT"].map(str::to_owned).to_vec()];
     for p in &s.peers {
@@ -195,7 +198,7 @@ pub(super) fn transfer_done(t: &TransferStatus, digest: &[u8; 32]) -> String {
     let rate = rate.map_or(String::new(), |r| format!(", {}", show_rate(Some(r))));
     format!(
         "{} {way} {}: {} in {}{rate}\nid {}\nBLAKE3 {}",
-        clean(&t.name),
+        printable(&t.name),
         t.peer,
         show_bytes(t.confirmed),
         show_duration(t.age_ns),
@@ -253,18 +256,13 @@ fn state(t: &TransferStatus) -> String {
     }
 }
 
-/// Control characters, which a peer's file name might carry, as question marks.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
 /// Left-aligned columns, two blanks between them.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();
     rows.iter().fold(String::new(), |mut text, row| {
-        let line: String = row.iter().zip(&widths).map(|(cell, w)| format!("{:w$}  ", clean(cell))).collect();
+        let line: String = row.iter().zip(&widths).map(|(cell, w)| format!("{:w$}  ", printable(cell))).collect();
         text.push_str(line.trim_end());
         text.push('\n');
         text

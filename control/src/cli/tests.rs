@@ -101,7 +101,7 @@ fn wrong_arguments_are_refused_with_a_reason() {
 #[test]
 fn errors_have_their_codes() {
     let missing = std::path::Path::new("/nonexistent/florelay.toml");
-    assert_eq!(code_of(&local::check(missing, false).unwrap_err()), EXIT_CONFIG);
+    assert_eq!(code_of(&local::check(missing, false, false).unwrap_err()), EXIT_CONFIG);
     assert_eq!(code_of(&local::up(missing).unwrap_err()), EXIT_CONFIG);
     let target = args::Target { socket: Some("/nonexistent/control.sock".into()), config: missing.into() };
     let error = command::status(&target, false).unwrap_err();
@@ -167,7 +167,7 @@ fn status_for_people_says_why() {
         "10 Mbit/s",
         "to-relay is down: nothing heard for 300 ms",
         "to-relay is not zero-copy: veth has no zero-copy",
-        "drop_ttl: 4",
+        "to-relay drops: ttl 4",
         "dark (link to-relay is down)",
         "50 B of 200 B (25 %)",
         "STALLED",

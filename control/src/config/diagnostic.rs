@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::printable::printable;
+
 /// One reason why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -26,14 +28,14 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        write!(f, "{}", printable(&self.file.to_string_lossy()))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
+            write!(f, ": {}", printable(&self.key))?;
         }
-        write!(f, ": {}\n    hint: {}", self.message, self.hint)
+        write!(f, ": {}\n    hint: {}", printable(&self.message), printable(&self.hint))
     }
 }
 
@@ -145,6 +147,18 @@ mod tests {
         assert_eq!(source.position(6), (2, 1));
         assert_eq!(source.position(source.text.find('x').unwrap()), (2, 9));
         assert_eq!(source.position(usize::MAX), (3, 1));
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters() {
+        let mut source = Source::new(Path::new("f\u{1b}[2J"), "");
+        source.error(&(0..0), "link[\u{1b}[31m]", "there is no link \"\u{7}\nx\"", "one of: \r");
+        let refusal = source.refuse::<()>().unwrap_err();
+        let shown = refusal.to_string();
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        assert_eq!(shown.lines().count(), 3, "{shown:?}");
+        // Programs get what was really there.
+        assert!(refusal.0[0].key.contains('\u{1b}'));
     }
 
     #[test]

@@ -117,12 +117,18 @@ fn secret_file(source: &mut Source<'_>, field: &Field<PathBuf>) -> Option<Vec<u8
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// A regular file of at most 1 MiB.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let regular = |metadata: fs::Metadata| match metadata.file_type() {
+        kind if kind.is_file() => Ok(()),
+        kind if kind.is_dir() => Err(io::Error::other("it is a directory")),
+        _ => Err(io::Error::other("not a regular file")),
+    };
+    // Asked before it is opened: opening a FIFO waits for a writer, reading a device may never end. And after, because it
+    // may have been exchanged meanwhile.
+    regular(fs::metadata(path)?)?;
     let file = fs::File::open(path)?;
-    // Opening a FIFO or a device could hang or never end.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    regular(file.metadata()?)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use florelay_dataplane::plan::{AdapterPlan, LinkPlan, Rung};
+use florelay_dataplane::plan::{AdapterPlan, LinkPlan, MAX_MTU, Rung};
 use toml::de::DeValue;
 
 use super::diagnostic::Source;
@@ -56,7 +56,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     let remote = t.required(source, "remote", "\"10.0.0.2:6635\"", address);
     addresses(source, local.as_ref(), remote.as_ref());
 
-    let mtu_given = t.required(source, "mtu", "1500", integer(1..=u64::from(u16::MAX)));
+    let mtu_given = t.required(source, "mtu", "1500", integer(1..=u64::from(MAX_MTU)));
     let mtu = mtu_given.map(|f| f.map(|n| u16::try_from(n).unwrap_or(u16::MAX)));
     if let (Some(mtu), Some(local)) = (&mtu, &local) {
         check_mtu(source, mtu, &local.value, "");
@@ -87,6 +87,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
     table.close(source);
 
+    let rate_span = rate.clone();
     let plan = (|| {
         let (interval, detect, key) = liveness?;
         Some(LinkPlan {
@@ -108,7 +109,30 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
             admin_up,
         })
     })();
+    if let (Some(rate), Some(plan)) = (rate_span, &plan) {
+        check_rate(source, &rate, plan);
+    }
     LinkDraft { name, local, mtu, worker, plan }
+}
+
+/// Refuses a rate at which the link would never be heard in time.
+fn check_rate(source: &mut Source<'_>, rate: &Field<Option<u64>>, plan: &LinkPlan) {
+    let least = plan.least_rate_bps();
+    // A rate of 0 has its own reason.
+    if rate.value.is_none_or(|bps| bps == 0 || bps >= least) {
+        return;
+    }
+    let detect = plan.liveness_interval_ns.saturating_mul(plan.detect_multiplier.into());
+    rate.error(
+        source,
+        format!(
+            "a rate of {} cannot carry one liveness frame of {} bytes in the detection time, {}",
+            units::show_rate(rate.value),
+            plan.liveness_frame_bytes(),
+            units::show_duration(detect),
+        ),
+        format!("at least \"{least} bit/s\", or a longer liveness.interval"),
+    );
 }
 
 /// Refuses an MTU too small for QUIC, with the numbers.

@@ -12,6 +12,7 @@ mod diagnostic;
 mod files;
 pub mod frame;
 mod link;
+mod machine;
 pub mod names;
 mod node;
 mod path;
@@ -21,7 +22,6 @@ mod tests;
 pub mod units;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use florelay_dataplane::plan::NodePlan;
@@ -47,6 +47,18 @@ pub fn load(path: &Path) -> Result<NodePlan, Refusal> {
     compile(path, &read_text(path)?, Checks::Full)
 }
 
+/// [`load`], and what this machine lacks of what the plan names: cores, interfaces, addresses. Each has its place in the
+/// file like an error.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_here(path: &Path) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
+    let text = read_text(path)?;
+    let plan = compile(path, &text, Checks::Full)?;
+    let lacks = machine::lacks(path, &text, &plan);
+    Ok((plan, lacks))
+}
+
 /// Compiles a configuration text. `path` is where it came from; paths inside are relative to it.
 ///
 /// # Errors
@@ -58,7 +70,12 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
         for error in syntax {
             let span = error.span().unwrap_or(0..0);
             let key = key_in_line(text, span.start);
-            source.error(&span, key, format!("not TOML: {}", error.message().trim()), "TOML's syntax: https://toml.io");
+            let message = error.message().trim();
+            if message == "duplicate key" {
+                source.error(&span, key, "this key is in its section already", "remove one of the two");
+                continue;
+            }
+            source.error(&span, key, format!("not TOML: {message}"), "TOML's syntax: https://toml.io");
         }
         return source.refuse();
     }
@@ -151,15 +168,16 @@ pub fn control_socket(path: &Path) -> Result<PathBuf, Refusal> {
 pub const CONTROL_SOCKET: &str = "control.sock";
 
 fn read_text(path: &Path) -> Result<String, Refusal> {
-    fs::read_to_string(path).map_err(|e| {
-        Refusal(vec![Diagnostic {
-            file: path.to_owned(),
-            line: 0,
-            column: 0,
-            key: String::new(),
-            message: format!("cannot be read: {e}"),
-            hint: "name the configuration with --config FILE".to_owned(),
-        }])
+    let refusal = |line, message, hint: &str| {
+        let (file, hint) = (path.to_owned(), hint.to_owned());
+        Refusal(vec![Diagnostic { file, line, column: line.min(1), key: String::new(), message, hint }])
+    };
+    let bytes = files::read_bounded(path)
+        .map_err(|e| refusal(0, format!("cannot be read: {e}"), "name the configuration with --config FILE"))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        refusal(line, "this line is not UTF-8 text".to_owned(), "save the file as UTF-8")
     })
 }
 

@@ -64,7 +64,12 @@ pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateErro
 /// # Errors
 /// [`CertificateError::Unreadable`].
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|e| CertificateError::Unreadable(format!("not a PEM private key: {e}")))
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| {
+        CertificateError::Unreadable(match e {
+            rustls_pki_types::pem::Error::NoItemsFound => "no private key in it".to_owned(),
+            other => format!("not a PEM private key: {other}"),
+        })
+    })
 }
 
 /// Checks the first certificate of `chain`: carries exactly `expected` as its only URI, is valid `now`, and is signed,

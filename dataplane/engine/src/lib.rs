@@ -17,6 +17,8 @@ pub mod api;
 pub mod config;
 pub mod egress;
 pub mod fib;
+#[doc(hidden)]
+pub mod fuzzing;
 mod messages;
 mod node;
 pub mod oam;

@@ -162,6 +162,17 @@ impl Session {
     }
 }
 
+/// For [`crate::fuzzing`].
+impl Session {
+    pub(crate) fn deliver(&mut self, bytes: &[u8]) {
+        self.inbox.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn take_outbox(&mut self) -> Vec<u8> {
+        self.outbox.split().to_vec()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

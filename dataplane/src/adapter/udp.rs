@@ -172,13 +172,19 @@ impl UdpLink {
                 continue;
             }
             let ecn = meta.ecn.map_or(Ecn::NotEct, |ecn| Ecn::from_bits(ecn as u8));
-            for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+            for datagram in segments(buffer, meta.len, meta.stride) {
                 each(datagram, ecn);
                 count += 1;
             }
         }
         count
     }
+}
+
+/// The datagrams of a GRO train: `len` bytes of `buffer`, cut every `stride` bytes. The kernel's two numbers are not
+/// believed beyond the buffer: of what is not in it there is nothing to hand on.
+pub(crate) fn segments(buffer: &[u8], len: usize, stride: usize) -> impl Iterator<Item = &[u8]> {
+    buffer[..len.min(buffer.len())].chunks(stride.max(1))
 }
 
 /// A second handle of a link's socket that only provokes next-hop resolution.

@@ -14,7 +14,7 @@ use florelay_wire::udp::UDP_BYTES;
 
 use super::DaemonError;
 use crate::adapter::share::workers_on;
-use crate::plan::{AdapterPlan, LinkPlan, NodePlan, PeerPlan, TransitEndPlan, TransitPlan};
+use crate::plan::{AdapterPlan, LinkPlan, MAX_MTU, NodePlan, PeerPlan, TransitEndPlan, TransitPlan};
 
 /// VLAN interfaces of the calling thread's network namespace: `name | id | parent` (net/8021q/vlanproc.c).
 const VLAN_TABLE: &str = "/proc/thread-self/net/vlan/config";
@@ -172,6 +172,9 @@ pub(super) fn check(plan: &NodePlan) -> Result<(), DaemonError> {
     for row in &plan.transits {
         link_of(plan, row.a.link)?;
         link_of(plan, row.b.link)?;
+    }
+    if let Some(link) = plan.links.iter().find(|link| link.mtu > MAX_MTU) {
+        return Err(DaemonError::Plan(format!("link {}: an mtu of {} is above {MAX_MTU}", link.name, link.mtu)));
     }
     transits(plan).map(drop)
 }

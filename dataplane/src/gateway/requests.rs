@@ -108,6 +108,13 @@ impl Gateway {
         if rate_bps == Some(0) {
             return Err("a rate of 0 would stop the link; use `link down`".into());
         }
+        if rate_bps.is_some_and(|rate| rate < plan.least_rate_bps()) {
+            return Err(format!(
+                "less than {} bit/s cannot carry one liveness frame of {} bytes in the link's detection time",
+                plan.least_rate_bps(),
+                plan.liveness_frame_bytes()
+            ));
+        }
         if rate.burst_bytes < frame {
             return Err(format!("the burst of {} bytes is smaller than one frame of {frame}", rate.burst_bytes));
         }

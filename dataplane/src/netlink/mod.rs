@@ -14,6 +14,8 @@ pub mod follow;
 pub mod table;
 
 mod convert;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod socket;
 
 pub use follow::{Follower, Options};

@@ -23,7 +23,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use florelay_wire::eth::MacAddr;
+use florelay_wire::eth::{MAX_VLAN_ID, MacAddr};
 
 /// A link whose next hop is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl Table {
             None => (holder, None),
             Some((parent, vlan)) => {
                 let parent = self.devices.get(&parent).ok_or(Obstacle::NoParent(&holder.name))?;
-                if parent.vlan.is_some() || vlan == 0 {
+                if parent.vlan.is_some() || !(1..=MAX_VLAN_ID).contains(&vlan) {
                     return Err(Obstacle::StackedVlan(&holder.name));
                 }
                 (parent, Some(vlan))

@@ -62,6 +62,18 @@ enum Answer {
     Counters(Vec<(String, u64)>),
 }
 
+/// For [`crate::fuzzing`].
+pub(crate) fn is_request(body: &[u8]) -> bool {
+    match crate::ipc_codec::decode(body) {
+        Ok(Ask::Steer { entries, .. }) => entries.iter().all(|(key, value)| {
+            let _ = SteerValue::from_bytes(value);
+            SteerKey::from_bytes(key).is_some()
+        }),
+        other => other.is_ok(),
+    }
+}
+
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Refusal {
     /// Where it was the kernel that refused and the dataplane acts on its answer.

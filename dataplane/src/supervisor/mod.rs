@@ -37,6 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 pub use self::broker::RemoteBroker;
+pub(crate) use self::broker::is_request;
 use self::broker::{Office, lock};
 use self::children::Child;
 pub use self::daemon::{DataplaneError, Ended, dataplane};

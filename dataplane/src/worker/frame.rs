@@ -3,7 +3,7 @@
 use florelay_engine::FrameBuf;
 
 /// Capacity of a heap frame in bytes: a jumbo frame's link payload.
-pub(crate) const HEAP_FRAME_BYTES: usize = 9216;
+pub(crate) const HEAP_FRAME_BYTES: usize = crate::plan::MAX_MTU as usize;
 
 /// A frame in hand.
 pub(crate) enum WorkerFrame {

@@ -49,6 +49,8 @@
 mod driver;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kick;
 mod ladder;
 pub mod poll;

@@ -76,18 +76,29 @@ pub(super) fn exploring(topology: &Topology, program: &Program) {
     println!("\n  received files: {}", b.inbox.display());
 }
 
-/// Every latency that `c2 --json` reports, in milliseconds, in its own order of percentiles.
+/// Every latency that `c2 --json` reports, in milliseconds, by rank: the JSON object has them by name.
 fn latencies(report: &Value) -> String {
     let mut found = Vec::new();
     collect(report, "", &mut found);
     if found.is_empty() {
         return format!("no latencies in {report}");
     }
-    found.sort_by(|a, b| a.1.total_cmp(&b.1));
+    found.sort_by(|a, b| rank(&a.0).total_cmp(&rank(&b.0)));
     let parts: Vec<String> = found.iter().map(|(name, ms)| format!("{name} {ms:.2} ms")).collect();
     match report["count"].as_u64().or_else(|| report["acknowledged"].as_u64()).or_else(|| report["acked"].as_u64()) {
         Some(count) => format!("{count} acknowledged, round trip {}", parts.join(", ")),
         None => format!("round trip {}", parts.join(", ")),
+    }
+}
+
+/// The percentile that a name means: `min` 0, `p50` 50, `p99.9` and `p999` 99.9, `max` 100.
+fn rank(name: &str) -> f64 {
+    let last = name.rsplit('_').next().unwrap_or(name);
+    match last.strip_prefix('p').map(|digits| (digits.parse::<f64>(), digits)) {
+        Some((Ok(rank), digits)) if rank > 100.0 && !digits.contains('.') => rank / 10.0,
+        Some((Ok(rank), _)) => rank,
+        _ if last == "min" => 0.0,
+        _ => 100.0,
     }
 }
 
@@ -129,6 +140,13 @@ mod tests {
         let report =
             json!({"count": 3, "rtt": {"p50_ns": 1_500_000, "p99_ns": 2_000_000}, "max_ms": 2.5, "interval_ms": 50});
         assert_eq!(latencies(&report), "3 acknowledged, round trip p50 1.50 ms, p99 2.00 ms, max 2.50 ms");
+        // As `c2 --json` really writes them, where two are equal or a cold start makes the mean odd.
+        let report = json!({"count": 9, "max_ns": 4_000_000, "mean_ns": 1, "min_ns": 1_000_000, "p50_ns": 2_000_000,
+            "p90_ns": 4_000_000, "p99.9_ns": 4_000_000, "p99_ns": 4_000_000});
+        assert_eq!(
+            latencies(&report),
+            "9 acknowledged, round trip min 1.00 ms, p50 2.00 ms, p90 4.00 ms, p99 4.00 ms, p99.9 4.00 ms, max 4.00 ms"
+        );
         assert!(latencies(&Value::Null).contains("no latencies"));
     }
 }

@@ -42,11 +42,14 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
         "leaves 1199 bytes for a QUIC packet; QUIC needs 1200 (IPv6 takes 40",
     ),
     ("mtu = 1500", "mtu = 1239", "link[to-a].mtu", "at least 1240; 1500 leaves 1460"),
-    ("mtu = 1500", "mtu = 70000", "link[to-a].mtu", "1 to 65535"),
+    ("mtu = 1500", "mtu = 9217", "link[to-a].mtu", "1 to 9216"),
     ("mtu = 1500", "mtu = \"1500\"", "link[to-a].mtu", "a string where an integer"),
     ("rate = \"10 Mbit/s\"", "rate = \"10 Mbits\"", "link[to-a].rate", "unknown unit \"Mbits\""),
     ("rate = \"10 Mbit/s\"", "rate = 10000000", "link[to-a].rate", "quantity with a unit"),
     ("rate = \"10 Mbit/s\"", "rate = \"0 bit/s\"", "link[to-a].rate", "up = false"),
+    // 76 + 42 + 4 bytes in five intervals of 200 ms
+    ("rate = \"10 Mbit/s\"", "rate = \"1 bit/s\"", "link[to-a].rate", "frame of 122 bytes in the detection time, 1 s"),
+    ("rate = \"10 Mbit/s\"", "rate = \"975 bit/s\"", "link[to-a].rate", "at least \"976 bit/s\", or a longer"),
     (
         "rate = \"uncapped\"",
         "rate = \"uncapped\"\ncongestion = \"contracted\"",
@@ -90,6 +93,6 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("b = { link = \"to-c\"", "b = { link = \"to-e\"", "transit[0].b.link", "there is no link"),
     ("weight = 7", "wait = 7", "transit[0].wait", "unknown key"),
     ("[[transit]]", "[[tranzit]]", "tranzit", "did you mean \"transit\"?"),
-    ("mtu = 1500", "mtu = 1500\nmtu = 1400", "mtu", "not TOML"),
+    ("mtu = 1500", "mtu = 1500\nmtu = 1400", "mtu", "in its section already"),
     ("mtu = 1500", "mtu = ", "mtu", "not TOML"),
 ];

@@ -8,6 +8,7 @@ use crate::config::{PeerId, Role};
 use crate::port::FrameBuf;
 use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, SessionError};
 use crate::time::Nanos;
+use crate::transport::tls::plain;
 use crate::transport::{Handle, Lane};
 
 const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
@@ -76,11 +77,11 @@ impl<F: FrameBuf> Engine<F> {
             } else {
                 state.stats.handshake_failures += 1;
             }
-            tracing::info!(peer = %state.config.name, ?lane, %reason, "connection lost");
+            tracing::info!(peer = %state.config.name, ?lane, reason = plain(&reason.to_string()), "connection lost");
         }
         if current {
             self.transport.unset_current(peer, lane);
-            self.set_peer_state(peer, PeerState::Lost(reason.to_string().into()));
+            self.set_peer_state(peer, PeerState::Lost(plain(&reason.to_string()).into()));
             self.schedule_dial(now, peer, lane);
         }
     }

@@ -330,6 +330,18 @@ impl<F: FrameBuf> Engine<F> {
     }
 }
 
+/// For [`crate::fuzzing`].
+impl<F: FrameBuf> Engine<F> {
+    pub(crate) fn transport_mut(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    pub(crate) fn touched(&mut self, peer: PeerId, handle: Handle, lane: Lane) {
+        self.transport.mark_dirty(handle);
+        self.mark_ready(peer, lane);
+    }
+}
+
 fn liveness_seed(seed: &[u8; 32], link: LinkId) -> u64 {
     let hash = blake3::keyed_hash(seed, &link.0.to_be_bytes());
     let mut first = [0; 8];

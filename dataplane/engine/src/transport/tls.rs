@@ -4,6 +4,7 @@
 //! path of `station-b` can only ever be `station-b`. No tickets are sent: a resumed session would skip the
 //! verifier, and with it every revocation.
 
+use std::fmt;
 use std::sync::Arc;
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -13,7 +14,9 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::PeerCrypto;
@@ -105,12 +108,40 @@ struct Verifier {
 
 impl Verifier {
     fn check_identity(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        let found = spiffe_id(certificate)?;
-        if found == *self.spiffe_id {
+        let found = spiffe_id(certificate).ok();
+        if found.as_deref() == Some(&*self.spiffe_id) {
             return Ok(());
         }
-        tracing::warn!(expected = %self.spiffe_id, %found, "peer refused: wrong identity");
-        Err(CertificateError::ApplicationVerificationFailure.into())
+        let refused = WrongIdentity { expected: self.spiffe_id.clone(), found };
+        tracing::warn!(%refused, "peer refused");
+        Err(CertificateError::Other(OtherError(Arc::new(refused))).into())
+    }
+}
+
+/// A certificate of the realm, but not the expected peer's.
+#[derive(thiserror::Error)]
+#[error(
+    "the certificate is for {}, expected {expected}",
+    found.as_deref().unwrap_or("nobody (it must carry exactly one URI)")
+)]
+struct WrongIdentity {
+    expected: Box<str>,
+    found: Option<String>,
+}
+
+/// rustls shows the errors of others by their `Debug`, and people are to read this one.
+impl fmt::Debug for WrongIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The reason why a connection ended without what rustls wraps around an error of ours.
+pub(crate) fn plain(reason: &str) -> String {
+    const FRONT: &str = "invalid peer certificate: Other(OtherError(";
+    match reason.split_once(FRONT) {
+        Some((before, ours)) => format!("{before}{}", ours.strip_suffix("))").unwrap_or(ours)),
+        None => reason.to_owned(),
     }
 }
 
@@ -208,5 +239,23 @@ impl ClientCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_identity_is_said_without_wrapping() {
+        let text = |found: Option<&str>| {
+            let refused = WrongIdentity { expected: "spiffe://r/node/b".into(), found: found.map(str::to_owned) };
+            let error = Error::from(CertificateError::Other(OtherError(Arc::new(refused))));
+            plain(&format!("the cryptographic handshake failed: error 46: {error}"))
+        };
+        let front = "the cryptographic handshake failed: error 46: the certificate is for";
+        assert_eq!(text(Some("spiffe://r/node/c")), format!("{front} spiffe://r/node/c, expected spiffe://r/node/b"));
+        assert!(text(None).starts_with(&format!("{front} nobody (")), "{}", text(None));
+        assert_eq!(plain("timed out"), "timed out");
     }
 }

@@ -119,7 +119,7 @@ fn a_vlan_interface_gives_tag_and_parent_whichever_of_both_is_named() {
     table.apply(Update::Device(Device { carrier: false, ..device(2, "eth0") }));
     assert_eq!(lost(&table, &spec).0, "interface eth0 has no carrier");
     table.apply(Update::Device(device(2, "eth0")));
-    for vlan in [Some((5, 7)), Some((2, 0))] {
+    for vlan in [Some((5, 7)), Some((2, 0)), Some((2, 4095)), Some((2, u16::MAX))] {
         table.apply(Update::Device(Device { vlan, ..tagged.clone() }));
         let reason = "VLAN interface eth0.100 needs more than one 802.1Q tag, or another kind of tag";
         assert_eq!(lost(&table, &spec).0, reason);
