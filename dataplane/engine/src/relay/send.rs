@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
     confirmed: u64,
     /// Size and digest, once the gateway has said them.
     end: Option<(u64, [u8; 32])>,
-    /// The open stripe and the bytes it can still take.
+    /// The open stripe and the bytes until it is long enough.
     stripe: Option<(StreamId, u64)>,
     /// The receiver has accepted on this connection.
     flowing: bool,
@@ -299,8 +299,8 @@ fn write_packet(
                 (stream, STRIPE_BYTES)
             }
         };
-        // A packet may take the end of one supplied piece and the beginning of the next.
-        let mut room = room.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // A packet may take the end of one supplied piece and the beginning of the next. It is full also where the stripe
+        // ends, which is at the first packet that reaches its length.
         let mut pieces = [Bytes::new(), Bytes::new()];
         for (piece, supplied) in pieces.iter_mut().zip(&transfer.supply) {
             *piece = supplied.slice(..room.min(supplied.len()));
@@ -327,7 +327,7 @@ fn write_packet(
             transfer.supply.pop_front();
         }
         transfer.sent += written as u64;
-        let left = left - written as u64;
+        let left = left.saturating_sub(written as u64);
         transfer.stripe = Some((stream, left));
         let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);
         if left == 0 || whole {

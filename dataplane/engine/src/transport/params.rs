@@ -12,7 +12,7 @@ use super::bounded::BoundedConfig;
 use super::contracted::{ContractedConfig, window_bytes};
 use crate::config::{Congestion, PeerConfig};
 
-/// Payload of the stripes that this end sends, in bytes; see `relay`. Each packet is a segment of its stream, and
+/// Payload at which this end finishes a stripe, in bytes; see `relay`. Each packet is a segment of its stream, and
 /// quinn-proto walks the segments that are not acknowledged for each packet: with 92 of them that costs less than
 /// opening streams more often would.
 pub(crate) const STRIPE_BYTES: u64 = 128 << 10;
