@@ -19,7 +19,8 @@ pub fn thread_cpu() -> Duration {
 #[derive(Debug)]
 pub struct Shares {
     began: Instant,
-    began_cpu: Duration,
+    /// `None`: CPU time is not of interest.
+    began_cpu: Option<Duration>,
     /// Charged to the sender.
     pub sender: Duration,
     /// Charged to the receiver.
@@ -30,14 +31,23 @@ impl Shares {
     /// Starts now, with nothing charged.
     #[must_use]
     pub fn start() -> Self {
-        Self { began: Instant::now(), began_cpu: thread_cpu(), sender: Duration::ZERO, receiver: Duration::ZERO }
+        Self { began_cpu: Some(thread_cpu()), ..Self::wall_only() }
+    }
+
+    /// Starts now, without the CPU clock: rustix looks for the vDSO, which is not there under valgrind.
+    #[must_use]
+    pub fn wall_only() -> Self {
+        Self { began: Instant::now(), began_cpu: None, sender: Duration::ZERO, receiver: Duration::ZERO }
     }
 
     /// What a packet costs either side.
     #[must_use]
     pub fn per_packet(&self, packets: u64, stream_bytes: u64) -> PacketCost {
         let wall = self.began.elapsed().as_secs_f64();
-        let on_cpu = if wall > 0.0 { (thread_cpu() - self.began_cpu).as_secs_f64() / wall } else { 1.0 };
+        let on_cpu = match self.began_cpu {
+            Some(began) if wall > 0.0 => (thread_cpu() - began).as_secs_f64() / wall,
+            _ => 1.0,
+        };
         let per = |time: Duration| time.as_secs_f64() * 1e9 / packets.max(1) as f64;
         PacketCost {
             send_ns: per(self.sender),

@@ -15,6 +15,7 @@ use florelay_engine::{Command, Event, Nanos};
 use crate::DATA_PACKET_MIN_BYTES;
 use crate::clock::{PacketCost, Shares};
 use crate::credentials;
+use crate::instructions::{Moved, Side, charge};
 use crate::payload::Payload;
 use crate::rig::{HeapFrame, Node, hand_over, pair};
 
@@ -54,6 +55,10 @@ pub struct Transfer {
     received: u64,
     received_before: u64,
     packets: u64,
+    answers: u64,
+    /// Instead of real time: the time, and how far each round moves it.
+    virtual_time: Option<(Nanos, Duration)>,
+    counting: bool,
     shares: Shares,
     connected: bool,
     last_progress: Instant,
@@ -65,6 +70,18 @@ impl Transfer {
     /// # Errors
     /// The nodes do not connect.
     pub fn start(rate_bps: Option<u64>) -> Result<Self> {
+        Self::begin(rate_bps, None)
+    }
+
+    /// The same, with a clock that is moved by `step` a round, whatever time it takes.
+    ///
+    /// # Errors
+    /// The nodes do not connect.
+    pub fn start_virtual(rate_bps: Option<u64>, step: Duration) -> Result<Self> {
+        Self::begin(rate_bps, Some((Nanos::ZERO, step)))
+    }
+
+    fn begin(rate_bps: Option<u64>, virtual_time: Option<(Nanos, Duration)>) -> Result<Self> {
         let [a, b] = pair(rate_bps, &credentials::both_sides()?)?;
         let mut made = Self {
             a,
@@ -75,7 +92,10 @@ impl Transfer {
             received: 0,
             received_before: 0,
             packets: 0,
-            shares: Shares::start(),
+            answers: 0,
+            virtual_time,
+            counting: false,
+            shares: Shares::wall_only(),
             connected: false,
             last_progress: Instant::now(),
         };
@@ -95,18 +115,28 @@ impl Transfer {
     pub fn round(&mut self) -> Result<()> {
         let start = Instant::now();
         let now = self.now(start);
-        self.a.timers(now);
-        self.a.engine.transmit(now, LINK, &mut self.a.port);
+        let counting = self.counting;
+        charge(counting, Side::Sender, || {
+            self.a.timers(now);
+            self.a.engine.transmit(now, LINK, &mut self.a.port);
+        });
         let is_data = |frame: &HeapFrame| frame.bytes().len() >= DATA_PACKET_MIN_BYTES;
         let packets = self.a.port.out.iter().filter(|(_, frame, _)| is_data(frame)).count();
         let at_b = Instant::now();
-        let mut moved = hand_over(now, &mut self.a.port, &mut self.b, LINK);
-        self.b.timers(now);
-        self.events_of_b(now)?;
-        self.b.engine.transmit(now, LINK, &mut self.b.port);
+        let mut moved = charge(counting, Side::Receiver, || {
+            let moved = hand_over(now, &mut self.a.port, &mut self.b, LINK);
+            self.b.timers(now);
+            self.events_of_b(now)?;
+            self.b.engine.transmit(now, LINK, &mut self.b.port);
+            anyhow::Ok(moved)
+        })?;
+        self.answers += self.b.port.out.len() as u64;
         let at_a = Instant::now();
-        moved += hand_over(now, &mut self.b.port, &mut self.a, LINK);
-        self.events_of_a(now)?;
+        moved += charge(counting, Side::Sender, || {
+            let moved = hand_over(now, &mut self.b.port, &mut self.a, LINK);
+            self.events_of_a(now)?;
+            anyhow::Ok(moved)
+        })?;
         let end = Instant::now();
         if moved > 0 {
             self.packets += packets as u64;
@@ -142,8 +172,9 @@ impl Transfer {
 
     /// Forget what was charged so far.
     pub fn restart_count(&mut self) {
-        self.shares = Shares::start();
+        self.shares = if self.virtual_time.is_some() { Shares::wall_only() } else { Shares::start() };
         self.packets = 0;
+        self.answers = 0;
         self.received_before = self.received;
     }
 
@@ -153,7 +184,22 @@ impl Transfer {
         self.shares.per_packet(self.packets, self.received - self.received_before)
     }
 
-    fn now(&self, at: Instant) -> Nanos {
+    /// From now on, each side works inside its fence.
+    pub fn count_instructions(&mut self) {
+        self.counting = true;
+    }
+
+    /// What moved since [`restart_count`](Self::restart_count).
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        Moved { packets: self.packets, answers: self.answers, bytes: self.received - self.received_before }
+    }
+
+    fn now(&mut self, at: Instant) -> Nanos {
+        if let Some((now, step)) = &mut self.virtual_time {
+            *now = *now + *step;
+            return *now;
+        }
         Nanos::ZERO + at.saturating_duration_since(self.epoch)
     }
 
@@ -178,20 +224,24 @@ impl Transfer {
     }
 
     fn events_of_b(&mut self, now: Nanos) -> Result<()> {
+        let before = self.received;
         while let Some(event) = self.b.engine.poll_event() {
             match event {
                 Event::Offered { id, .. } => self.b.engine.handle_command(now, Command::Accept { id, offset: 0 }),
-                Event::Data { id, offset, data } => {
+                Event::Data { offset, data, .. } => {
                     ensure!(offset == self.received, "bytes of {offset} instead of {}", self.received);
                     let expected = self.payload.piece(offset, offset + COMPARED_BYTES.min(data.len()) as u64);
                     ensure!(data.starts_with(&expected), "wrong bytes at {offset}");
                     self.received += data.len() as u64;
                     self.last_progress = Instant::now();
-                    self.b.engine.handle_command(now, Command::Written { id, offset: self.received });
                 }
                 Event::TransferEnded { result, .. } => bail!("the transfer ended at B: {result:?}"),
                 _ => {}
             }
+        }
+        // As the gateway does: one confirmation for what a burst has brought.
+        if self.received > before {
+            self.b.engine.handle_command(now, Command::Written { id: ID, offset: self.received });
         }
         Ok(())
     }

@@ -9,6 +9,8 @@
 //!     engine_memory   our engine, no wire                   │
 //!     quinn_sockets   quinn over UDP sockets                ├─ ratios
 //!     end_to_end      two nodes, a file                ─────┘
+//!
+//!   florelay-bench instructions            quic_memory and engine_memory under valgrind: instructions a packet
 //! ```
 //!
 //! Owner of namespaces, interfaces and pinned objects is [`bed::Bed`]; dropping it removes them. Every figure is a
@@ -29,6 +31,7 @@ pub mod context;
 pub mod credentials;
 pub mod end_to_end;
 pub mod engine_memory;
+pub mod instructions;
 pub mod node_config;
 pub mod payload;
 pub mod quic_memory;

@@ -1,13 +1,14 @@
 //! `florelay-bench`: see the library for what is measured and how.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use florelay_bench::{bed, veth};
+use florelay_bench::instructions::RowKind;
+use florelay_bench::{bed, instructions, veth};
 
 /// Benchmarks of florelay.
 #[derive(Debug, Parser)]
@@ -21,6 +22,21 @@ struct Cli {
 enum Verb {
     /// How to run the micro benchmarks
     Micro,
+    /// Instructions per packet of QUIC in memory, bare and through the engine, counted by valgrind
+    Instructions {
+        /// Keep callgrind's files in this folder
+        #[arg(long, value_name = "FOLDER")]
+        keep: Option<PathBuf>,
+        /// Write the figures as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// One row, for the process that valgrind watches
+    #[command(hide = true)]
+    Row {
+        /// Which
+        row: RowKind,
+    },
     /// One veth hop beside its bounds and beside quinn; as root
     Veth {
         /// How many times everything is measured
@@ -48,18 +64,29 @@ fn main() -> Result<()> {
         .init();
     match Cli::parse().verb {
         Verb::Micro => println!("cargo bench -p florelay-bench [-- FILTER]"),
+        Verb::Instructions { keep, json } => {
+            let counts = instructions::run(keep.as_deref())?;
+            println!("{}", counts.table());
+            if let Some(path) = json {
+                write_json(&path, &counts)?;
+            }
+        }
+        Verb::Row { row } => println!("{}", serde_json::to_string(&instructions::run_row(row)?)?),
         Verb::Veth { rounds, seconds, file_mb, florelay, json } => {
             clean_up_on_signals()?;
             let duration = Duration::from_secs(seconds);
             let report = veth::run(&veth::Options { rounds, duration, file_mb, program: florelay })?;
             println!("{}", report.table());
             if let Some(path) = json {
-                std::fs::write(&path, serde_json::to_string_pretty(&report)?)
-                    .with_context(|| path.display().to_string())?;
+                write_json(&path, &report)?;
             }
         }
     }
     Ok(())
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    std::fs::write(path, serde_json::to_string_pretty(value)?).with_context(|| path.display().to_string())
 }
 
 /// SIGINT and SIGTERM remove the namespaces before they end the process.

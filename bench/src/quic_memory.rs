@@ -19,6 +19,7 @@ use quinn_proto::{
 
 use crate::clock::{PacketCost, Shares};
 use crate::credentials;
+use crate::instructions::{Moved, Side, charge};
 use crate::payload::Payload;
 use crate::{DATA_PACKET_MIN_BYTES, QUIC_PACKET_BYTES};
 
@@ -156,8 +157,12 @@ pub struct Pair {
     written: u64,
     /// Real time, plus what was skipped while both ends only waited for a timer.
     skipped: Duration,
+    /// Instead of real time: where the clock began to stand, and how far each round moves it.
+    virtual_time: Option<(Instant, Duration)>,
+    counting: bool,
     shares: Shares,
     packets: u64,
+    answers: u64,
     received: u64,
     received_before: u64,
     idle_rounds: u32,
@@ -203,8 +208,11 @@ impl Pair {
                     payload: Payload::default(),
                     written: 0,
                     skipped: Duration::from_millis(64),
-                    shares: Shares::start(),
+                    virtual_time: None,
+                    counting: false,
+                    shares: Shares::wall_only(),
                     packets: 0,
+                    answers: 0,
                     received: 0,
                     received_before: 0,
                     idle_rounds: 0,
@@ -220,17 +228,23 @@ impl Pair {
     /// Nothing moves any more.
     pub fn round(&mut self) -> Result<()> {
         let start = Instant::now();
-        let now = start + self.skipped;
-        self.write()?;
-        let sent = self.sender.transmit(now);
+        let now = self.now(start);
+        let counting = self.counting;
+        let sent = charge(counting, Side::Sender, || {
+            self.write()?;
+            anyhow::Ok(self.sender.transmit(now))
+        })?;
         let packets = &self.sender.out[..self.sender.filled];
         self.packets += packets.iter().filter(|packet| packet.len() >= DATA_PACKET_MIN_BYTES).count() as u64;
         let at_receiver = Instant::now();
-        self.receiver.receive(now, packets)?;
-        self.read()?;
-        let answered = self.receiver.transmit(now);
+        let answered = charge(counting, Side::Receiver, || {
+            self.receiver.receive(now, &self.sender.out[..self.sender.filled])?;
+            self.read()?;
+            anyhow::Ok(self.receiver.transmit(now))
+        })?;
+        self.answers += self.receiver.filled as u64;
         let at_sender = Instant::now();
-        self.sender.receive(now, &self.receiver.out[..self.receiver.filled])?;
+        charge(counting, Side::Sender, || self.sender.receive(now, &self.receiver.out[..self.receiver.filled]))?;
         let end = Instant::now();
         if sent || answered {
             self.shares.sender += (at_receiver - start) + (end - at_sender);
@@ -249,6 +263,28 @@ impl Pair {
         Ok(())
     }
 
+    /// The clock is moved by this much a round, whatever time it takes.
+    pub fn use_virtual_time(&mut self, step: Duration) {
+        self.virtual_time = Some((Instant::now(), step));
+    }
+
+    /// From now on, each side works inside its fence.
+    pub fn count_instructions(&mut self) {
+        self.counting = true;
+    }
+
+    /// What moved since [`restart_count`](Self::restart_count).
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        Moved { packets: self.packets, answers: self.answers, bytes: self.received - self.received_before }
+    }
+
+    fn now(&mut self, start: Instant) -> Instant {
+        let Some((origin, step)) = self.virtual_time else { return start + self.skipped };
+        self.skipped += step;
+        origin + self.skipped
+    }
+
     /// Stream bytes that the receiver has read.
     #[must_use]
     pub fn received(&self) -> u64 {
@@ -263,8 +299,9 @@ impl Pair {
 
     /// Forget what was charged so far.
     pub fn restart_count(&mut self) {
-        self.shares = Shares::start();
+        self.shares = if self.virtual_time.is_some() { Shares::wall_only() } else { Shares::start() };
         self.packets = 0;
+        self.answers = 0;
         self.received_before = self.received;
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Args {
 enum What {
     /// criterion: parsers, rings, buckets, QUIC in memory; no privilege
     Micro(Rest),
+    /// Instructions a packet of QUIC in memory, bare and through the engine; needs valgrind, no privilege, no quiet machine
+    Instructions(Rest),
     /// Whole nodes over veth and AF_XDP beside the bounds: a raw blast, and bare QUIC in memory; as root
     Veth(Rest),
 }
@@ -33,6 +35,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     match &args.what {
         What::Micro(rest) => {
             let mut bench = context.cargo(&["bench", "--package", "florelay-bench", "--"]);
+            cmd::run(bench.args(&rest.arguments))
+        }
+        What::Instructions(rest) => {
+            let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", "instructions"]);
             cmd::run(bench.args(&rest.arguments))
         }
         What::Veth(rest) => {

@@ -32,7 +32,7 @@ use florelay_engine::{Command, Event};
 use self::disk::{Finishing, Opening, Slow, start_finisher, start_opener};
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
-use self::outgoing::OutgoingFile;
+use self::outgoing::{OutgoingFile, Pieces};
 use self::transfers::Transfers;
 use crate::adapter::share::workers_on;
 use crate::broker::SharedBroker;
@@ -77,6 +77,7 @@ pub(crate) struct Gateway {
     inputs: Receiver<Input>,
     bell: GatewayBell,
     outgoing: HashMap<TransferId, OutgoingFile>,
+    pieces: Pieces,
     incoming: HashMap<TransferId, IncomingFile>,
     /// Transfers with gathered bytes that are not written yet, and their workers.
     touched: Vec<(usize, TransferId)>,
@@ -122,6 +123,7 @@ impl Gateway {
             inputs,
             bell,
             outgoing: HashMap::new(),
+            pieces: Pieces::default(),
             incoming: HashMap::new(),
             touched: Vec::new(),
             transfers: Transfers::new(),
@@ -377,7 +379,8 @@ impl Gateway {
             if self.backlog[worker].is_empty() {
                 // A step that only hashed is work too.
                 any = true;
-                let command = file.step().unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
+                let command =
+                    file.step(&mut self.pieces).unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
                 steps.extend(command.map(|command| (worker, command)));
             }
         }

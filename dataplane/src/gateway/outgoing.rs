@@ -1,15 +1,20 @@
 //! Files that this node sends: read in place, hashed as they are read, supplied as far as the engine allows.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use florelay_engine::Command;
 use florelay_engine::api::{Event, TransferId};
 
 /// Bytes read and supplied at a time.
 const READ_BYTES: usize = 64 << 10;
+/// Pieces that are remembered, to be read into again: what engine and transport hold of a file on a short path, twice.
+const REMEMBERED_PIECES: usize = 64;
+/// Remembered pieces that are looked at for one that is free.
+const LOOKED_AT: usize = 4;
 /// After a resume, bytes that are hashed in one step although the receiver has them: the gateway's other transfers and
 /// requests wait that long.
 const CATCH_UP_BYTES: u64 = 1 << 20;
@@ -29,6 +34,32 @@ pub(crate) struct OutgoingFile {
     hashed: u64,
     end_said: bool,
     flowing: bool,
+}
+
+/// Memory to read files into. Fresh memory costs a page fault for every 4 KiB, so pieces that were acknowledged are read
+/// into again. Shared by all files; holds no more than `REMEMBERED_PIECES` of `READ_BYTES`.
+#[derive(Default)]
+pub(crate) struct Pieces(VecDeque<Bytes>);
+
+impl Pieces {
+    /// `READ_BYTES` that nobody else holds; what is in them is of no interest.
+    fn take(&mut self) -> BytesMut {
+        for _ in 0..LOOKED_AT.min(self.0.len()) {
+            match self.0.pop_front().map(Bytes::try_into_mut) {
+                Some(Ok(free)) => return free,
+                Some(Err(held)) => self.0.push_back(held),
+                None => break,
+            }
+        }
+        BytesMut::zeroed(READ_BYTES)
+    }
+
+    fn remember(&mut self, piece: Bytes) {
+        if self.0.len() == REMEMBERED_PIECES {
+            self.0.pop_front();
+        }
+        self.0.push_back(piece);
+    }
 }
 
 impl OutgoingFile {
@@ -71,11 +102,18 @@ impl OutgoingFile {
 
     /// Whether `step` has something to do.
     pub(crate) fn is_ready(&self) -> bool {
-        self.flowing && !self.end_said && (self.next < self.limit || self.next >= self.size)
+        self.flowing && !self.end_said && self.piece_end() <= self.limit.max(self.next)
+    }
+
+    /// Where the next piece ends. Pieces end at multiples of their size, so that BLAKE3 gets whole subtrees, which it
+    /// hashes many chunks at a time; the engine's limit leaves room for several.
+    fn piece_end(&self) -> u64 {
+        let whole = (self.next / READ_BYTES as u64 + 1).saturating_mul(READ_BYTES as u64);
+        whole.min(self.size).max(self.next)
     }
 
     /// The next command for the engine; `None` while the hash is behind. An error ends the transfer.
-    pub(crate) fn step(&mut self) -> Result<Option<Command>, String> {
+    pub(crate) fn step(&mut self, pieces: &mut Pieces) -> Result<Option<Command>, String> {
         if !self.is_ready() {
             return Ok(None);
         }
@@ -89,18 +127,21 @@ impl OutgoingFile {
             let digest = *self.hasher.finalize().as_bytes();
             return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size, digest }));
         }
-        let want = (self.limit - self.next).min(self.size - self.next).min(READ_BYTES as u64) as usize;
-        let mut buffer = vec![0; want];
-        self.read(&mut buffer, self.next)?;
+        let want = (self.piece_end() - self.next) as usize;
+        let mut buffer = pieces.take();
+        self.read(&mut buffer[..want], self.next)?;
         // What the receiver already has was not read here yet: the hash covers it too, and catches up on the way.
         self.hash_towards(self.next)?;
         if self.hashed == self.next {
-            self.hasher.update(&buffer);
+            self.hasher.update(&buffer[..want]);
             self.hashed += want as u64;
         }
         let offset = self.next;
         self.next += want as u64;
-        Ok(Some(Command::Supply { id: self.id, offset, data: Bytes::from(buffer) }))
+        let buffer = buffer.freeze();
+        let data = buffer.slice(..want);
+        pieces.remember(buffer);
+        Ok(Some(Command::Supply { id: self.id, offset, data }))
     }
 
     /// BLAKE3 of the whole, if all of it was read.
@@ -119,6 +160,9 @@ impl OutgoingFile {
 
     /// Hash on, at most `CATCH_UP_BYTES` and not beyond `end`.
     fn hash_towards(&mut self, end: u64) -> Result<(), String> {
+        if self.hashed >= end {
+            return Ok(());
+        }
         let end = end.min(self.hashed.saturating_add(CATCH_UP_BYTES));
         let mut buffer = vec![0; READ_BYTES];
         while self.hashed < end {
@@ -156,9 +200,9 @@ mod tests {
     const ID: TransferId = TransferId(1);
 
     fn supplied(file: &mut OutgoingFile) -> (Vec<u8>, Option<(u64, [u8; 32])>) {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut pieces) = (Vec::new(), Pieces::default());
         loop {
-            match file.step().unwrap() {
+            match file.step(&mut pieces).unwrap() {
                 Some(Command::Supply { data, .. }) => bytes.extend_from_slice(&data),
                 Some(Command::SupplyEnd { size, digest, .. }) => return (bytes, Some((size, digest))),
                 Some(other) => panic!("unexpected {other:?}"),
@@ -176,9 +220,10 @@ mod tests {
         let mut file = OutgoingFile::new(ID, temp).unwrap();
         assert!(!file.is_ready());
         file.event(&Event::SupplyFrom { id: ID, offset: 150_000 });
-        file.event(&Event::SupplyUpTo { id: ID, limit: 170_000 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: 198_000 });
         let (bytes, end) = supplied(&mut file);
-        assert_eq!((bytes.as_slice(), end), (&content[150_000..170_000], None));
+        // To the end of the piece that begins at 131,072.
+        assert_eq!((bytes.as_slice(), end), (&content[150_000..196_608], None));
         file.event(&Event::SupplyFrom { id: ID, offset: 100 });
         file.event(&Event::SupplyUpTo { id: ID, limit: 1 << 20 });
         let (bytes, end) = supplied(&mut file);
@@ -197,7 +242,7 @@ mod tests {
         file.event(&Event::SupplyUpTo { id: ID, limit: size });
         let mut before = 0;
         loop {
-            let command = file.step().unwrap();
+            let command = file.step(&mut Pieces::default()).unwrap();
             assert!(file.hashed - before <= CATCH_UP_BYTES + READ_BYTES as u64);
             before = file.hashed;
             if let Some(Command::SupplyEnd { digest, .. }) = command {
@@ -206,6 +251,29 @@ mod tests {
             }
             assert!(file.is_ready());
         }
+    }
+
+    #[test]
+    fn a_buffer_is_read_into_again_only_when_nobody_holds_it() {
+        let content: Vec<u8> = (0..READ_BYTES as u32 * 3).map(|i| (i / 251) as u8).collect();
+        let mut temp = tempfile::tempfile().unwrap();
+        temp.write_all(&content).unwrap();
+        let mut file = OutgoingFile::new(ID, temp).unwrap();
+        file.event(&Event::SupplyFrom { id: ID, offset: 0 });
+        file.event(&Event::SupplyUpTo { id: ID, limit: 1 << 30 });
+        let mut pieces = Pieces::default();
+        let mut piece = || match file.step(&mut pieces).unwrap() {
+            Some(Command::Supply { data, .. }) => data,
+            other => panic!("unexpected {other:?}"),
+        };
+        let first = piece();
+        let at = first.as_ptr();
+        let second = piece();
+        assert_ne!(second.as_ptr(), at);
+        assert_eq!((&first[..], &second[..]), (&content[..READ_BYTES], &content[READ_BYTES..READ_BYTES * 2]));
+        drop(first);
+        let third = piece();
+        assert_eq!((third.as_ptr(), &third[..]), (at, &content[READ_BYTES * 2..]));
     }
 
     #[test]
@@ -220,6 +288,6 @@ mod tests {
         file.event(&Event::SupplyFrom { id: ID, offset: 0 });
         file.event(&Event::SupplyUpTo { id: ID, limit: 10 });
         temp.set_len(3).unwrap();
-        assert!(file.step().unwrap_err().contains("cut short"));
+        assert!(file.step(&mut Pieces::default()).unwrap_err().contains("cut short"));
     }
 }

@@ -24,7 +24,14 @@ impl<F: FrameBuf> Engine<F> {
     fn service_one(&mut self, now: Nanos, handle: Handle) {
         let Some(conn) = self.transport.conn(handle) else { return };
         let (peer, lane) = (conn.peer, conn.lane);
+        let mut last_readable = None;
         while let Some(event) = self.transport.conn(handle).and_then(|conn| conn.quic.poll()) {
+            // quinn-proto says so for every packet. What came with all of a burst was read at the first.
+            if let QuicEvent::Stream(StreamEvent::Readable { id }) = event
+                && last_readable.replace(id) == Some(id)
+            {
+                continue;
+            }
             match event {
                 QuicEvent::Connected => self.established(now, handle, peer, lane),
                 QuicEvent::ConnectionLost { reason } => self.lost(now, handle, peer, lane, &reason),

@@ -239,7 +239,9 @@ impl<F: FrameBuf> Engine<F> {
         self.oam_frames(now, index, port);
         let mut source =
             source::Source { transport: &mut self.transport, peers: &mut self.peers, events: &mut self.events };
-        self.links[index].egress.pull(now, link, port, &mut source)
+        let sent = self.links[index].egress.pull(now, link, port, &mut source);
+        self.transport.note_timeouts();
+        sent
     }
 
     /// The next event for the gateways.

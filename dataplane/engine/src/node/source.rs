@@ -59,15 +59,23 @@ impl Source<'_> {
         lane: Lane,
         frame: &mut F,
     ) -> Option<Ecn> {
-        if let Some(ecn) = self.poll(now, handle, peer, lane, frame) {
+        if !self.transport.is_quiet(handle)
+            && let Some(ecn) = self.poll(now, handle, peer, lane, frame)
+        {
             return Some(ecn);
         }
-        if !self.transport.may_feed(handle) || !self.feed(handle, peer, lane) {
+        if !self.transport.may_feed(handle) {
+            return None;
+        }
+        if !self.feed(handle, peer, lane) {
+            // It may have reset a stream.
+            self.transport.unquiet(handle);
             return None;
         }
         let polled = self.poll(now, handle, peer, lane, frame);
-        if polled.is_none() {
-            self.transport.fed(handle);
+        match polled {
+            Some(_) => self.transport.fed_packet_left(handle, frame.bytes().len() - PATH_HEADER_BYTES),
+            None => self.transport.fed(handle),
         }
         polled
     }
@@ -90,7 +98,7 @@ impl Source<'_> {
 
     fn feed(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> bool {
         let limit = self.transport.packet_payload(peer);
-        let Some(conn) = self.transport.conn(handle) else { return false };
+        let Some(conn) = self.transport.conn_to_feed(handle) else { return false };
         let runtime = &mut self.peers[usize::from(peer.0)];
         match lane {
             Lane::Control => runtime

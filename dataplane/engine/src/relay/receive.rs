@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
 use super::{BulkConn, MAX_REMEMBERED, Relay, STRIPE_HEADER_BYTES, check_meta};
@@ -236,31 +237,48 @@ impl Relay {
         let Some(transfer) = self.incoming.get_mut(&id).filter(|t| t.accepted) else { return };
         let ceiling = transfer.written + u64::from(self.limits.unwritten_bytes);
         while let Some(&(at, stream)) = transfer.waiting.first() {
-            if at > transfer.delivered {
-                break;
-            }
-            // `at < delivered` only for bytes that an older connection has brought already: read and skipped.
-            let budget = ceiling.saturating_sub(transfer.delivered).min(PIECE_BYTES);
-            if budget == 0 {
+            if at > transfer.delivered || transfer.delivered >= ceiling {
                 break;
             }
             transfer.waiting.pop_first();
             let Some(stripe) = conn.stripes.get_mut(&stream) else { continue };
-            match read_chunk(quic, stream, usize::try_from(budget).unwrap_or(usize::MAX)) {
-                Read::Bytes(mut data) => {
-                    let skip = (transfer.delivered - at).min(data.len() as u64);
-                    stripe.next = at + data.len() as u64;
-                    transfer.waiting.insert((stripe.next, stream));
-                    let data = data.split_off(skip as usize);
-                    if !data.is_empty() {
-                        let offset = transfer.delivered;
-                        transfer.delivered += data.len() as u64;
-                        events.push_back(Event::Data { id, offset, data });
+            let mut receiver = quic.recv_stream(stream);
+            let Ok(mut chunks) = receiver.read(true) else {
+                conn.stripes.remove(&stream);
+                continue;
+            };
+            // All that is there in one go: opening a stream for reading and closing it costs as much as a chunk.
+            let stopped = loop {
+                let budget = ceiling.saturating_sub(transfer.delivered).min(PIECE_BYTES);
+                if budget == 0 {
+                    break Stopped::Full;
+                }
+                match chunks.next(usize::try_from(budget).unwrap_or(usize::MAX)) {
+                    Ok(Some(chunk)) => {
+                        let mut data = chunk.bytes;
+                        // Bytes that an older connection has brought already are read and skipped.
+                        let skip = (transfer.delivered - stripe.next).min(data.len() as u64);
+                        stripe.next += data.len() as u64;
+                        data.advance(skip as usize);
+                        if !data.is_empty() {
+                            let offset = transfer.delivered;
+                            transfer.delivered += data.len() as u64;
+                            events.push_back(Event::Data { id, offset, data });
+                        }
                     }
+                    Ok(None) | Err(ReadError::Reset(_)) => break Stopped::Ended,
+                    Err(ReadError::Blocked) => break Stopped::Blocked,
+                }
+            };
+            // Window updates leave with the next packet: the connection is polled after every event anyway.
+            let _ = chunks.finalize();
+            match stopped {
+                Stopped::Full => {
+                    transfer.waiting.insert((stripe.next, stream));
                 }
                 // `readable` brings it back.
-                Read::Blocked => {}
-                Read::Ended => {
+                Stopped::Blocked => {}
+                Stopped::Ended => {
                     conn.stripes.remove(&stream);
                 }
             }
@@ -299,6 +317,16 @@ impl Relay {
         });
         events.push_back(Event::TransferEnded { id, result });
     }
+}
+
+/// Why reading a stripe has stopped.
+enum Stopped {
+    /// The gateway has enough to write.
+    Full,
+    /// Nothing more is here.
+    Blocked,
+    /// Nothing more will come.
+    Ended,
 }
 
 enum Header {

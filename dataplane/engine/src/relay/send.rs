@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
     confirmed: u64,
     /// Size and digest, once the gateway has said them.
     end: Option<(u64, [u8; 32])>,
-    /// The open stripe and the bytes it can still take.
+    /// The open stripe and the bytes until it is long enough.
     stripe: Option<(StreamId, u64)>,
     /// The receiver has accepted on this connection.
     flowing: bool,
@@ -201,6 +201,7 @@ impl Relay {
         if !conn.session.ready {
             return false;
         }
+        let supply = u64::from(self.limits.supply_bytes);
         for lane in 0..self.turns.len() {
             // Each round takes one transfer off its turn for good, or writes.
             while let Some(id) = self.turns[lane].front().copied() {
@@ -215,8 +216,16 @@ impl Relay {
                 }
                 match write_packet(id, transfer, conn, quic, limit) {
                     Wrote::Data => {
-                        self.announce(id, events);
-                        self.end_turn(id, lane);
+                        let limit = transfer.sent.saturating_add(supply);
+                        if limit.saturating_sub(transfer.limit) >= supply / LIMIT_STEP_DIVISOR {
+                            transfer.limit = limit;
+                            events.push_back(Event::SupplyUpTo { id, limit });
+                        }
+                        transfer.deficit = transfer.deficit.saturating_sub(1);
+                        if transfer.deficit == 0 && self.turns[lane].len() > 1 {
+                            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
+                            self.turns[lane].rotate_left(1);
+                        }
                         return true;
                     }
                     Wrote::Message => return conn.session.feed(quic, limit) > 0,
@@ -231,25 +240,6 @@ impl Relay {
             }
         }
         false
-    }
-
-    fn end_turn(&mut self, id: TransferId, lane: usize) {
-        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
-        transfer.deficit = transfer.deficit.saturating_sub(1);
-        if transfer.deficit == 0 && self.turns[lane].len() > 1 {
-            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
-            self.turns[lane].rotate_left(1);
-        }
-    }
-
-    fn announce(&mut self, id: TransferId, events: &mut VecDeque<Event>) {
-        let supply = u64::from(self.limits.supply_bytes);
-        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
-        let limit = transfer.sent.saturating_add(supply);
-        if limit.saturating_sub(transfer.limit) >= supply / LIMIT_STEP_DIVISOR {
-            transfer.limit = limit;
-            events.push_back(Event::SupplyUpTo { id, limit });
-        }
     }
 
     pub(super) fn end_outgoing(
@@ -309,8 +299,8 @@ fn write_packet(
                 (stream, STRIPE_BYTES)
             }
         };
-        // A packet may take the end of one supplied piece and the beginning of the next.
-        let mut room = room.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // A packet may take the end of one supplied piece and the beginning of the next. It is full also where the stripe
+        // ends, which is at the first packet that reaches its length.
         let mut pieces = [Bytes::new(), Bytes::new()];
         for (piece, supplied) in pieces.iter_mut().zip(&transfer.supply) {
             *piece = supplied.slice(..room.min(supplied.len()));
@@ -337,7 +327,7 @@ fn write_packet(
             transfer.supply.pop_front();
         }
         transfer.sent += written as u64;
-        let left = left - written as u64;
+        let left = left.saturating_sub(written as u64);
         transfer.stripe = Some((stream, left));
         let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);
         if left == 0 || whole {

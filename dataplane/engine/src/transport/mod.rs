@@ -13,6 +13,7 @@ mod clock;
 mod contracted;
 mod keys;
 mod params;
+mod pull;
 pub mod tls;
 
 use std::collections::VecDeque;
@@ -42,10 +43,12 @@ const MAX_RESPONSES: usize = 8;
 const MAX_CONNECTIONS: usize = 6;
 /// Server name in the handshake: a hint nobody reads; the identity is in the certificate.
 const SERVER_NAME: &str = "florelay.invalid";
+/// What quinn-proto reserves for a STREAM frame's length.
+const LENGTH_RESERVE_BYTES: u16 = 8;
 /// Bytes of a full packet that are not stream data: short header (1 + connection id + 4 packet number),
-/// AEAD tag, STREAM frame header (type, 4 id, 4 offset) and 8 that quinn-proto reserves for a length.
+/// AEAD tag, STREAM frame header (type, 4 id, 4 offset) and the length.
 /// Writing this much less than the MTU keeps each write inside one packet.
-const STREAM_OVERHEAD_BYTES: u16 = 1 + CID_BYTES as u16 + 4 + 16 + 9 + 8;
+const STREAM_OVERHEAD_BYTES: u16 = 1 + CID_BYTES as u16 + 4 + 16 + 9 + LENGTH_RESERVE_BYTES;
 
 /// Index of a connection in its endpoint.
 pub(crate) type Handle = ConnectionHandle;
@@ -66,8 +69,12 @@ pub(crate) struct Conn {
     fed: bool,
     /// STREAM and DATAGRAM frames sent when `fed` was set.
     frames_sent: u64,
+    /// Everything that quinn-proto had to send is sent, and nothing has happened since that could have given it more.
+    quiet: bool,
     /// When `handle_timeout` is due, in the path's time.
     timeout: Option<Instant>,
+    /// Packets were polled since `timeout` was read.
+    timeout_moved: bool,
     dirty: bool,
 }
 
@@ -118,6 +125,8 @@ pub(crate) struct Transport {
     rx: BytesMut,
     scratch: Vec<u8>,
     dirty: Vec<Handle>,
+    /// Connections whose timers may have moved.
+    polled: Vec<Handle>,
 }
 
 impl Transport {
@@ -136,6 +145,7 @@ impl Transport {
             rx: BytesMut::new(),
             scratch: Vec::with_capacity(usize::from(u16::MAX)),
             dirty: Vec::new(),
+            polled: Vec::new(),
         }
     }
 
@@ -187,8 +197,11 @@ impl Transport {
         self.peers.get_mut(usize::from(peer.0))
     }
 
+    /// A connection, to do anything with: it may have something to send afterwards.
     pub(crate) fn conn(&mut self, handle: Handle) -> Option<&mut Conn> {
-        self.conns.get_mut(handle.0)?.as_deref_mut()
+        let conn = self.conns.get_mut(handle.0)?.as_deref_mut()?;
+        conn.quiet = false;
+        Some(conn)
     }
 
     /// The peer's connection of a lane, if it has one.
@@ -294,8 +307,17 @@ impl Transport {
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
         }
-        self.conns[handle.0] =
-            Some(Box::new(Conn { peer, lane, quic, fed: false, frames_sent: 0, timeout: None, dirty: false }));
+        self.conns[handle.0] = Some(Box::new(Conn {
+            peer,
+            lane,
+            quic,
+            fed: false,
+            frames_sent: 0,
+            quiet: false,
+            timeout: None,
+            timeout_moved: false,
+            dirty: false,
+        }));
         let owner = &mut self.peers[usize::from(peer.0)];
         owner.all[lane as usize].push(handle);
         self.mark_dirty(handle);
@@ -352,9 +374,11 @@ impl Transport {
 
     /// Something was done to the connection: its events, timer and readiness are looked at before the next transmit.
     pub(crate) fn mark_dirty(&mut self, handle: Handle) {
-        if let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut())
-            && !conn.dirty
-        {
+        if let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) {
+            conn.quiet = false;
+            if conn.dirty {
+                return;
+            }
             conn.dirty = true;
             self.dirty.push(handle);
         }
@@ -417,40 +441,6 @@ impl Transport {
     pub(crate) fn poll_response(&mut self, peer: PeerId) -> Option<Vec<u8>> {
         self.peer_mut(peer)?.responses.pop_front()
     }
-
-    /// One packet of what the connection has to send by itself (retransmissions, acknowledgements, what was fed).
-    pub(crate) fn poll_packet(&mut self, now: Nanos, handle: Handle) -> Option<(&[u8], Ecn)> {
-        let conn = self.conns.get_mut(handle.0)?.as_deref_mut()?;
-        let at = self.peers[usize::from(conn.peer.0)].clock.instant(now);
-        self.scratch.clear();
-        let transmit = conn.quic.poll_transmit(at, 1, &mut self.scratch);
-        // Pacing and loss timers move with every packet.
-        conn.timeout = conn.quic.poll_timeout();
-        let transmit = transmit?;
-        if conn.fed && data_frames(&conn.quic) != conn.frames_sent {
-            conn.fed = false;
-        }
-        Some((&self.scratch[..transmit.size], ecn_of(transmit.ecn)))
-    }
-
-    /// Whether a packet's worth may be written: nothing written before is still inside.
-    pub(crate) fn may_feed(&mut self, handle: Handle) -> bool {
-        self.conn(handle).is_some_and(|conn| !conn.fed)
-    }
-
-    /// A packet's worth was written and did not leave at once.
-    pub(crate) fn fed(&mut self, handle: Handle) {
-        if let Some(conn) = self.conn(handle) {
-            conn.fed = true;
-            conn.frames_sent = data_frames(&conn.quic);
-        }
-    }
-}
-
-/// Frames that carry what was fed, or give it up.
-fn data_frames(quic: &Connection) -> u64 {
-    let sent = quic.stats().frame_tx;
-    sent.stream + sent.datagram + sent.reset_stream
 }
 
 fn derive(seed: &[u8; 32], context: &str) -> [u8; 32] {
@@ -459,8 +449,4 @@ fn derive(seed: &[u8; 32], context: &str) -> [u8; 32] {
 
 fn codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
     EcnCodepoint::from_bits(ecn.bits())
-}
-
-fn ecn_of(codepoint: Option<EcnCodepoint>) -> Ecn {
-    codepoint.map_or(Ecn::NotEct, |c| Ecn::from_bits(c as u8))
 }
