@@ -16,7 +16,7 @@ pub struct TransferId(pub u128);
 pub struct TransferMeta {
     /// File name without a directory; at most 255 bytes.
     pub name: String,
-    /// Whole size in bytes, when it is known.
+    /// Whole size in bytes. `None` = an open-ended stream: its end is known when it comes.
     pub size: Option<u64>,
     /// 0–127; 64 and above is strict over bulk.
     pub priority: u8,

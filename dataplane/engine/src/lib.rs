@@ -23,6 +23,7 @@ pub mod oam;
 pub mod port;
 mod relay;
 mod session;
+pub mod spool;
 pub mod time;
 pub mod transport;
 
