@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use florelay_engine::api::{Command, TransferId};
+use florelay_engine::config::LinkId;
 use florelay_engine::time::Nanos;
 use florelay_sim::gateway::{MessageSender, Pace};
 use florelay_sim::net::NodeId;
@@ -139,7 +140,11 @@ fn a_reader_that_stops_holds_up_its_stream_and_nothing_else() {
         net.run_until(end);
         for id in &stopped {
             let source = &net.gateway(A).streams_out[id];
-            assert_eq!((source.spooled(), source.head()), (SPOOL, SPOOL), "the application is held back, nothing is lost");
+            assert_eq!(
+                (source.spooled(), source.head()),
+                (SPOOL, SPOOL),
+                "the application is held back, nothing is lost"
+            );
             assert_eq!(net.gateway(B).streams_in[id].unread_bytes(), CREDIT, "and no more than this was sent");
         }
         // now a file and commands: at 20 Mbit/s, 10 MB take about 4.2 s
@@ -201,4 +206,25 @@ fn a_reader_that_lost_its_place_ends_the_stream_and_repeats_nothing() {
         assert!(reason.contains("lost its place") && reason.contains("byte 0"), "{reason}");
     }
     assert_eq!(net.gateway(B).streams_in[&stream(0)].received_bytes(), 0);
+}
+
+#[test]
+fn a_full_spool_is_emptied_although_its_confirmation_was_lost() {
+    let links = [LinkSpec::new(Some(50_000_000), Duration::from_millis(500))];
+    let mut net = Scenario::new(line(&links)).build();
+    net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(20 * SECOND));
+    let id = stream(0);
+    net.send_stream(A, PEER, id, 3 * SPOOL, Pace::default());
+    let end = secs(&net, 20);
+    let arrived = |net: &mut Sim| net.gateway(B).streams_in.get(&id).is_none_or(|sink| sink.read_bytes() < SPOOL);
+    assert!(net.run_while(end, arrived), "{}", net.node(A).debug());
+    // Read to the last byte, and nothing of it is confirmed: the spool is full, and there is nothing left to send.
+    assert_eq!(net.gateway(A).streams_out[&id].spooled(), SPOOL);
+    net.meddle((B, LinkId(0)), Box::new(|_| Vec::new()));
+    net.power_cut(B, PEER);
+    let end = net.now() + Duration::from_millis(600);
+    net.run_until(end);
+    net.meddle((B, LinkId(0)), Box::new(|packet| vec![packet.clone()]));
+    let end = secs(&net, 60);
+    assert!(net.run_while(end, |net| !net.files_done()), "{}", net.node(A).debug());
 }

@@ -11,13 +11,29 @@ mod stream;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId, TransferMeta};
+use bytes::Bytes;
+use florelay_engine::api::{
+    Command, DatagramClass, DatagramRefusal, Event, LinkState, PeerState, TransferId, TransferMeta,
+};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
 
 pub use file::{FileSink, FileSource};
 pub use message::{MessageInbox, MessageSender};
 pub use stream::{Pace, StreamSink, StreamSource};
+
+/// A datagram that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// From whom.
+    pub peer: PeerId,
+    /// Which application's.
+    pub port: u16,
+    /// How it came.
+    pub class: DatagramClass,
+    /// Its bytes.
+    pub payload: Bytes,
+}
 
 /// All gateways of one node.
 #[derive(Debug, Default)]
@@ -34,6 +50,10 @@ pub struct Gateway {
     pub reading: Pace,
     /// Message flows sent from here.
     pub senders: Vec<MessageSender>,
+    /// Datagrams received here.
+    pub datagrams: Vec<(Nanos, Datagram)>,
+    /// Own datagrams that were refused, and why.
+    pub refused: Vec<DatagramRefusal>,
     /// Messages received here.
     pub inbox: MessageInbox,
     /// From a piece's arrival to its being written, and from the last piece to the end of the sync.
@@ -115,6 +135,10 @@ impl Gateway {
                 None => self.sink(id).data_end(now, size, digest),
             },
             Event::Message { peer, id, payload } => self.inbox.received(now, peer, id, &payload),
+            Event::Datagram { peer, port, class, payload } => {
+                self.datagrams.push((now, Datagram { peer, port, class, payload }));
+            }
+            Event::DatagramRefused { reason, .. } => self.refused.push(reason),
             Event::MessageAcked { id, rtt } => self.sender(id).acked(id, rtt),
             Event::MessageFailed { id, reason } => self.sender(id).failed(id, reason),
             Event::Link { link, state } => self.links.push((now, link, state)),
