@@ -120,7 +120,7 @@ impl Gateway {
     ) -> std::io::Result<Self> {
         let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
         let opener = start_opener(to_self.clone(), bell.clone())?;
-        let streams = Streams::new(Pipes::start(to_self.clone(), bell.clone())?);
+        let streams = Streams::new(Pipes::start(to_self.clone(), bell.clone())?, plan.spool);
         let finisher = start_finisher(to_self, bell.clone())?;
         Ok(Self {
             started: Instant::now(),

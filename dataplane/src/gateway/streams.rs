@@ -20,13 +20,11 @@ use florelay_engine::{Command, Event};
 use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
 use super::{Gateway, Replies, peer_worker, reply};
 use crate::ipc::Answer;
+use crate::plan::SpoolPlan;
 use crate::ring::ToWorker;
 
-/// Bytes that a sender keeps of one stream …
-const STREAM_SPOOL_BYTES: u64 = 16 << 20;
-/// … and of all streams of the node; of these each has `OWN_SPOOL_BYTES` for itself, so that none is starved by others
-/// that stand still.
-const NODE_SPOOL_BYTES: u64 = 256 << 20;
+/// Bytes of the node's spool that each stream has for itself, if the spool is large enough, so that none is starved by
+/// others that stand still.
 const OWN_SPOOL_BYTES: u64 = 1 << 20;
 /// Bytes that may be read from a program ahead of the gateway.
 const GRANT_BYTES: u64 = 256 << 10;
@@ -100,6 +98,7 @@ impl Listener {
 /// All streams of the node.
 pub(super) struct Streams {
     pipes: Pipes,
+    limits: SpoolPlan,
     sending: BTreeMap<TransferId, Sending>,
     receiving: BTreeMap<TransferId, Receiving>,
     /// Without a reader, in the order of their offers.
@@ -108,9 +107,10 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(pipes: Pipes) -> Self {
+    pub(super) fn new(pipes: Pipes, limits: SpoolPlan) -> Self {
         Self {
             pipes,
+            limits,
             sending: BTreeMap::new(),
             receiving: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -124,12 +124,13 @@ impl Streams {
 
     /// Let programs write as far as there is room.
     fn grant(&mut self) {
-        let shared = |reserved: u64| reserved.saturating_sub(OWN_SPOOL_BYTES);
-        let mut free = (NODE_SPOOL_BYTES - MAX_SENDING as u64 * OWN_SPOOL_BYTES)
-            .saturating_sub(self.sending.values().map(|stream| shared(stream.reserved())).sum());
+        let own = OWN_SPOOL_BYTES.min(self.limits.node_bytes / MAX_SENDING as u64);
+        let shared = |reserved: u64| reserved.saturating_sub(own);
+        let used = self.sending.values().map(|stream| shared(stream.reserved())).sum();
+        let mut free = (self.limits.node_bytes - MAX_SENDING as u64 * own).saturating_sub(used);
         for stream in self.sending.values_mut() {
             let before = stream.reserved();
-            let most = (before.max(OWN_SPOOL_BYTES) + free).min(STREAM_SPOOL_BYTES);
+            let most = (before.max(own) + free).min(self.limits.stream_bytes);
             let granted = stream.spool.head() + stream.spool.room(most).min(GRANT_BYTES);
             if granted > stream.granted {
                 stream.granted = granted;
