@@ -166,8 +166,9 @@ fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
     let (plan_a, plan_b) = plans(&realm, None);
     let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
     // A listener that went before its stream came takes none with it.
-    drop(listen(&mut b, None, None).1);
+    let (_, gone) = listen(&mut b, None, None);
     let (heard, from) = listen(&mut b, None, None);
+    drop(gone);
     let (sent, to) = stream(&mut a, "b", "half", 3);
     let to = write(to, bytes("half", 300_000)).join().unwrap();
     b.client.progress(heard, |status| status.id == 3);
