@@ -47,6 +47,45 @@ pub enum RequestBody {
         /// Passed on verbatim.
         attributes: Vec<(String, String)>,
     },
+    /// Send what is read from the pipe whose reading end comes with this message. Answers as for `SendFile`. The end must
+    /// be said with `EndStream` before the last writing end is closed.
+    SendStream {
+        /// Peer's node name.
+        to: String,
+        /// UUID, a new one.
+        id: u128,
+        /// Name at the receiver.
+        name: String,
+        /// 0–127.
+        priority: u8,
+        /// Passed on verbatim.
+        attributes: Vec<(String, String)>,
+    },
+    /// All of an own stream is in its pipe; closing that without having said this gives the stream up. One `Answer::Done`.
+    EndStream {
+        /// Which.
+        id: u128,
+        /// Bytes in all.
+        size: u64,
+    },
+    /// Read the next stream that is offered to this node into the pipe whose writing end comes with this message.
+    /// Answers as for `SendFile`, the first when there is one. When a status has a `size` and so much was read, the reader
+    /// answers with `TakeStream`. A reading end that is closed before gives the stream up.
+    Listen {
+        /// Only a stream of this name.
+        name: Option<String>,
+        /// Only from this peer.
+        from: Option<String>,
+        /// Only this stream, of which so many bytes were read before this node restarted.
+        resume: Option<(u128, u64)>,
+    },
+    /// The whole of a stream was read. One `Answer::Done`; then `Listen` hears of the end.
+    TakeStream {
+        /// Which.
+        id: u128,
+        /// BLAKE3 of what was read.
+        digest: [u8; 32],
+    },
     /// Attach to a running own transfer for progress. Answers as for `SendFile`.
     Watch {
         /// Which.
@@ -125,6 +164,16 @@ pub enum Answer {
     },
 }
 
+/// What a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransferKind {
+    /// A file.
+    File,
+    /// An open-ended stream.
+    Stream,
+}
+
 /// One transfer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransferStatus {
@@ -138,10 +187,16 @@ pub struct TransferStatus {
     pub outgoing: bool,
     /// 0–127.
     pub priority: u8,
-    /// Whole size, if known.
+    /// A file, or a stream.
+    pub kind: TransferKind,
+    /// Whole size, if known; of a stream once it has ended.
     pub size: Option<u64>,
     /// Bytes that the receiver has confirmed as written.
     pub confirmed: u64,
+    /// Of a stream: bytes kept here, at the sender until they are confirmed, at the receiver until they are read.
+    pub spooled: u64,
+    /// An incoming stream that waits for a reader.
+    pub waiting: bool,
     /// Nanoseconds since it was offered.
     pub age_ns: u64,
     /// The path is dark or the peer not connected.

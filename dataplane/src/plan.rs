@@ -31,6 +31,8 @@ pub struct NodePlan {
     pub inbox: PathBuf,
     /// Partial files, the stateless-reset key and the control socket live here.
     pub state_dir: PathBuf,
+    /// How much of streams is kept.
+    pub spool: SpoolPlan,
     /// Worker threads, each pinned to its core.
     pub workers: Vec<WorkerPlan>,
     /// All links; `LinkId` is the index.
@@ -39,6 +41,21 @@ pub struct NodePlan {
     pub peers: Vec<PeerPlan>,
     /// All transit rows.
     pub transits: Vec<TransitPlan>,
+}
+
+/// Bytes kept of open-ended streams that this node sends, until their receivers have confirmed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolPlan {
+    /// Of one stream.
+    pub stream_bytes: u64,
+    /// Of all streams together; at least `stream_bytes`.
+    pub node_bytes: u64,
+}
+
+impl Default for SpoolPlan {
+    fn default() -> Self {
+        Self { stream_bytes: 16 << 20, node_bytes: 256 << 20 }
+    }
 }
 
 /// One worker.

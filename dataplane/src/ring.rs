@@ -64,7 +64,7 @@ pub(crate) struct Doorbell {
 }
 
 impl Doorbell {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self { fd, sleeping: AtomicBool::new(false) })
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use florelay_engine::api::{LinkState, PeerState};
+use florelay_engine::datagrams::DatagramDrop;
 use florelay_engine::egress::{Class, EgressDrop};
 use florelay_engine::{LinkReport, PeerReport};
 
@@ -127,6 +128,11 @@ fn peer_status(report: &PeerReport) -> PeerStatus {
         PeerState::Dark(reason) => ("dark", Some(reason.to_string())),
         PeerState::Lost(reason) => ("lost", Some(reason.to_string())),
     };
+    let dropped = |reason: &DatagramDrop| (reason.name(), report.datagrams.dropped(*reason));
+    let dropped = DatagramDrop::ALL.iter().map(dropped).filter(|(_, count)| *count > 0);
+    let datagrams = [("sent", report.datagrams.sent), ("received", report.datagrams.received)];
+    let datagrams = datagrams.map(|(name, count)| (format!("datagrams_{name}"), count)).into_iter();
+    let datagrams = datagrams.chain(dropped.map(|(name, count)| (format!("datagrams_drop_{name}"), count)));
     let counters = [
         ("quic_sent_packets", report.sent_packets),
         ("quic_lost_packets", report.lost_packets),
@@ -142,6 +148,6 @@ fn peer_status(report: &PeerReport) -> PeerStatus {
         state: state.to_owned(),
         reason,
         rtt_ns: report.rtt.map(super::gateway::nanos),
-        counters: counters.map(|(name, count)| (name.to_owned(), count)).into(),
+        counters: counters.map(|(name, count)| (name.to_owned(), count)).into_iter().chain(datagrams).collect(),
     }
 }

@@ -17,7 +17,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   69   the control process or the dataplane cannot be reached
   70   an error inside florelay
   78   the configuration is refused; the reasons are on standard error
-  130  interrupted; a transfer goes on";
+  130  interrupted; a file goes on, a stream only if its input had ended";
 
 /// One program for the machine that stands between a network and a scarce, long, lossy link.
 #[derive(Debug, Parser)]
@@ -103,6 +103,57 @@ Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the 
         #[arg(long, value_name = "NAME", value_parser = file_name)]
         name: Option<String>,
         /// One JSON object per line: progress, and at last the end
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Send standard input to a node, as long as it lasts
+    #[command(after_help = "Examples:
+  tail -F telemetry.log | florelay stream --to station-b --name telemetry
+  florelay stream --to station-b --priority 70 < /dev/ttyUSB0
+
+What the receiver has not read is kept, up to 16 MiB; then input is not read. The command ends when the receiver has
+read everything. Ctrl-C gives the stream up, unless input had ended: then the rest goes on by itself.")]
+    Stream {
+        /// The receiving node
+        #[arg(long, value_name = "NODE", value_parser = node_name)]
+        to: String,
+        /// Its name, by which `listen` may choose
+        #[arg(long, value_name = "NAME", default_value = "stream", value_parser = file_name)]
+        name: String,
+        /// 0 to 127; 64 and more go before all bulk
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
+        priority: u8,
+        /// The stream's UUID, a new one
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+        /// One JSON object per line: progress, and at last the end
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Write streams that come to this node to standard output, one after the other
+    #[command(after_help = "Examples:
+  florelay listen --name telemetry | tee telemetry.log
+  florelay listen --from station-a --once > image.raw
+
+A stream waits for a listener. A listener that ends before its stream gives the stream up. Progress goes to standard
+error.")]
+    Listen {
+        /// Only streams of this name
+        #[arg(long, value_name = "NAME", value_parser = file_name)]
+        name: Option<String>,
+        /// Only streams from this node
+        #[arg(long, value_name = "NODE", value_parser = node_name)]
+        from: Option<String>,
+        /// End after one stream
+        #[arg(long)]
+        once: bool,
+        /// Progress on standard error as one JSON object per line
         #[arg(long)]
         json: bool,
         /// Where to ask.

@@ -64,19 +64,25 @@ impl Client {
     /// Answers to all requests, and Ctrl-C, as they come. Nothing else may read afterwards.
     pub(super) fn happenings(&self) -> anyhow::Result<Receiver<Happening>> {
         let (sender, receiver) = sync_channel(16);
-        let interrupts = sender.clone();
-        on_interrupt(interrupts)?;
-        let stream = self.stream.try_clone()?;
+        on_interrupt(sender.clone())?;
+        self.report_to(&sender)?;
+        Ok(receiver)
+    }
+
+    /// Send answers to all requests to `sender` as they come, to the end of the connection. Nothing else may read
+    /// afterwards.
+    pub(super) fn report_to<T: From<Happening> + Send + 'static>(&self, sender: &SyncSender<T>) -> anyhow::Result<()> {
+        let (stream, sender) = (self.stream.try_clone()?, sender.clone());
         thread::spawn(move || {
             loop {
                 let happening = receive(&stream, None);
                 let gone = matches!(happening, Happening::Gone(_));
-                if sender.send(happening).is_err() || gone {
+                if sender.send(happening.into()).is_err() || gone {
                     break;
                 }
             }
         });
-        Ok(receiver)
+        Ok(())
     }
 }
 
@@ -95,7 +101,7 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
 }
 
 /// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
-fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
+pub(super) fn on_interrupt<T: From<Happening> + Send + 'static>(sender: SyncSender<T>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let mut interrupts = {
         let _inside = runtime.enter();
@@ -104,7 +110,7 @@ fn on_interrupt(sender: SyncSender<Happening>) -> anyhow::Result<()> {
     thread::spawn(move || {
         runtime.block_on(async {
             while interrupts.recv().await.is_some() {
-                if sender.send(Happening::Interrupt).is_err() {
+                if sender.send(Happening::Interrupt.into()).is_err() {
                     break;
                 }
             }

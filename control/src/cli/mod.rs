@@ -9,6 +9,7 @@ mod command;
 mod drops;
 mod local;
 mod report;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -108,6 +109,12 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Send { file, to, priority, id, name, json, target } => {
             let order = transfer::Order { file, to, priority, id, name };
             transfer::send(&target, order, json)
+        }
+        Verb::Stream { to, name, priority, id, json, target } => {
+            stream::stream(&target, stream::Order { to, name, priority, id }, json)
+        }
+        Verb::Listen { name, from, once, json, target } => {
+            stream::listen(&target, &stream::Wanted { name, from, once }, json)
         }
         Verb::Watch { id, json, target } => transfer::watch(&target, id, json),
         Verb::Cancel { id, target } => command::done(&target, RequestBody::Cancel { id: id.as_u128() }),

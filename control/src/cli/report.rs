@@ -185,7 +185,7 @@ pub(super) fn transfer_json(t: &TransferStatus) -> Value {
     };
     json!({
         "id": Uuid::from_u128(t.id).to_string(), "peer": t.peer, "name": t.name, "outgoing": t.outgoing, "priority": t.priority,
-        "size": t.size, "confirmed": t.confirmed, "age_ns": t.age_ns, "stalled": t.stalled,
+        "kind": t.kind, "size": t.size, "confirmed": t.confirmed, "spooled": t.spooled, "waiting": t.waiting, "age_ns": t.age_ns, "stalled": t.stalled,
         "ended": t.ended.is_some(), "blake3": blake3, "error": error,
     })
 }
@@ -252,6 +252,7 @@ fn state(t: &TransferStatus) -> String {
         Some(Ok(_)) => "done".to_owned(),
         Some(Err(reason)) => format!("failed: {reason}"),
         None if t.stalled => "STALLED".to_owned(),
+        None if t.waiting => "waits for a reader".to_owned(),
         None => "running".to_owned(),
     }
 }

@@ -35,7 +35,7 @@ fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
     }
     let mut found = 0;
     leaves(&command, &mut found);
-    assert_eq!(found, 14);
+    assert_eq!(found, 16);
     assert!(command.render_long_help().to_string().contains("78   the configuration is refused"));
 }
 
@@ -147,6 +147,9 @@ fn example() -> Status {
             name: "a\x1b[2J.raw".into(),
             outgoing: true,
             priority: 9,
+            kind: florelay_dataplane::ipc::TransferKind::File,
+            spooled: 0,
+            waiting: false,
             size: Some(200),
             confirmed: 50,
             age_ns: 1_000_000_000,

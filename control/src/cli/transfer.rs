@@ -131,7 +131,7 @@ fn ended(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool
 }
 
 /// Without a terminal, indicatif draws nothing; the end is said in words anyhow.
-fn new_bar(status: &TransferStatus) -> ProgressBar {
+pub(super) fn new_bar(status: &TransferStatus) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(status.size, ProgressDrawTarget::stderr());
     let template = if status.size.is_some() {
         "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta} {msg}"
@@ -150,7 +150,7 @@ fn new_bar(status: &TransferStatus) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, status: &TransferStatus) {
+pub(super) fn show(bar: &ProgressBar, status: &TransferStatus) {
     if let Some(size) = status.size {
         bar.set_length(size);
     }
@@ -170,6 +170,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use florelay_dataplane::ipc::TransferKind;
+
     use super::*;
 
     #[test]
@@ -187,8 +189,11 @@ mod tests {
             name: "f".into(),
             outgoing: true,
             priority: 0,
+            kind: TransferKind::File,
             size: Some(10),
             confirmed: 4,
+            spooled: 0,
+            waiting: false,
             age_ns: 1,
             stalled: false,
             ended: None,

@@ -125,6 +125,7 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
             trust: n.trust?,
             inbox: n.inbox?,
             state_dir: n.state_dir?,
+            spool: n.spool,
             workers: n.workers,
             links: links.into_iter().map(|l| l.plan).collect::<Option<_>>()?,
             peers: peers.into_iter().collect::<Option<_>>()?,

@@ -3,15 +3,19 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use florelay_dataplane::plan::{PollMode, WorkerPlan};
+use florelay_dataplane::plan::{PollMode, SpoolPlan, WorkerPlan};
+use toml::de::DeValue;
 
 use super::diagnostic::Source;
 use super::files::{self, Checks, Identity, resolve};
 use super::names;
-use super::read::{Field, Table, integer, string, word};
+use super::read::{Field, Table, Wrong, integer, string, unit, word};
+use super::units;
 
 /// Most workers: connection ids carry the worker in one byte.
 const MAX_WORKERS: usize = 256;
+/// What a spool may have.
+const SPOOL_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 30);
 /// Most cores that Linux can be built for, `CONFIG_NR_CPUS`.
 const MAX_CORE: u64 = 8191;
 
@@ -25,6 +29,7 @@ pub(super) struct NodeDraft {
     pub(super) trust: Option<PathBuf>,
     pub(super) inbox: Option<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) spool: SpoolPlan,
     pub(super) workers: Vec<WorkerPlan>,
 }
 
@@ -38,6 +43,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: Checks
     let trust = path(source, t, "trust", "\"pki/ca.crt\"");
     let inbox = path(source, t, "inbox", "\"inbox\"");
     let state_dir = path(source, t, "state-dir", "\"state\"");
+    let spool = spool(source, t);
     let workers = workers(source, t);
     table.close(source);
     if let (Checks::Full, Some(certificate), Some(key), Some(trust), Some(realm), Some(node)) =
@@ -55,6 +61,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: Checks
         state_dir: resolved(state_dir),
         name: name.map(|f| f.value),
         realm: realm.map(|f| f.value),
+        spool,
         workers,
     }
 }
@@ -67,6 +74,31 @@ fn path(source: &mut Source<'_>, t: &mut Table<'_>, name: &'static str, example:
         }
         Ok(PathBuf::from(text))
     })
+}
+
+/// `stream-spool` and `spool`: memory, so neither nothing nor without an end.
+fn spool(source: &mut Source<'_>, t: &mut Table<'_>) -> SpoolPlan {
+    let bytes = |value: &DeValue<'_>| -> Result<u64, Wrong> {
+        let bytes = unit(units::bytes, "\"16 MiB\"")(value)?;
+        if SPOOL_BYTES.contains(&bytes) {
+            return Ok(bytes);
+        }
+        Err((format!("{bytes} bytes are too few or too many"), "64 KiB to 64 GiB".to_owned()))
+    };
+    let default = SpoolPlan::default();
+    let stream = t.optional(source, "stream-spool", bytes);
+    let node = t.optional(source, "spool", bytes);
+    let plan = SpoolPlan {
+        stream_bytes: stream.as_ref().map_or(default.stream_bytes, |f| f.value),
+        node_bytes: node.as_ref().map_or(default.node_bytes, |f| f.value),
+    };
+    if let Some(given) = stream.or(node)
+        && plan.stream_bytes > plan.node_bytes
+    {
+        let message = format!("a stream may keep {} bytes, the whole node {}", plan.stream_bytes, plan.node_bytes);
+        given.error(source, message, "stream-spool (16 MiB unless given) is at most spool (256 MiB unless given)");
+    }
+    plan
 }
 
 /// One adaptive worker on no particular core, unless said otherwise.

@@ -164,9 +164,11 @@ impl Broker {
             let answer = if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Failed(why) };
             return refuse(answer);
         }
-        if matches!(body, RequestBody::SendFile { .. }) != fd.is_some() {
+        let carries =
+            matches!(body, RequestBody::SendFile { .. } | RequestBody::SendStream { .. } | RequestBody::Listen { .. });
+        if carries != fd.is_some() {
             return refuse(Answer::Failed(
-                "a file to send comes with its descriptor, and nothing else does".to_owned(),
+                "a file or a stream comes with its descriptor, and nothing else does".to_owned(),
             ));
         }
         if self.pending.values().filter(|p| p.client.is_some_and(|(c, _)| c == client)).count()

@@ -16,12 +16,37 @@ pub struct TransferId(pub u128);
 pub struct TransferMeta {
     /// File name without a directory; at most 255 bytes.
     pub name: String,
-    /// Whole size in bytes, when it is known.
+    /// Whole size in bytes. `None` = an open-ended stream: its end is known when it comes.
     pub size: Option<u64>,
     /// 0–127; 64 and above is strict over bulk.
     pub priority: u8,
     /// Passed on verbatim; at most 64 pairs of at most 1024 bytes.
     pub attributes: Vec<(String, String)>,
+}
+
+/// Class of a datagram: which of a peer's two connections it goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramClass {
+    /// With command messages, behind them; strict before all bulk on every link.
+    Control = 0,
+    /// With transfers, in turns with them.
+    Bulk = 1,
+}
+
+/// Why a datagram was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DatagramRefusal {
+    /// It does not fit a packet of the path.
+    #[error("the datagram has {bytes} bytes; the path to this peer takes at most {max}")]
+    TooLarge {
+        /// Its payload.
+        bytes: usize,
+        /// What would fit.
+        max: usize,
+    },
+    /// This node has no such peer.
+    #[error("no such peer")]
+    NoSuchPeer,
 }
 
 /// From a gateway to the engine.
@@ -89,6 +114,18 @@ pub enum Command {
         /// Chosen by the gateway, unique at this node.
         id: u64,
         /// At most `MAX_MESSAGE_BYTES`.
+        payload: Bytes,
+    },
+    /// Send a datagram: once, perhaps not at all, never in pieces. Not answered, unless it can never be sent
+    /// (`DatagramRefused`).
+    Datagram {
+        /// Whom to.
+        peer: PeerId,
+        /// Which of the peer's applications; the numbers are theirs to agree on.
+        port: u16,
+        /// How it goes.
+        class: DatagramClass,
+        /// At most [`Engine::max_datagram_bytes`](crate::Engine::max_datagram_bytes).
         payload: Bytes,
     },
     /// Change a link's rate.
@@ -204,6 +241,26 @@ pub enum Event {
         id: u64,
         /// Why.
         reason: String,
+    },
+    /// A datagram arrived, whole.
+    Datagram {
+        /// From whom.
+        peer: PeerId,
+        /// Which application's.
+        port: u16,
+        /// How it came.
+        class: DatagramClass,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// An own datagram can never be sent.
+    DatagramRefused {
+        /// Whom it was to.
+        peer: PeerId,
+        /// Which application's.
+        port: u16,
+        /// Why.
+        reason: DatagramRefusal,
     },
     /// A link changed state.
     Link {

@@ -176,6 +176,9 @@ pub struct Limits {
     pub supply_bytes: u32,
     /// Bytes handed to a receiver's gateway and not yet reported written, per transfer.
     pub unwritten_bytes: u32,
+    /// Credit of a stream: bytes that its sender may be ahead of what this receiver's reader has taken. All of them are
+    /// handed to the gateway, so that a reader that stops holds up nothing but its own stream.
+    pub stream_credit_bytes: u32,
     /// Transit bytes queued per path and direction before drops are counted.
     pub transit_queue_bytes: u32,
     /// Transfers in both directions with one peer; more are refused by name.
@@ -187,6 +190,7 @@ impl Default for Limits {
         Self {
             supply_bytes: 1 << 20,
             unwritten_bytes: 8 << 20,
+            stream_credit_bytes: 16 << 20,
             transit_queue_bytes: 2 << 20,
             transfers_per_peer: 20_000,
         }

@@ -3,7 +3,7 @@
 //! No socket, clock, thread or sleep lives here, so a whole network of nodes runs in one test under virtual time.
 //!
 //! ```text
-//!   commands ──►  portal · relay · messages        ──► events
+//!   commands ──►  relay · datagrams · messages     ──► events
 //!                        │ streams, datagrams
 //!                    transport (quinn-proto)
 //!                        │ QUIC packets, pulled one at a time
@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod config;
+pub mod datagrams;
 pub mod egress;
 pub mod fib;
 #[doc(hidden)]
@@ -25,6 +26,7 @@ pub mod oam;
 pub mod port;
 mod relay;
 mod session;
+pub mod spool;
 pub mod time;
 pub mod transport;
 

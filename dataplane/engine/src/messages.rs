@@ -144,16 +144,19 @@ impl Messages {
         false
     }
 
-    pub(crate) fn datagrams_received(&mut self, now: Nanos, quic: &mut Connection, events: &mut VecDeque<Event>) {
-        while let Some(datagram) = quic.datagrams().recv() {
-            let Some((header, _)) = datagram.split_first_chunk::<DATAGRAM_HEADER_BYTES>() else { continue };
-            let [kind, id @ ..] = *header;
-            let id = u64::from_be_bytes(id);
-            match kind {
-                KIND_MESSAGE => self.received(id, datagram.slice(DATAGRAM_HEADER_BYTES..), events),
-                KIND_ACK => self.acknowledged(now, id, events),
-                _ => {}
-            }
+    /// Whether a datagram of the control connection is a message's; the others are the portal's (`datagrams`).
+    pub(crate) fn is_ours(datagram: &Bytes) -> bool {
+        matches!(datagram.first(), Some(&(KIND_MESSAGE | KIND_ACK)))
+    }
+
+    pub(crate) fn datagram_received(&mut self, now: Nanos, datagram: &Bytes, events: &mut VecDeque<Event>) {
+        let Some((header, _)) = datagram.split_first_chunk::<DATAGRAM_HEADER_BYTES>() else { return };
+        let [kind, id @ ..] = *header;
+        let id = u64::from_be_bytes(id);
+        match kind {
+            KIND_MESSAGE => self.received(id, datagram.slice(DATAGRAM_HEADER_BYTES..), events),
+            KIND_ACK => self.acknowledged(now, id, events),
+            _ => {}
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Message {
     Done { id: u128 },
     /// Either: given up, for this reason.
     Cancel { id: u128, reason: String },
+    /// Receiver of a stream: bytes below `limit` may be sent. Grows only, until the next `Accept`.
+    Credit { id: u128, limit: u64 },
 }
 
 impl Message {
@@ -43,7 +45,8 @@ impl Message {
             | Self::Finish { id, .. }
             | Self::Confirm { id, .. }
             | Self::Done { id }
-            | Self::Cancel { id, .. } => Some(TransferId(*id)),
+            | Self::Cancel { id, .. }
+            | Self::Credit { id, .. } => Some(TransferId(*id)),
         }
     }
 }

@@ -300,7 +300,7 @@ impl<N: Node> Net<N> {
         &mut self.direction_mut(from).link
     }
 
-    /// Every file at every node is through, and well.
+    /// Every file and stream at every node is through, and well.
     #[must_use]
     pub fn files_done(&self) -> bool {
         self.nodes.iter().all(|slot| slot.gateway.files_done())

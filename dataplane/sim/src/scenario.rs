@@ -8,6 +8,7 @@ use florelay_engine::port::{Crossing, Ecn};
 use florelay_engine::time::Nanos;
 use florelay_engine::{Engine, LinkNotice};
 
+use crate::gateway::Pace;
 use crate::net::{Net, NodeId};
 use crate::node::Node;
 use crate::port::{DEFAULT_FRAMES, SimFrame, SimPort};
@@ -132,6 +133,25 @@ impl Sim {
     #[must_use]
     pub fn link_state(&self, id: NodeId, link: LinkId) -> Option<&LinkState> {
         self.gateway(id).links.iter().rev().find(|(_, of, _)| *of == link).map(|(_, _, state)| state)
+    }
+
+    /// Begin a stream; see [`Gateway::send_stream`](crate::gateway::Gateway::send_stream).
+    pub fn send_stream(&mut self, from: NodeId, peer: PeerId, id: TransferId, size: u64, pace: Pace) {
+        let now = self.now();
+        let command = self.gateway_mut(from).send_stream(now, peer, id, size, pace);
+        self.command(from, command);
+    }
+
+    /// Let the reader of a stream go on at another pace.
+    ///
+    /// # Panics
+    /// If the stream was never offered here.
+    pub fn read_on(&mut self, id: NodeId, stream: TransferId, pace: Pace) {
+        let now = self.now();
+        let sink = self.gateway_mut(id).streams_in.get_mut(&stream);
+        sink.unwrap_or_else(|| panic!("{stream:?} was not offered here")).resume(now, pace);
+        // Nothing for the engine: its gateway looks around.
+        self.command(id, Command::Written { id: stream, offset: 0 });
     }
 
     /// Change the cap of a link at a node.

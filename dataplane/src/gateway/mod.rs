@@ -1,9 +1,10 @@
-//! The gateway thread: files, command messages, and the answers to the control process. May make syscalls, so that
+//! The gateway thread: files, streams, command messages, and the answers to the control process. May make syscalls, so that
 //! workers need not.
 //!
 //! ```text
 //!   control ─ ipc thread ─► inputs ─► gateway ─► ToWorker ring ─► worker
 //!           ◄─ replies ◄───────────── gateway ◄─ FromWorker ring ◄─ worker
+//!                                      ├► pipes thread (programs that write and read streams)
 //!                                      ├► opener thread (partial file, hashed as far as it goes)
 //!                                      └► finisher thread (hash check, fsync, rename)
 //! ```
@@ -15,7 +16,9 @@ mod incoming;
 pub(crate) mod ipc_server;
 mod log;
 mod outgoing;
+mod pipes;
 mod requests;
+mod streams;
 mod transfers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,6 +36,8 @@ use self::disk::{Finishing, Opening, Slow, start_finisher, start_opener};
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::{OutgoingFile, Pieces};
+use self::pipes::{News, PipeId, Pipes};
+use self::streams::Streams;
 use self::transfers::Transfers;
 use crate::adapter::share::workers_on;
 use crate::broker::SharedBroker;
@@ -62,6 +67,8 @@ pub(crate) enum Input {
     Opened(Box<Opening>, Result<Box<IncomingFile>, String>),
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, String>),
+    /// What became of a program's pipe.
+    Pipe(PipeId, News),
     /// The finisher has hashed a file that the receiver has already.
     Hashed(TransferId, Result<[u8; 32], String>),
     /// Stop.
@@ -81,6 +88,7 @@ pub(crate) struct Gateway {
     incoming: HashMap<TransferId, IncomingFile>,
     /// Transfers with gathered bytes that are not written yet, and their workers.
     touched: Vec<(usize, TransferId)>,
+    streams: Streams,
     transfers: Transfers,
     /// Digests of received files that the finisher has.
     digests: HashMap<TransferId, [u8; 32]>,
@@ -114,6 +122,7 @@ impl Gateway {
     ) -> std::io::Result<Self> {
         let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
         let opener = start_opener(to_self.clone(), bell.clone())?;
+        let streams = Streams::new(Pipes::start(to_self.clone(), bell.clone())?, plan.spool);
         let finisher = start_finisher(to_self, bell.clone())?;
         Ok(Self {
             started: Instant::now(),
@@ -126,6 +135,7 @@ impl Gateway {
             pieces: Pieces::default(),
             incoming: HashMap::new(),
             touched: Vec::new(),
+            streams,
             transfers: Transfers::new(),
             digests: HashMap::new(),
             messages: HashMap::new(),
@@ -157,7 +167,7 @@ impl Gateway {
             for worker in 0..self.workers.len() {
                 busy |= self.events(worker);
             }
-            busy |= self.supply();
+            busy |= self.supply() | self.supply_streams();
             for worker in 0..self.workers.len() {
                 busy |= self.flush(worker);
             }
@@ -208,6 +218,7 @@ impl Gateway {
                 self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
             Input::Hashed(id, result) => self.transfers.ended(id, result),
+            Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
         }
     }
@@ -245,6 +256,9 @@ impl Gateway {
     }
 
     fn event(&mut self, worker: usize, event: Event) {
+        if self.stream_event(&event) {
+            return;
+        }
         match event {
             Event::SupplyFrom { id, .. } | Event::SupplyUpTo { id, .. } => {
                 if let Some(file) = self.outgoing.get_mut(&id) {
@@ -252,7 +266,9 @@ impl Gateway {
                 }
             }
             Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
+            Event::TransferEnded { id, result } if self.streams.knows(id) => self.stream_ended(id, result),
             Event::TransferEnded { id, result } => self.ended(id, result),
+            Event::Offered { peer, id, meta } if meta.size.is_none() => self.stream_offered(worker, peer, id, &meta),
             Event::Offered { peer, id, meta } => self.offered(worker, peer, id, meta),
             Event::Data { id, offset, data } => {
                 let Some(file) = self.incoming.get_mut(&id) else { return };
@@ -277,6 +293,8 @@ impl Gateway {
                 let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
                 self.log.append(name, id, &payload);
             }
+            // No application has a port here yet.
+            Event::Datagram { .. } | Event::DatagramRefused { .. } => {}
             Event::MessageAcked { id, rtt } => {
                 if let Some((tag, replies)) = self.messages.remove(&id) {
                     reply(&replies, tag, Answer::Message { rtt_ns: nanos(rtt) });

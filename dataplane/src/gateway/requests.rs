@@ -9,6 +9,8 @@ use florelay_engine::Command;
 use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
 
 use super::outgoing::OutgoingFile;
+use super::pipes::adopt;
+use super::streams::Listener;
 use super::{Gateway, Replies, reply};
 use crate::ipc::{Answer, Request, RequestBody};
 use crate::ring::ToWorker;
@@ -30,6 +32,17 @@ impl Gateway {
             RequestBody::SendFile { to, id, name, priority, attributes } => {
                 let meta = TransferMeta { name, size: None, priority, attributes };
                 self.send_file(&to, TransferId(id), meta, descriptor, tag, replies)
+            }
+            RequestBody::SendStream { to, id, name, priority, attributes } => {
+                let meta = TransferMeta { name, size: None, priority, attributes };
+                self.send_stream(&to, TransferId(id), meta, descriptor, tag, replies)
+            }
+            RequestBody::EndStream { id, size } => {
+                self.end_stream(TransferId(id), size).map(|()| reply(replies, tag, Answer::Done))
+            }
+            RequestBody::Listen { name, from, resume } => self.listen_for(name, from, resume, descriptor, tag, replies),
+            RequestBody::TakeStream { id, digest } => {
+                self.take_stream(TransferId(id), &digest).map(|()| reply(replies, tag, Answer::Done))
             }
             RequestBody::Watch { id } => self.transfers.watch(TransferId(id), tag, replies),
             RequestBody::Cancel { id } => self.cancel(TransferId(id), tag, replies),
@@ -74,6 +87,21 @@ impl Gateway {
         self.outgoing.insert(id, file);
         self.tell_peer(peer, Command::Send { peer, id, meta });
         Ok(())
+    }
+
+    fn listen_for(
+        &mut self,
+        name: Option<String>,
+        from: Option<String>,
+        resume: Option<(u128, u64)>,
+        descriptor: Option<OwnedFd>,
+        tag: u64,
+        replies: &Replies,
+    ) -> Result<(), String> {
+        let from = from.map(|from| self.peer(&from)).transpose()?;
+        let pipe = adopt(descriptor)?;
+        let resume = resume.map(|(id, read)| (TransferId(id), read));
+        self.listen(Listener { tag, replies: replies.clone(), pipe, name, from, resume })
     }
 
     fn cancel(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {

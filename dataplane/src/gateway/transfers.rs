@@ -7,7 +7,7 @@ use florelay_engine::api::{TransferId, TransferMeta};
 use uuid::Uuid;
 
 use super::{Replies, nanos, reply};
-use crate::ipc::{Answer, TransferStatus};
+use crate::ipc::{Answer, TransferKind, TransferStatus};
 
 /// Ended transfers that are still shown.
 const MAX_ENDED: usize = 100;
@@ -40,8 +40,11 @@ impl Transfers {
             name: meta.name.clone(),
             outgoing,
             priority: meta.priority,
+            kind: if meta.size.is_some() { TransferKind::File } else { TransferKind::Stream },
             size: meta.size,
             confirmed: 0,
+            spooled: 0,
+            waiting: false,
             age_ns: 0,
             stalled: !self.connected.get(peer).copied().unwrap_or(false),
             ended: None,
@@ -73,6 +76,30 @@ impl Transfers {
     pub(crate) fn confirmed(&mut self, id: TransferId, offset: u64) {
         if let Some(transfer) = self.running.get_mut(&id) {
             transfer.status.confirmed = offset;
+            transfer.news = true;
+        }
+    }
+
+    /// Bytes of a stream that this node keeps.
+    pub(crate) fn spooled(&mut self, id: TransferId, bytes: u64) {
+        if let Some(transfer) = self.running.get_mut(&id) {
+            transfer.status.spooled = bytes;
+            transfer.news = true;
+        }
+    }
+
+    /// A stream has ended at this size.
+    pub(crate) fn size(&mut self, id: TransferId, size: u64) {
+        if let Some(transfer) = self.running.get_mut(&id) {
+            transfer.status.size = Some(size);
+            transfer.news = true;
+        }
+    }
+
+    /// An offered stream has no reader.
+    pub(crate) fn waiting(&mut self, id: TransferId, waiting: bool) {
+        if let Some(transfer) = self.running.get_mut(&id) {
+            transfer.status.waiting = waiting;
             transfer.news = true;
         }
     }

@@ -21,7 +21,7 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, LinkPlan, NodePlan, PeerPlan, PollMode, TransitEndPlan, TransitPlan, WorkerPlan,
+    AdapterPlan, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan, TransitPlan, WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -106,6 +106,7 @@ impl Realm {
             trust: self.dir.path().join("ca.crt"),
             inbox: self.dir.path().join(format!("{node}-inbox")),
             state_dir: self.dir.path().join(format!("{node}-state")),
+            spool: SpoolPlan::default(),
             workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }],
             peers: Vec::new(),
             links,

@@ -13,6 +13,13 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("inbox = \"inbox\"", "inbx = \"inbox\"", "node.inbx", "did you mean \"inbox\"?"),
     ("inbox = \"inbox\"", "inbox = \"\"", "node.inbox", "not a path"),
     ("state-dir = \"state\"", "color = 1\nstate-dir = \"state\"", "node.color", "unknown key"),
+    (
+        "state-dir = \"state\"",
+        "state-dir = \"state\"\nstream-spool = \"1 GiB\"",
+        "node.stream-spool",
+        "the whole node 268435456",
+    ),
+    ("state-dir = \"state\"", "state-dir = \"state\"\nspool = \"1 kB\"", "node.spool", "64 KiB to 64 GiB"),
     ("{ core = 0, poll = \"adaptive\" }", "{ core = 1 }", "node.workers[1].core", "has a worker already"),
     ("poll = \"adaptive\"", "poll = \"adaptiv\"", "node.workers[0].poll", "did you mean \"adaptive\"?"),
     ("{ core = 1, poll = \"busy\" }", "{ poll = \"busy\" }", "node.workers[1].poll", "keeps its core"),

@@ -1,7 +1,7 @@
 //! What gateways want.
 
 use super::Engine;
-use crate::api::{Command, Event, TransferId};
+use crate::api::{Command, DatagramClass, DatagramRefusal, Event, TransferId};
 use crate::config::{LinkId, PeerId, RatePlan};
 use crate::port::FrameBuf;
 use crate::time::Nanos;
@@ -63,6 +63,7 @@ impl<F: FrameBuf> Engine<F> {
                 runtime.messages.send(now, id, payload, &mut self.events);
                 self.mark_ready(peer, Lane::Control);
             }
+            Command::Datagram { peer, port, class, payload } => self.send_datagram(peer, port, class, &payload),
             Command::SetRate { link, rate } => self.set_rate(now, link, rate),
             Command::SetAdmin { link, up } => {
                 if let Some(index) = self.index(link) {
@@ -78,6 +79,26 @@ impl<F: FrameBuf> Engine<F> {
             }
             Command::Trace { peer, token } => self.start_trace(now, peer, token),
         }
+    }
+
+    fn send_datagram(&mut self, peer: PeerId, port: u16, class: DatagramClass, payload: &[u8]) {
+        let lane = match class {
+            DatagramClass::Control => Lane::Control,
+            DatagramClass::Bulk => Lane::Bulk,
+        };
+        let Some(runtime) = self.peers.get_mut(usize::from(peer.0)) else {
+            let reason = DatagramRefusal::NoSuchPeer;
+            self.events.push_back(Event::DatagramRefused { peer, port, reason });
+            return;
+        };
+        let lit = self.transport.peer(peer).is_some_and(|state| !state.dark);
+        let open = lit
+            && self.transport.current(peer, lane).is_some_and(|handle| match lane {
+                Lane::Control => runtime.control.get(&handle).is_some_and(|conn| conn.session.ready),
+                Lane::Bulk => runtime.bulk.get(&handle).is_some_and(|conn| conn.session.ready),
+            });
+        runtime.datagrams.send(open, port, class, payload, &mut self.events);
+        self.mark_ready(peer, lane);
     }
 
     fn owner(&self, id: TransferId) -> Option<PeerId> {

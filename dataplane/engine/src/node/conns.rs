@@ -3,8 +3,9 @@
 use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent};
 
 use super::{Engine, RETRY_FIRST, RETRY_LIMIT, Retry};
-use crate::api::{Event, PeerState};
+use crate::api::{DatagramClass, Event, PeerState};
 use crate::config::{PeerId, Role};
+use crate::messages::Messages;
 use crate::port::FrameBuf;
 use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, SessionError};
 use crate::time::Nanos;
@@ -38,11 +39,13 @@ impl<F: FrameBuf> Engine<F> {
                 QuicEvent::Stream(event) => self.stream(now, handle, peer, lane, &event),
                 QuicEvent::DatagramReceived => {
                     let Some(conn) = self.transport.conn(handle) else { continue };
-                    if lane == Lane::Control {
-                        let runtime = &mut self.peers[usize::from(peer.0)];
-                        runtime.messages.datagrams_received(now, &mut conn.quic, &mut self.events);
-                    } else {
-                        while conn.quic.datagrams().recv().is_some() {}
+                    let runtime = &mut self.peers[usize::from(peer.0)];
+                    while let Some(datagram) = conn.quic.datagrams().recv() {
+                        if lane == Lane::Control && Messages::is_ours(&datagram) {
+                            runtime.messages.datagram_received(now, &datagram, &mut self.events);
+                        } else {
+                            runtime.datagrams.received(class_of(lane), &datagram, &mut self.events);
+                        }
                     }
                 }
                 QuicEvent::HandshakeDataReady | QuicEvent::DatagramsUnblocked => {}
@@ -96,7 +99,7 @@ impl<F: FrameBuf> Engine<F> {
     /// Forget a connection's session. Says whether there was one.
     fn disconnected(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> bool {
         let runtime = &mut self.peers[usize::from(peer.0)];
-        match lane {
+        let was = match lane {
             Lane::Control => runtime.control.remove(&handle).is_some(),
             Lane::Bulk => {
                 let was = runtime.bulk.remove(&handle).is_some();
@@ -105,7 +108,11 @@ impl<F: FrameBuf> Engine<F> {
                 }
                 was
             }
+        };
+        if was {
+            runtime.datagrams.flush(class_of(lane));
         }
+        was
     }
 
     fn stream(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, event: &StreamEvent) {
@@ -267,6 +274,13 @@ impl<F: FrameBuf> Engine<F> {
                 self.mark_ready(peer, Lane::Bulk);
             }
         }
+    }
+}
+
+fn class_of(lane: Lane) -> DatagramClass {
+    match lane {
+        Lane::Control => DatagramClass::Control,
+        Lane::Bulk => DatagramClass::Bulk,
     }
 }
 

@@ -8,7 +8,7 @@ use florelay_wire::ach::ChannelType;
 use florelay_wire::oam::{Alarm, Role as TraceRole, TraceReply};
 
 use super::{Engine, LinkNotice, PathTrace};
-use crate::api::{Event, LinkState, PeerState};
+use crate::api::{DatagramClass, Event, LinkState, PeerState};
 use crate::config::{LinkId, PeerId};
 use crate::fib::DropReason;
 use crate::oam::{
@@ -157,6 +157,9 @@ impl<F: FrameBuf> Engine<F> {
         match (was_dark, reason) {
             (false, Some(reason)) => {
                 state.clock.stop(now);
+                for class in [DatagramClass::Control, DatagramClass::Bulk] {
+                    self.peers[usize::from(peer.0)].datagrams.flush(class);
+                }
                 self.set_peer_state(peer, PeerState::Dark(reason));
             }
             (true, None) => {

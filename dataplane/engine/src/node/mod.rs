@@ -22,6 +22,7 @@ pub use self::across::LinkNotice;
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
 use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
+use crate::datagrams::Datagrams;
 use crate::egress::{Class, Egress, EgressLimits, FlowKey};
 use crate::fib::{Direction, DropReason, Fib, FibError, SequenceMonitor, transit_flow};
 use crate::messages::{ControlConn, Messages};
@@ -78,6 +79,7 @@ struct PeerRuntime {
     link: LinkId,
     relay: Relay,
     messages: Messages,
+    datagrams: Datagrams,
     bulk: FxHashMap<Handle, BulkConn>,
     control: FxHashMap<Handle, ControlConn>,
     alarm: PathAlarm,
@@ -150,6 +152,7 @@ impl<F: FrameBuf> Engine<F> {
                 link: peer.link,
                 relay: Relay::new(peer.id, config.limits),
                 messages: Messages::new(peer.id),
+                datagrams: Datagrams::new(peer.id, peer.quic_mtu),
                 bulk: FxHashMap::default(),
                 control: FxHashMap::default(),
                 alarm: PathAlarm::new(),
@@ -247,6 +250,9 @@ impl<F: FrameBuf> Engine<F> {
     /// The next event for the gateways.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
+        if let Event::Datagram { peer, .. } = event {
+            self.peers[usize::from(peer.0)].datagrams.taken();
+        }
         if let Event::TransferEnded { id, .. } = event
             && let Some(peer) = self.transfers.get(&id)
             && !self.peers[usize::from(peer.0)].relay.knows(id)
@@ -255,6 +261,12 @@ impl<F: FrameBuf> Engine<F> {
             self.transfers.remove(&id);
         }
         Some(event)
+    }
+
+    /// Largest payload of a datagram to a peer in bytes; `None` = no such peer.
+    #[must_use]
+    pub fn max_datagram_bytes(&self, peer: PeerId) -> Option<usize> {
+        self.peers.get(usize::from(peer.0)).map(|peer| peer.datagrams.max())
     }
 
     /// Events that wait. The worker asks before it takes, so that a full ring loses none.

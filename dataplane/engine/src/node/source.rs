@@ -8,7 +8,7 @@ use florelay_wire::link::{PATH_HEADER_BYTES, write_path_header};
 use florelay_wire::mpls::{Lse, Tc};
 
 use super::PeerRuntime;
-use crate::api::Event;
+use crate::api::{DatagramClass, Event};
 use crate::config::{PeerConfig, PeerId};
 use crate::egress::{Class, FlowKey, PacketSource};
 use crate::fib::PATH_TTL;
@@ -101,14 +101,20 @@ impl Source<'_> {
         let Some(conn) = self.transport.conn_to_feed(handle) else { return false };
         let runtime = &mut self.peers[usize::from(peer.0)];
         match lane {
-            Lane::Control => runtime
-                .control
-                .get_mut(&handle)
-                .is_some_and(|state| runtime.messages.feed(state, &mut conn.quic, limit)),
-            Lane::Bulk => runtime
-                .bulk
-                .get_mut(&handle)
-                .is_some_and(|state| runtime.relay.feed(state, &mut conn.quic, limit, self.events)),
+            Lane::Control => runtime.control.get_mut(&handle).is_some_and(|state| {
+                runtime.messages.feed(state, &mut conn.quic, limit)
+                    || runtime.datagrams.feed(&mut conn.quic, DatagramClass::Control)
+            }),
+            Lane::Bulk => runtime.bulk.get_mut(&handle).is_some_and(|state| {
+                if runtime.datagrams.has_turn() && runtime.datagrams.feed(&mut conn.quic, DatagramClass::Bulk) {
+                    return true;
+                }
+                if runtime.relay.feed(state, &mut conn.quic, limit, self.events) {
+                    runtime.datagrams.give_turn();
+                    return true;
+                }
+                runtime.datagrams.feed(&mut conn.quic, DatagramClass::Bulk)
+            }),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::api::{LinkState, PeerState};
 use crate::config::{LinkId, PeerId, RatePlan};
+use crate::datagrams::DatagramCounters;
 use crate::egress::EgressCounters;
 use crate::fib::DropReason;
 use crate::port::FrameBuf;
@@ -70,6 +71,8 @@ pub struct PeerReport {
     pub lost_bytes: u64,
     /// Handshakes and losses.
     pub counters: PeerCounters,
+    /// Datagrams to and from it.
+    pub datagrams: DatagramCounters,
 }
 
 impl<F: FrameBuf> Engine<F> {
@@ -117,6 +120,7 @@ impl<F: FrameBuf> Engine<F> {
             lost_packets: stats.map_or(0, |path| path.lost_packets),
             lost_bytes: stats.map_or(0, |path| path.lost_bytes),
             counters: peer.stats,
+            datagrams: self.peers[usize::from(id.0)].datagrams.counters(),
         })
     }
 }

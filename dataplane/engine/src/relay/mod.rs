@@ -1,4 +1,4 @@
-//! File transfers above QUIC: offers, stripes, confirmation, resume.
+//! Transfers above QUIC, files and open-ended streams: offers, stripes, credits, confirmation, resume.
 //!
 //! A transfer outlives connections. Its bytes travel in *stripes*: unidirectional streams of at most
 //! [`STRIPE_BYTES`](crate::transport::STRIPE_BYTES), each with the transfer's id and its own offset in front, so
@@ -12,7 +12,13 @@
 //! ```
 //!
 //! The receiver hands bytes on in order, each exactly once, and only `unwritten_bytes` ahead of what its gateway
-//! has reported written; QUIC's flow control does the rest.
+//! has reported written; QUIC's flow control does the rest. The reader of a stream may stop for as long as it likes, so
+//! its sender needs credit besides: what is sent can always be handed on, and never fills the window that a peer's
+//! transfers share.
+//!
+//! ```text
+//!  receiver of a stream   ◄── Accept(offset), Credit(written + stream_credit_bytes), and again with each Confirm
+//! ```
 
 mod receive;
 mod send;
@@ -142,7 +148,11 @@ impl Relay {
                     self.deliver(conn, quic, id, events);
                 }
             }
-            Message::Accept { offset, .. } => self.accepted(id, offset, events),
+            Message::Accept { offset, .. } => match self.check_place(id, offset) {
+                Ok(()) => self.accepted(id, offset, events),
+                Err(reason) => self.cancel(Some((conn, quic)), id, &reason, events),
+            },
+            Message::Credit { limit, .. } => self.credited(id, limit),
             Message::Confirm { offset, .. } => {
                 if let Some(transfer) = self.outgoing.get_mut(&id)
                     && transfer.confirm(offset)
@@ -203,7 +213,7 @@ impl Relay {
     pub(crate) fn handle_timeout(&mut self, now: Nanos, conn: &mut BulkConn) {
         for (id, transfer) in &mut self.incoming {
             if let Some(offset) = transfer.confirm_due(now) {
-                conn.session.push(&Message::Confirm { id: id.0, offset });
+                transfer.push_confirm(conn, *id, offset);
             }
         }
     }

@@ -8,6 +8,7 @@ use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
 use super::{BulkConn, MAX_REMEMBERED, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
+use crate::config::Limits;
 use crate::session::Message;
 use crate::time::Nanos;
 
@@ -33,6 +34,10 @@ pub(super) struct StripeIn {
 pub(super) struct Incoming {
     name: String,
     size: Option<u64>,
+    /// Bytes that may be handed to the gateway and not be written.
+    window: u64,
+    /// Its sender sends on credit.
+    on_credit: bool,
     /// The gateway has accepted it.
     accepted: bool,
     /// First byte not yet handed to the gateway.
@@ -49,8 +54,11 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    fn new(meta: &TransferMeta) -> Self {
+    fn new(meta: &TransferMeta, limits: &Limits) -> Self {
+        let on_credit = meta.size.is_none();
         Self {
+            window: u64::from(if on_credit { limits.stream_credit_bytes } else { limits.unwritten_bytes }),
+            on_credit,
             name: meta.name.clone(),
             size: meta.size,
             accepted: false,
@@ -81,6 +89,26 @@ impl Incoming {
         self.confirm_at
     }
 
+    /// Everything below `offset` is written; and so much more may be sent.
+    pub(super) fn push_confirm(&self, conn: &mut BulkConn, id: TransferId, offset: u64) {
+        conn.session.push(&Message::Confirm { id: id.0, offset });
+        self.push_credit(conn, id);
+    }
+
+    fn push_credit(&self, conn: &mut BulkConn, id: TransferId) {
+        if self.on_credit {
+            conn.session.push(&Message::Credit { id: id.0, limit: self.written.saturating_add(self.window) });
+        }
+    }
+
+    /// Send from `offset` on. What was written while there was no connection is confirmed with it: the sender of a stream
+    /// may wait for nothing but room.
+    fn push_accept(&mut self, conn: &mut BulkConn, id: TransferId, offset: u64) {
+        conn.session.push(&Message::Accept { id: id.0, offset });
+        self.confirmed = self.written;
+        self.push_confirm(conn, id, self.written);
+    }
+
     pub(super) fn confirm_due(&mut self, now: Nanos) -> Option<u64> {
         if self.confirm_at? > now {
             return None;
@@ -108,9 +136,9 @@ impl Relay {
             });
             return;
         }
-        if let Some(transfer) = self.incoming.get(&id) {
+        if let Some(transfer) = self.incoming.get_mut(&id) {
             if transfer.accepted {
-                conn.session.push(&Message::Accept { id: id.0, offset: transfer.delivered });
+                transfer.push_accept(conn, id, transfer.delivered);
             }
             return;
         }
@@ -126,7 +154,7 @@ impl Relay {
             conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
             return;
         }
-        self.incoming.insert(id, Incoming::new(&meta));
+        self.incoming.insert(id, Incoming::new(&meta, &self.limits));
         events.push_back(Event::Offered { peer: self.peer, id, meta });
     }
 
@@ -137,7 +165,7 @@ impl Relay {
         transfer.delivered = offset;
         transfer.written = offset;
         if let Some(conn) = conn.filter(|conn| conn.session.ready) {
-            conn.session.push(&Message::Accept { id: id.0, offset });
+            transfer.push_accept(conn, id, offset);
         }
     }
 
@@ -159,7 +187,7 @@ impl Relay {
         if offset - transfer.confirmed >= CONFIRM_STEP_BYTES {
             transfer.confirmed = offset;
             transfer.confirm_at = None;
-            conn.session.push(&Message::Confirm { id: id.0, offset });
+            transfer.push_confirm(conn, id, offset);
         } else {
             transfer.confirm_at.get_or_insert(now + CONFIRM_DELAY);
         }
@@ -235,7 +263,7 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         let Some(transfer) = self.incoming.get_mut(&id).filter(|t| t.accepted) else { return };
-        let ceiling = transfer.written + u64::from(self.limits.unwritten_bytes);
+        let ceiling = transfer.written.saturating_add(transfer.window);
         while let Some(&(at, stream)) = transfer.waiting.first() {
             if at > transfer.delivered || transfer.delivered >= ceiling {
                 break;

@@ -30,6 +30,10 @@ pub(super) struct Outgoing {
     limit: u64,
     /// First byte that the receiver has not confirmed.
     confirmed: u64,
+    /// First byte that may not be sent: the receiver's credit of a stream. A file needs none.
+    credit: u64,
+    /// First byte that was never sent, on any connection.
+    high: u64,
     /// Size and digest, once the gateway has said them.
     end: Option<(u64, [u8; 32])>,
     /// The open stripe and the bytes until it is long enough.
@@ -51,6 +55,8 @@ impl Outgoing {
             supplied: 0,
             limit: 0,
             confirmed: 0,
+            credit: 0,
+            high: 0,
             end: None,
             stripe: None,
             flowing: false,
@@ -62,11 +68,12 @@ impl Outgoing {
 
     pub(super) fn debug(&self) -> String {
         format!(
-            "sent {} supplied {} limit {} confirmed {} end {:?} stripe {:?} flowing {} finish {} queued {} supply {}",
+            "sent {} supplied {} limit {} confirmed {} credit {} end {:?} stripe {:?} flowing {} finish {} queued {} supply {}",
             self.sent,
             self.supplied,
             self.limit,
             self.confirmed,
+            self.credit,
             self.end.map(|e| e.0),
             self.stripe,
             self.flowing,
@@ -103,7 +110,8 @@ impl Outgoing {
     }
 
     fn has_work(&self) -> bool {
-        self.flowing && (!self.supply.is_empty() || (self.end.is_some() && !self.finish_sent))
+        let data = !self.supply.is_empty();
+        self.flowing && ((data && self.sent < self.credit) || (!data && self.end.is_some() && !self.finish_sent))
     }
 }
 
@@ -133,6 +141,28 @@ impl Relay {
         self.outgoing.insert(id, Outgoing::new(meta));
     }
 
+    /// Whether a stream can go on from `offset`. What was confirmed is gone, and nobody has what was not sent.
+    pub(super) fn check_place(&self, id: TransferId, offset: u64) -> Result<(), String> {
+        let Some(stream) = self.outgoing.get(&id).filter(|t| t.meta.size.is_none() && !t.flowing) else {
+            return Ok(());
+        };
+        if (stream.confirmed..=stream.high).contains(&offset) {
+            return Ok(());
+        }
+        Err(format!(
+            "the receiver has lost its place in the stream: it asks for byte {offset}, bytes {} to {} are kept",
+            stream.confirmed, stream.high
+        ))
+    }
+
+    /// The receiver of a stream takes bytes below `limit`.
+    pub(super) fn credited(&mut self, id: TransferId, limit: u64) {
+        if let Some(transfer) = self.outgoing.get_mut(&id).filter(|t| t.flowing && t.credit < limit) {
+            transfer.credit = limit;
+            self.queue(id);
+        }
+    }
+
     pub(super) fn accepted(&mut self, id: TransferId, offset: u64, events: &mut VecDeque<Event>) {
         let supply = u64::from(self.limits.supply_bytes);
         let Some(transfer) = self.outgoing.get_mut(&id).filter(|t| !t.flowing) else { return };
@@ -145,6 +175,7 @@ impl Relay {
         transfer.supplied = offset;
         transfer.confirmed = transfer.confirmed.min(offset);
         transfer.limit = offset.saturating_add(supply);
+        transfer.credit = if transfer.meta.size.is_some() { u64::MAX } else { offset };
         transfer.end = None;
         events.push_back(Event::SupplyFrom { id, offset });
         events.push_back(Event::SupplyUpTo { id, limit: transfer.limit });
@@ -301,6 +332,8 @@ fn write_packet(
         };
         // A packet may take the end of one supplied piece and the beginning of the next. It is full also where the stripe
         // ends, which is at the first packet that reaches its length.
+        let credit = transfer.credit.saturating_sub(transfer.sent);
+        let mut room = room.min(usize::try_from(credit).unwrap_or(usize::MAX));
         let mut pieces = [Bytes::new(), Bytes::new()];
         for (piece, supplied) in pieces.iter_mut().zip(&transfer.supply) {
             *piece = supplied.slice(..room.min(supplied.len()));
@@ -327,6 +360,7 @@ fn write_packet(
             transfer.supply.pop_front();
         }
         transfer.sent += written as u64;
+        transfer.high = transfer.high.max(transfer.sent);
         let left = left.saturating_sub(written as u64);
         transfer.stripe = Some((stream, left));
         let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);

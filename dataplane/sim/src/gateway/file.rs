@@ -11,7 +11,7 @@ use florelay_engine::time::Nanos;
 const PIECE_BYTES: u64 = 64 << 10;
 
 /// The bytes of file `id` from `offset` on.
-fn content(id: TransferId, offset: u64, len: usize) -> Vec<u8> {
+pub(super) fn content(id: TransferId, offset: u64, len: usize) -> Vec<u8> {
     let seed = (id.0 as u64) ^ ((id.0 >> 64) as u64).rotate_left(32);
     let (mut bytes, skip) = (Vec::with_capacity(len + 16), (offset % 8) as usize);
     let mut word = offset / 8;
@@ -28,7 +28,7 @@ fn content(id: TransferId, offset: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn digest(id: TransferId, size: u64) -> [u8; 32] {
+pub(super) fn digest(id: TransferId, size: u64) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < size {

@@ -6,16 +6,34 @@
 
 mod file;
 mod message;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId, TransferMeta};
+use bytes::Bytes;
+use florelay_engine::api::{
+    Command, DatagramClass, DatagramRefusal, Event, LinkState, PeerState, TransferId, TransferMeta,
+};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
 
 pub use file::{FileSink, FileSource};
 pub use message::{MessageInbox, MessageSender};
+pub use stream::{Pace, StreamSink, StreamSource};
+
+/// A datagram that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// From whom.
+    pub peer: PeerId,
+    /// Which application's.
+    pub port: u16,
+    /// How it came.
+    pub class: DatagramClass,
+    /// Its bytes.
+    pub payload: Bytes,
+}
 
 /// All gateways of one node.
 #[derive(Debug, Default)]
@@ -24,8 +42,18 @@ pub struct Gateway {
     pub sources: BTreeMap<TransferId, FileSource>,
     /// Files received here.
     pub sinks: BTreeMap<TransferId, FileSink>,
+    /// Streams sent from here.
+    pub streams_out: BTreeMap<TransferId, StreamSource>,
+    /// Streams received here.
+    pub streams_in: BTreeMap<TransferId, StreamSink>,
+    /// How fast the readers of streams read.
+    pub reading: Pace,
     /// Message flows sent from here.
     pub senders: Vec<MessageSender>,
+    /// Datagrams received here.
+    pub datagrams: Vec<(Nanos, Datagram)>,
+    /// Own datagrams that were refused, and why.
+    pub refused: Vec<DatagramRefusal>,
     /// Messages received here.
     pub inbox: MessageInbox,
     /// From a piece's arrival to its being written, and from the last piece to the end of the sync.
@@ -47,6 +75,14 @@ impl Gateway {
         Command::Send { peer, id, meta }
     }
 
+    /// Begin a stream of `size` bytes in all, which an application writes at this pace and only it knows.
+    pub fn send_stream(&mut self, now: Nanos, peer: PeerId, id: TransferId, size: u64, pace: Pace) -> Command {
+        let source = StreamSource::new(id, size, pace, now);
+        assert!(self.streams_out.insert(id, source).is_none(), "{id:?} is sent twice");
+        let meta = TransferMeta { name: format!("{:x}.stream", id.0), size: None, priority: 0, attributes: Vec::new() };
+        Command::Send { peer, id, meta }
+    }
+
     /// Begin a flow of `count` messages of `payload_bytes` (at least 16) to `peer`, the first at `start`.
     pub fn send_messages(
         &mut self,
@@ -63,6 +99,9 @@ impl Gateway {
 
     /// The engine said something; answers go to `commands`.
     pub fn handle(&mut self, now: Nanos, event: Event, commands: &mut Vec<Command>) {
+        if let Some(source) = event_of(&event).and_then(|id| self.streams_out.get_mut(&id)) {
+            return source.handle(now, &event, commands);
+        }
         match event {
             Event::SupplyFrom { id, offset } => self.source(id).supply_from(offset),
             Event::SupplyUpTo { id, limit } => self.source(id).supply_up_to(limit, commands),
@@ -72,18 +111,34 @@ impl Gateway {
                     source.ended(now, result);
                 } else if let Some(sink) = self.sinks.get_mut(&id) {
                     sink.ended(now, result);
+                } else if let Some(sink) = self.streams_in.get_mut(&id) {
+                    sink.ended(now, result);
                 } else {
                     panic!("the end of an unknown transfer {id:?} at {now:?}: {result:?}");
                 }
+            }
+            Event::Offered { id, meta: TransferMeta { size: None, .. }, .. } => {
+                let pace = self.reading;
+                self.streams_in.entry(id).or_insert_with(|| StreamSink::new(id, pace)).offered(commands);
             }
             Event::Offered { id, meta, .. } => {
                 let delay = self.write_delay;
                 let sink = self.sinks.entry(id).or_insert_with(|| FileSink::new(id, delay));
                 sink.offered(&meta, commands);
             }
-            Event::Data { id, offset, data } => self.sink(id).data(now, offset, &data),
-            Event::DataEnd { id, size, digest } => self.sink(id).data_end(now, size, digest),
+            Event::Data { id, offset, data } => match self.streams_in.get_mut(&id) {
+                Some(stream) => stream.data(now, offset, &data),
+                None => self.sink(id).data(now, offset, &data),
+            },
+            Event::DataEnd { id, size, digest } => match self.streams_in.get_mut(&id) {
+                Some(stream) => stream.data_end(size, digest),
+                None => self.sink(id).data_end(now, size, digest),
+            },
             Event::Message { peer, id, payload } => self.inbox.received(now, peer, id, &payload),
+            Event::Datagram { peer, port, class, payload } => {
+                self.datagrams.push((now, Datagram { peer, port, class, payload }));
+            }
+            Event::DatagramRefused { reason, .. } => self.refused.push(reason),
             Event::MessageAcked { id, rtt } => self.sender(id).acked(id, rtt),
             Event::MessageFailed { id, reason } => self.sender(id).failed(id, reason),
             Event::Link { link, state } => self.links.push((now, link, state)),
@@ -97,6 +152,12 @@ impl Gateway {
         for sink in self.sinks.values_mut() {
             sink.handle_timeout(now, commands);
         }
+        for source in self.streams_out.values_mut() {
+            source.handle_timeout(now, commands);
+        }
+        for sink in self.streams_in.values_mut() {
+            sink.handle_timeout(now, commands);
+        }
         for sender in &mut self.senders {
             sender.handle_timeout(now, commands);
         }
@@ -106,12 +167,17 @@ impl Gateway {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Nanos> {
         let sinks = self.sinks.values().filter_map(FileSink::next_timeout);
-        sinks.chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
+        let streams = self.streams_out.values().filter_map(StreamSource::next_timeout);
+        let streams = streams.chain(self.streams_in.values().filter_map(StreamSink::next_timeout));
+        sinks.chain(streams).chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
     }
 
     /// The node was restarted: what was not yet written is gone, and transfers that are not through are offered anew.
     pub fn restarted(&mut self, commands: &mut Vec<Command>, peer_of: impl Fn(TransferId) -> PeerId) {
         self.sinks.values_mut().for_each(FileSink::restarted);
+        // The reader is a process of its own and has what it has read; a sender's memory is gone, and with it its streams.
+        self.streams_in.values_mut().for_each(StreamSink::restarted);
+        assert!(self.streams_out.is_empty(), "a stream does not outlive its sender");
         for (&id, source) in &mut self.sources {
             if source.result().is_none() {
                 *source = FileSource::new(id, source.size());
@@ -126,10 +192,12 @@ impl Gateway {
         }
     }
 
-    /// Is every file sent or received here through, and well?
+    /// Is every file and stream sent or received here through, and well?
     #[must_use]
     pub fn files_done(&self) -> bool {
         let sources = self.sources.values().map(FileSource::result);
+        let sources = sources.chain(self.streams_out.values().map(StreamSource::result));
+        let sources = sources.chain(self.streams_in.values().map(StreamSink::result));
         sources.chain(self.sinks.values().map(FileSink::result)).all(|result| result == Some(&Ok(())))
     }
 
@@ -144,6 +212,17 @@ impl Gateway {
     fn sender(&mut self, id: u64) -> &mut MessageSender {
         let found = self.senders.get_mut(message::sender_of(id));
         found.unwrap_or_else(|| panic!("message {id:x} was not sent from here"))
+    }
+}
+
+/// The transfer that an event of a sender's is about.
+fn event_of(event: &Event) -> Option<TransferId> {
+    match *event {
+        Event::SupplyFrom { id, .. }
+        | Event::SupplyUpTo { id, .. }
+        | Event::Confirmed { id, .. }
+        | Event::TransferEnded { id, .. } => Some(id),
+        _ => None,
     }
 }
 

@@ -1,0 +1,319 @@
+//! Pipes to the programs that write and read streams. One thread polls them all, so that none can block the gateway.
+//!
+//! ```text
+//!   gateway ─ Order ─► pipes thread ─ poll(2): pipes, doorbell
+//!           ◄─ News ─┘   reads what was granted; keeps what its reader has not taken (bounded by the engine's credit)
+//! ```
+//!
+//! A pipe is named by a number of its own, so that late news of one that was closed concern nobody.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::Input;
+use crate::ring::{Doorbell, GatewayBell};
+
+/// Most bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// A pipe's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PipeId(pub(crate) u64);
+
+/// What the gateway wants of a pipe.
+pub(super) enum Order {
+    /// Read from it what is granted.
+    Read(PipeId, OwnedFd),
+    /// Read until so many bytes were read in all.
+    Grant(PipeId, u64),
+    /// Write to it what comes as `Data`.
+    Write(PipeId, OwnedFd),
+    Data(PipeId, Bytes),
+    /// Close it now.
+    Close(PipeId),
+}
+
+/// What became of it.
+pub(crate) enum News {
+    /// These bytes were read.
+    Read(Vec<u8>),
+    /// The program has closed its end.
+    Ended,
+    /// So many bytes were written in all.
+    Wrote(u64),
+    /// It does not work any more, for this reason.
+    Broken(String),
+}
+
+/// The gateway's handle to the thread; it ends with it.
+pub(super) struct Pipes {
+    orders: Option<Sender<Order>>,
+    doorbell: Arc<Doorbell>,
+}
+
+impl Pipes {
+    pub(super) fn start(to_gateway: Sender<Input>, bell: GatewayBell) -> io::Result<Self> {
+        let doorbell = Arc::new(Doorbell::new()?);
+        let (sender, orders) = channel();
+        let rung = doorbell.clone();
+        std::thread::Builder::new()
+            .name("pipes".into())
+            .spawn(move || Poller { pipes: BTreeMap::new(), to_gateway, bell }.run(&orders, &rung))?;
+        Ok(Self { orders: Some(sender), doorbell })
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // The thread lives as long as the gateway.
+            let _ = orders.send(order);
+            self.doorbell.ring();
+        }
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        self.orders = None;
+        self.doorbell.ring();
+    }
+}
+
+/// The descriptor of a request as a pipe that never blocks.
+pub(super) fn adopt(descriptor: Option<OwnedFd>) -> Result<OwnedFd, String> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let pipe = File::from(descriptor.ok_or("the request carries no pipe")?);
+    let metadata = pipe.metadata().map_err(|error| format!("cannot examine the pipe: {error}"))?;
+    if !metadata.file_type().is_fifo() {
+        return Err("the request's descriptor is not a pipe".into());
+    }
+    let set = fcntl_getfl(&pipe).and_then(|flags| fcntl_setfl(&pipe, flags | OFlags::NONBLOCK));
+    set.map_err(|error| format!("cannot use the pipe: {error}"))?;
+    Ok(pipe.into())
+}
+
+/// Whether somebody has the reading end of this pipe.
+pub(super) fn has_reader(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::ERR)
+}
+
+enum Side {
+    Read { read: u64, limit: u64 },
+    Write { queue: VecDeque<u8>, wrote: u64 },
+}
+
+struct Pipe {
+    fd: OwnedFd,
+    side: Side,
+}
+
+impl Pipe {
+    /// What to wait for; `None` = nothing. (Of a writing end, poll always says when its reader is gone.)
+    fn interest(&self) -> Option<PollFlags> {
+        match &self.side {
+            Side::Read { read, limit } => (read < limit).then_some(PollFlags::IN),
+            Side::Write { queue, .. } if queue.is_empty() => Some(PollFlags::empty()),
+            Side::Write { .. } => Some(PollFlags::OUT),
+        }
+    }
+
+    fn serve(&mut self) -> Option<News> {
+        match &mut self.side {
+            Side::Read { read, limit } => {
+                let mut buffer = vec![0; (*limit - *read).min(READ_BYTES as u64) as usize];
+                match rustix::io::read(&self.fd, &mut buffer) {
+                    Ok(0) => Some(News::Ended),
+                    Ok(n) => {
+                        *read += n as u64;
+                        buffer.truncate(n);
+                        Some(News::Read(buffer))
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => None,
+                    Err(error) => Some(News::Broken(format!("cannot read from the pipe: {error}"))),
+                }
+            }
+            Side::Write { queue, wrote } => {
+                let before = *wrote;
+                while !queue.is_empty() {
+                    match rustix::io::write(&self.fd, queue.as_slices().0) {
+                        Ok(n) => {
+                            queue.drain(..n);
+                            *wrote += n as u64;
+                        }
+                        Err(Errno::AGAIN | Errno::INTR) => break,
+                        Err(error) => return Some(News::Broken(format!("its reader has gone away: {error}"))),
+                    }
+                }
+                if queue.is_empty() {
+                    queue.shrink_to(READ_BYTES);
+                }
+                (*wrote > before).then_some(News::Wrote(*wrote))
+            }
+        }
+    }
+}
+
+struct Poller {
+    pipes: BTreeMap<PipeId, Pipe>,
+    to_gateway: Sender<Input>,
+    bell: GatewayBell,
+}
+
+impl Poller {
+    fn run(mut self, orders: &Receiver<Order>, doorbell: &Doorbell) {
+        loop {
+            // Before the last look: what is ordered after it rings.
+            doorbell.about_to_sleep();
+            loop {
+                match orders.try_recv() {
+                    Ok(order) => self.take(order),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            let polled: Vec<_> = self.pipes.iter().filter_map(|(id, pipe)| Some((*id, pipe.interest()?))).collect();
+            let bell = doorbell.fd();
+            let mut fds = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+            fds.extend(polled.iter().map(|(id, interest)| PollFd::new(&self.pipes[id].fd, *interest)));
+            if let Err(error) = poll(&mut fds, None)
+                && error != Errno::INTR
+            {
+                tracing::error!(%error, "pipes cannot be polled");
+                return;
+            }
+            let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+            doorbell.awake(happened[0].contains(PollFlags::IN));
+            for ((id, _), flags) in polled.into_iter().zip(&happened[1..]) {
+                if !flags.is_empty() {
+                    self.serve(id, *flags);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Read(id, fd) => {
+                self.pipes.insert(id, Pipe { fd, side: Side::Read { read: 0, limit: 0 } });
+            }
+            Order::Grant(id, granted) => {
+                if let Some(Pipe { side: Side::Read { limit, .. }, .. }) = self.pipes.get_mut(&id) {
+                    *limit = granted.max(*limit);
+                }
+            }
+            Order::Write(id, fd) => {
+                self.pipes.insert(id, Pipe { fd, side: Side::Write { queue: VecDeque::new(), wrote: 0 } });
+            }
+            // Copied: a small piece would keep a worker's whole receive block for as long as the reader takes.
+            Order::Data(id, data) => {
+                if let Some(Pipe { side: Side::Write { queue, .. }, .. }) = self.pipes.get_mut(&id) {
+                    queue.extend(&data);
+                }
+            }
+            Order::Close(id) => {
+                self.pipes.remove(&id);
+            }
+        }
+    }
+
+    fn serve(&mut self, id: PipeId, flags: PollFlags) {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        let news = match &pipe.side {
+            Side::Write { .. } if flags.contains(PollFlags::ERR) => {
+                Some(News::Broken("its reader has gone away".to_owned()))
+            }
+            _ => pipe.serve(),
+        };
+        let Some(news) = news else { return };
+        if matches!(news, News::Ended | News::Broken(_)) {
+            self.pipes.remove(&id);
+        }
+        // The gateway is there as long as its orders come.
+        let _ = self.to_gateway.send(Input::Pipe(id, news));
+        self.bell.ring();
+    }
+}
+
+/// Two ends of a new pipe: to read from, to write to.
+///
+/// # Errors
+/// No descriptors are left.
+#[cfg(test)]
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    const ID: PipeId = PipeId(5);
+
+    fn started() -> (Pipes, Receiver<Input>) {
+        let (sender, inputs) = channel();
+        (Pipes::start(sender, GatewayBell::of_this_thread()).unwrap(), inputs)
+    }
+
+    fn news(inputs: &Receiver<Input>) -> News {
+        match inputs.recv_timeout(std::time::Duration::from_secs(60)) {
+            Ok(Input::Pipe(ID, news)) => news,
+            _ => panic!("no news of the pipe"),
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_than_was_granted_and_the_end_is_said() {
+        let (pipes, inputs) = started();
+        let (reader, writer) = pair().unwrap();
+        let mut writer = File::from(writer);
+        writer.write_all(&[7; 5000]).unwrap();
+        pipes.order(Order::Read(ID, adopt(Some(reader)).unwrap()));
+        for (granted, expected) in [(10, 10), (4000, 3990), (9000, 1000)] {
+            pipes.order(Order::Grant(ID, granted));
+            assert!(matches!(news(&inputs), News::Read(bytes) if bytes == vec![7; expected]));
+        }
+        drop(writer);
+        assert!(matches!(news(&inputs), News::Ended));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_blocks_nobody_and_one_that_goes_is_noticed() {
+        let (pipes, inputs) = started();
+        let (reader, writer) = pair().unwrap();
+        pipes.order(Order::Write(ID, adopt(Some(writer)).unwrap()));
+        // Far more than a pipe holds (64 KiB).
+        pipes.order(Order::Data(ID, Bytes::from(vec![1; 1 << 20])));
+        let News::Wrote(first) = news(&inputs) else { panic!("nothing was written") };
+        assert!(first < 1 << 20);
+        let mut reader = File::from(reader);
+        let mut buffer = vec![0; 600_000];
+        reader.read_exact(&mut buffer).unwrap();
+        while !matches!(news(&inputs), News::Wrote(wrote) if wrote >= 600_000) {}
+        drop(reader);
+        while !matches!(news(&inputs), News::Broken(_)) {}
+    }
+
+    #[test]
+    fn only_pipes_are_taken() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(adopt(Some(file.into())).unwrap_err().contains("not a pipe"));
+        assert!(adopt(None).unwrap_err().contains("no pipe"));
+        let (reader, writer) = pair().unwrap();
+        assert!(has_reader(&writer));
+        drop(reader);
+        assert!(!has_reader(&writer));
+    }
+}

@@ -1,0 +1,377 @@
+//! Open-ended streams between programs and the engine.
+//!
+//! ```text
+//!   program ─ pipe ─► spool (bounded) ─► Supply … ►│ engines │─ Data ─► pipe ─► program
+//!           read only what there is room for ◄─ Confirmed ◄─┴─ Written ◄─ what the pipe took
+//! ```
+//!
+//! Back-pressure all the way: a reader that stops fills its pipe, then its credit, then the sender's spool, and then the
+//! writing program's pipe is not read. An end must be *said* (`EndStream`) before the pipe is closed, and what was read
+//! must be *taken* (`TakeStream`) with its BLAKE3: a program that dies at either end is never taken for a whole stream.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+
+use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::config::PeerId;
+use florelay_engine::spool::Spool;
+use florelay_engine::{Command, Event};
+
+use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
+use super::{Gateway, Replies, peer_worker, reply};
+use crate::ipc::Answer;
+use crate::plan::SpoolPlan;
+use crate::ring::ToWorker;
+
+/// Bytes of the node's spool that each stream has for itself, if the spool is large enough, so that none is starved by
+/// others that stand still.
+const OWN_SPOOL_BYTES: u64 = 1 << 20;
+/// Bytes that may be read from a program ahead of the gateway.
+const GRANT_BYTES: u64 = 256 << 10;
+/// Streams sent at once; more are refused.
+const MAX_SENDING: usize = 64;
+/// Streams read at once; each may hold the engine's credit of 16 MiB. Listeners beyond wait.
+const MAX_READING: usize = 16;
+/// Offered streams without a reader; more are refused by name. They cost nothing but their names.
+const MAX_WAITING: usize = 64;
+/// Listeners without a stream; more are refused.
+const MAX_LISTENERS: usize = 64;
+
+/// A stream that a program of this machine writes.
+struct Sending {
+    worker: usize,
+    pipe: PipeId,
+    spool: Spool,
+    granted: u64,
+    /// The size that the program has said.
+    said: Option<u64>,
+}
+
+impl Sending {
+    /// Bytes that it holds or may read at any moment.
+    fn reserved(&self) -> u64 {
+        self.spool.held() + self.granted.saturating_sub(self.spool.head())
+    }
+}
+
+/// A stream for a program of this machine.
+struct Receiving {
+    worker: usize,
+    peer: PeerId,
+    name: String,
+    /// `None` = it waits for one.
+    reader: Option<Reader>,
+}
+
+struct Reader {
+    pipe: PipeId,
+    /// Where in the stream the pipe begins.
+    base: u64,
+    written: u64,
+    arrived: u64,
+    end: Option<(u64, [u8; 32])>,
+}
+
+/// What a program that wants to read asks for.
+pub(super) struct Listener {
+    pub(super) tag: u64,
+    pub(super) replies: Replies,
+    pub(super) pipe: OwnedFd,
+    pub(super) name: Option<String>,
+    pub(super) from: Option<PeerId>,
+    /// It has read so much of this stream already.
+    pub(super) resume: Option<(TransferId, u64)>,
+}
+
+impl Listener {
+    fn wants(&self, id: TransferId, stream: &Receiving) -> bool {
+        match self.resume {
+            Some((resumed, _)) => resumed == id,
+            None => {
+                self.name.as_ref().is_none_or(|name| *name == stream.name)
+                    && self.from.is_none_or(|from| from == stream.peer)
+            }
+        }
+    }
+}
+
+/// All streams of the node.
+pub(super) struct Streams {
+    pipes: Pipes,
+    limits: SpoolPlan,
+    sending: BTreeMap<TransferId, Sending>,
+    receiving: BTreeMap<TransferId, Receiving>,
+    /// Without a reader, in the order of their offers.
+    waiting: VecDeque<TransferId>,
+    listeners: Vec<Listener>,
+}
+
+impl Streams {
+    pub(super) fn new(pipes: Pipes, limits: SpoolPlan) -> Self {
+        Self {
+            pipes,
+            limits,
+            sending: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            listeners: Vec::new(),
+        }
+    }
+
+    pub(super) fn knows(&self, id: TransferId) -> bool {
+        self.sending.contains_key(&id) || self.receiving.contains_key(&id)
+    }
+
+    /// Let programs write as far as there is room.
+    fn grant(&mut self) {
+        let own = OWN_SPOOL_BYTES.min(self.limits.node_bytes / MAX_SENDING as u64);
+        let shared = |reserved: u64| reserved.saturating_sub(own);
+        let used = self.sending.values().map(|stream| shared(stream.reserved())).sum();
+        let mut free = (self.limits.node_bytes - MAX_SENDING as u64 * own).saturating_sub(used);
+        for stream in self.sending.values_mut() {
+            let before = stream.reserved();
+            let most = (before.max(own) + free).min(self.limits.stream_bytes);
+            let granted = stream.spool.head() + stream.spool.room(most).min(GRANT_BYTES);
+            if granted > stream.granted {
+                stream.granted = granted;
+                free -= shared(stream.reserved()) - shared(before);
+                self.pipes.order(Order::Grant(stream.pipe, granted));
+            }
+        }
+    }
+
+    /// The next listener and the stream that it wants.
+    fn matched(&mut self) -> Option<(Listener, TransferId)> {
+        if self.receiving.values().filter(|stream| stream.reader.is_some()).count() >= MAX_READING {
+            return None;
+        }
+        // One that has gone must not take a stream with it.
+        self.listeners.retain(|listener| has_reader(&listener.pipe));
+        let (at, id) = self.listeners.iter().enumerate().find_map(|(at, listener)| {
+            let wanted = |id: &&TransferId| self.receiving.get(id).is_some_and(|stream| listener.wants(**id, stream));
+            Some((at, *self.waiting.iter().find(wanted)?))
+        })?;
+        self.waiting.retain(|waiting| *waiting != id);
+        Some((self.listeners.remove(at), id))
+    }
+}
+
+impl Gateway {
+    /// A program's pipe as a new stream.
+    pub(super) fn send_stream(
+        &mut self,
+        to: &str,
+        id: TransferId,
+        meta: TransferMeta,
+        descriptor: Option<OwnedFd>,
+        tag: u64,
+        replies: &Replies,
+    ) -> Result<(), String> {
+        let peer = self.peer(to)?;
+        if self.transfers.is_running(id) {
+            return Err(format!("a transfer {} is running; a stream has one source", uuid::Uuid::from_u128(id.0)));
+        }
+        if self.streams.sending.len() >= MAX_SENDING {
+            return Err(format!("{MAX_SENDING} streams are sent from here, which is the limit"));
+        }
+        let pipe = adopt(descriptor)?;
+        let number = PipeId(self.number());
+        self.streams.pipes.order(Order::Read(number, pipe));
+        let worker = peer_worker(&self.plan, peer);
+        let stream = Sending { worker, pipe: number, spool: Spool::new(id), granted: 0, said: None };
+        self.streams.sending.insert(id, stream);
+        self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
+        self.transfers.watch(id, tag, replies)?;
+        self.tell_peer(peer, Command::Send { peer, id, meta });
+        self.streams.grant();
+        Ok(())
+    }
+
+    /// The program says that it has written `size` bytes and this is all.
+    pub(super) fn end_stream(&mut self, id: TransferId, size: u64) -> Result<(), String> {
+        let stream = self.streams.sending.get_mut(&id).ok_or("no such stream is sent from here")?;
+        stream.said.get_or_insert(size);
+        Ok(())
+    }
+
+    /// A program wants to read a stream.
+    pub(super) fn listen(&mut self, listener: Listener) -> Result<(), String> {
+        self.streams.listeners.retain(|listener| has_reader(&listener.pipe));
+        if self.streams.listeners.len() >= MAX_LISTENERS {
+            return Err(format!("{MAX_LISTENERS} programs listen here, which is the limit"));
+        }
+        if let Some((id, _)) = listener.resume
+            && self.streams.receiving.get(&id).is_some_and(|stream| stream.reader.is_some())
+        {
+            return Err("somebody else reads this stream".into());
+        }
+        self.streams.listeners.push(listener);
+        self.introduce();
+        Ok(())
+    }
+
+    /// The program has read the whole stream, and this is its BLAKE3.
+    pub(super) fn take_stream(&mut self, id: TransferId, digest: &[u8; 32]) -> Result<(), String> {
+        let reader = self.streams.receiving.get(&id).and_then(|stream| stream.reader.as_ref());
+        let reader = reader.ok_or("no such stream is read here")?;
+        // That it has all of it shows in the digest; the pipes thread may not have said so yet.
+        let (size, announced) = reader.end.ok_or("it has not ended yet")?;
+        let result = if announced == *digest {
+            Ok(())
+        } else {
+            Err(format!("the {size} bytes that were read do not have the sender's BLAKE3"))
+        };
+        self.tell_transfer(id, Command::Complete { id, result });
+        Ok(())
+    }
+
+    pub(super) fn stream_offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: &TransferMeta) {
+        if self.streams.waiting.len() >= MAX_WAITING {
+            let reason = format!("{MAX_WAITING} streams wait for a reader at {}, which is the limit", self.plan.node);
+            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+            return;
+        }
+        let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
+        self.transfers.started(id, name, meta, false);
+        self.transfers.waiting(id, true);
+        self.streams.receiving.insert(id, Receiving { worker, peer, name: meta.name.clone(), reader: None });
+        self.streams.waiting.push_back(id);
+        self.introduce();
+    }
+
+    /// Bring readers and streams together.
+    fn introduce(&mut self) {
+        while let Some((listener, id)) = self.streams.matched() {
+            let Listener { tag, replies, pipe, resume, .. } = listener;
+            let number = PipeId(self.number());
+            let base = resume.map_or(0, |(_, read)| read);
+            let Some(stream) = self.streams.receiving.get_mut(&id) else { continue };
+            stream.reader = Some(Reader { pipe: number, base, written: base, arrived: base, end: None });
+            let worker = stream.worker;
+            self.streams.pipes.order(Order::Write(number, pipe));
+            self.transfers.waiting(id, false);
+            self.transfers.confirmed(id, base);
+            if let Err(reason) = self.transfers.watch(id, tag, &replies) {
+                reply(&replies, tag, Answer::Failed(reason));
+            }
+            self.tell_worker(worker, ToWorker::Engine(Command::Accept { id, offset: base }));
+        }
+    }
+
+    /// An event of a stream. `false` = it is no stream's.
+    pub(super) fn stream_event(&mut self, event: &Event) -> bool {
+        match event {
+            Event::SupplyFrom { id, .. } | Event::SupplyUpTo { id, .. } | Event::Confirmed { id, .. } => {
+                let Some(stream) = self.streams.sending.get_mut(id) else { return false };
+                stream.spool.handle(event);
+                if let Event::Confirmed { offset, .. } = event {
+                    self.transfers.spooled(*id, stream.spool.held());
+                    self.transfers.confirmed(*id, *offset);
+                    self.streams.grant();
+                }
+                true
+            }
+            Event::Data { id, data, .. } => {
+                let Some(stream) = self.streams.receiving.get_mut(id) else { return false };
+                if let Some(reader) = &mut stream.reader {
+                    reader.arrived += data.len() as u64;
+                    self.transfers.spooled(*id, reader.arrived - reader.written);
+                    self.streams.pipes.order(Order::Data(reader.pipe, data.clone()));
+                }
+                true
+            }
+            Event::DataEnd { id, size, digest } => {
+                let Some(stream) = self.streams.receiving.get_mut(id) else { return false };
+                if let Some(reader) = &mut stream.reader {
+                    reader.end = Some((*size, *digest));
+                    // The reader learns from it how far to read.
+                    self.transfers.size(*id, *size);
+                    self.transfers.report_progress();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The engine has ended a stream.
+    pub(super) fn stream_ended(&mut self, id: TransferId, result: Result<(), String>) {
+        let mut digest = [0; 32];
+        if let Some(stream) = self.streams.sending.remove(&id) {
+            digest = stream.spool.digest();
+            self.streams.pipes.order(Order::Close(stream.pipe));
+            self.streams.grant();
+        } else if let Some(Receiving { reader, .. }) = self.streams.receiving.remove(&id) {
+            self.streams.waiting.retain(|waiting| *waiting != id);
+            if let Some(reader) = reader {
+                digest = reader.end.map_or(digest, |(_, digest)| digest);
+                self.streams.pipes.order(Order::Close(reader.pipe));
+            }
+        }
+        self.transfers.spooled(id, 0);
+        self.transfers.ended(id, result.map(|()| digest));
+        // A place to read at may be free.
+        self.introduce();
+    }
+
+    pub(super) fn pipe_news(&mut self, pipe: PipeId, news: News) {
+        if let Some((&id, stream)) = self.streams.sending.iter_mut().find(|(_, stream)| stream.pipe == pipe) {
+            let reason = match news {
+                News::Read(bytes) => {
+                    stream.spool.push(&bytes);
+                    self.transfers.spooled(id, stream.spool.held());
+                    self.streams.grant();
+                    return;
+                }
+                News::Ended if stream.said == Some(stream.spool.head()) => {
+                    stream.spool.end();
+                    self.transfers.size(id, stream.spool.head());
+                    return;
+                }
+                News::Ended => {
+                    let head = stream.spool.head();
+                    format!("the writing program went away after {head} bytes without saying that this is the end")
+                }
+                News::Broken(reason) => reason,
+                News::Wrote(_) => return,
+            };
+            self.tell_transfer(id, Command::Cancel { id, reason });
+            return;
+        }
+        let reader = |stream: &mut Receiving| stream.reader.as_mut().filter(|reader| reader.pipe == pipe).is_some();
+        let Some((&id, stream)) = self.streams.receiving.iter_mut().find_map(|(id, s)| reader(s).then_some((id, s)))
+        else {
+            return;
+        };
+        match (news, &mut stream.reader) {
+            (News::Wrote(bytes), Some(reader)) => {
+                reader.written = reader.base + bytes;
+                let offset = reader.written;
+                self.transfers.spooled(id, reader.arrived - offset);
+                self.transfers.confirmed(id, offset);
+                self.tell_transfer(id, Command::Written { id, offset });
+            }
+            (News::Broken(reason), _) => {
+                let reason = format!("at {}: {reason}", self.plan.node);
+                self.tell_transfer(id, Command::Cancel { id, reason });
+            }
+            _ => {}
+        }
+    }
+
+    /// Supply a piece of each stream whose turn it is.
+    pub(super) fn supply_streams(&mut self) -> bool {
+        let mut steps = Vec::new();
+        for stream in self.streams.sending.values_mut() {
+            // Back-pressure: for a worker that does not keep up nothing is taken out of the spool.
+            if stream.spool.is_ready() && self.backlog[stream.worker].is_empty() {
+                steps.extend(stream.spool.step().map(|command| (stream.worker, command)));
+            }
+        }
+        let any = !steps.is_empty();
+        for (worker, command) in steps {
+            self.tell_worker(worker, ToWorker::Engine(command));
+        }
+        any
+    }
+}

@@ -1,0 +1,234 @@
+//! Open-ended streams through two daemons in this process: what is written into a pipe at one comes out of a pipe at the
+//! other, whole, over outages and restarts; programs that stop or die; bounds.
+#![forbid(unsafe_code)]
+
+mod nodes;
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::thread::JoinHandle;
+
+use florelay_dataplane::ipc::{Answer, RequestBody, TransferKind};
+use florelay_dataplane::plan::{AdapterPlan, NodePlan};
+
+use nodes::{Node, Realm, assert_received, link};
+
+/// What the gateway keeps of one stream, what it may read ahead, and what pipe and engine hold besides.
+const SPOOL: u64 = 16 << 20;
+/// A pipe's capacity on Linux.
+const PIPE: u64 = 64 << 10;
+
+fn plans(realm: &Realm, rate_bps: Option<u64>) -> (NodePlan, NodePlan) {
+    let free = || UdpSocket::bind("127.0.0.1:0").expect("a port is free").local_addr().expect("bound");
+    let (a, b) = (free(), free());
+    (
+        realm.plan("a", "a", "b", link(a, b, AdapterPlan::Udp, rate_bps)),
+        realm.plan("b", "b", "a", link(b, a, AdapterPlan::Udp, rate_bps)),
+    )
+}
+
+fn pipe() -> (File, File) {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+    (reader.into(), writer.into())
+}
+
+fn bytes(name: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Begin a stream from `node`; the request's tag, and where to write.
+fn stream(node: &mut Node, to: &str, name: &str, id: u128) -> (u64, File) {
+    let (reader, writer) = pipe();
+    let body = RequestBody::SendStream { to: to.into(), id, name: name.into(), priority: 0, attributes: Vec::new() };
+    (node.client.ask(body, Some(&reader)), writer)
+}
+
+fn listen(node: &mut Node, name: Option<&str>, resume: Option<(u128, u64)>) -> (u64, File) {
+    let (reader, writer) = pipe();
+    let body = RequestBody::Listen { name: name.map(str::to_owned), from: None, resume };
+    (node.client.ask(body, Some(&writer)), reader)
+}
+
+/// Write everything from a thread of its own, as a program would; the pipe comes back.
+fn write(mut to: File, bytes: Vec<u8>) -> JoinHandle<File> {
+    std::thread::spawn(move || {
+        to.write_all(&bytes).expect("the gateway reads");
+        to
+    })
+}
+
+/// Read until the pipe is closed.
+fn read(mut from: File) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).expect("a pipe");
+        bytes
+    })
+}
+
+fn done(node: &mut Node, body: RequestBody) {
+    let tag = node.client.ask(body, None);
+    assert_eq!(node.client.answer(tag), Answer::Done);
+}
+
+/// Say the end of a stream, close its pipe, read it all at `b`, and compare.
+fn finish(
+    a: &mut Node,
+    b: &mut Node,
+    id: u128,
+    sent: (u64, JoinHandle<File>),
+    heard: (u64, JoinHandle<Vec<u8>>),
+    whole: &[u8],
+) {
+    let writer = sent.1.join().expect("written");
+    done(a, RequestBody::EndStream { id, size: whole.len() as u64 });
+    drop(writer);
+    let size = Some(whole.len() as u64);
+    let last = b.client.progress(heard.0, |status| status.size == size && status.confirmed == whole.len() as u64);
+    assert_eq!((last.kind, last.outgoing, last.ended), (TransferKind::Stream, false, None));
+    let digest = *blake3::hash(whole).as_bytes();
+    done(b, RequestBody::TakeStream { id, digest });
+    assert_eq!(b.client.progress(heard.0, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    let ended = a.client.progress(sent.0, |status| status.ended.is_some());
+    assert_eq!((ended.ended, ended.size, ended.spooled), (Some(Ok(digest)), size, 0));
+    assert!(heard.1.join().expect("read").ends_with(&whole[whole.len().saturating_sub(100)..]));
+}
+
+#[test]
+fn a_stream_goes_on_after_its_link_was_down() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, Some(80_000_000));
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let whole = bytes("telemetry", 12_000_000);
+    let (other, _other) = listen(&mut b, Some("other"), None);
+    let (heard, from) = listen(&mut b, Some("telemetry"), None);
+    let reading = read(from);
+    let (sent, to) = stream(&mut a, "b", "telemetry", 7);
+    let writing = write(to, whole.clone());
+    a.client.progress(sent, |status| status.confirmed > 2_000_000 && status.ended.is_none());
+    a.client.set_admin("line", false);
+    a.client.status_until("dark", |status| status.peers[0].state == "dark");
+    a.client.set_admin("line", true);
+    finish(&mut a, &mut b, 7, (sent, writing), (heard, reading), &whole);
+    // Who listened for another name has heard nothing, and can be told of its stream.
+    let (sent, to) = stream(&mut a, "b", "other", 8);
+    b.client.progress(other, |status| status.id == 8 && status.name == "other");
+    drop(to);
+    let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
+    assert!(why.contains("after 0 bytes without saying"), "{why}");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let inbox = plan_b.inbox.clone();
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let whole = bytes("slow", 60_000_000);
+    let (sent, to) = stream(&mut a, "b", "slow", 1);
+    let writing = write(to, whole.clone());
+    let held = |status: &florelay_dataplane::ipc::Status| {
+        status.transfers.iter().find(|transfer| transfer.id == 1).map_or(0, |transfer| transfer.spooled)
+    };
+    let status = a.client.status_until("the spool to be full", |status| held(status) == SPOOL);
+    assert_eq!(status.transfers[0].kind, TransferKind::Stream);
+    let status = b.client.status_until("the stream to wait", |status| status.transfers.iter().any(|t| t.waiting));
+    assert_eq!(status.transfers[0].confirmed, 0);
+    // A reader that takes a little and stops: credit and spool are full, and a file passes.
+    let (heard, mut from) = listen(&mut b, None, None);
+    let mut first = vec![0; 1_000_000];
+    from.read_exact(&mut first).unwrap();
+    assert_eq!(first, whole[..1_000_000]);
+    b.client.status_until("the credit to be used up", |status| held(status) > SPOOL - 2 * PIPE);
+    a.client.status_until("the spool to be full again", |status| held(status) == SPOOL);
+    assert!(!writing.is_finished(), "the writer is held back");
+    let (path, digest) = realm.file("image.tif", 30_000_000);
+    let file = a.client.send("b", &path, 2);
+    assert_eq!(a.client.progress(file, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox, "image.tif", &digest);
+    a.client.message("b", b"point the antenna").expect("acknowledged");
+    for status in [a.client.status(), b.client.status()] {
+        assert!(held(&status) <= SPOOL, "{}", held(&status));
+    }
+    finish(&mut a, &mut b, 1, (sent, writing), (heard, read(from)), &whole);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    // A listener that went before its stream came takes none with it.
+    let (_, gone) = listen(&mut b, None, None);
+    let (heard, from) = listen(&mut b, None, None);
+    drop(gone);
+    let (sent, to) = stream(&mut a, "b", "half", 3);
+    let to = write(to, bytes("half", 300_000)).join().unwrap();
+    b.client.progress(heard, |status| status.id == 3);
+    // Its writer is killed: what is there is not the whole.
+    drop(to);
+    for ended in [a.client.progress(sent, |s| s.ended.is_some()), b.client.progress(heard, |s| s.ended.is_some())] {
+        let why = ended.ended.unwrap().unwrap_err();
+        assert!(why.contains("after 300000 bytes without saying that this is the end"), "{why}");
+    }
+    drop(from);
+    // Its reader is killed.
+    let (heard, from) = listen(&mut b, None, None);
+    let (sent, to) = stream(&mut a, "b", "half", 4);
+    let to = write(to, bytes("half", 10)).join().unwrap();
+    b.client.progress(heard, |status| status.id == 4);
+    drop(from);
+    for ended in [a.client.progress(sent, |s| s.ended.is_some()), b.client.progress(heard, |s| s.ended.is_some())] {
+        let why = ended.ended.unwrap().unwrap_err();
+        assert!(why.contains("at b: its reader has gone away"), "{why}");
+    }
+    drop(to);
+    // Wrong bytes are not taken.
+    let (heard, from) = listen(&mut b, None, None);
+    let (sent, to) = stream(&mut a, "b", "wrong", 5);
+    let to = write(to, bytes("wrong", 1000)).join().unwrap();
+    done(&mut a, RequestBody::EndStream { id: 5, size: 1000 });
+    drop(to);
+    b.client.progress(heard, |status| status.size == Some(1000) && status.confirmed == 1000);
+    done(&mut b, RequestBody::TakeStream { id: 5, digest: [0; 32] });
+    let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
+    assert!(why.contains("BLAKE3"), "{why}");
+    drop(from);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_reader_goes_on_where_it_was_after_its_node_restarted() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, Some(80_000_000));
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b.clone(), "unused"));
+    let whole = bytes("long", 12_000_000);
+    let (_, from) = listen(&mut b, None, None);
+    let reading = read(from);
+    let (sent, to) = stream(&mut a, "b", "long", 9);
+    let writing = write(to, whole.clone());
+    a.client.progress(sent, |status| status.confirmed > 2_000_000 && status.ended.is_none());
+    b.stop();
+    // The pipe is closed; what was read is what the program has.
+    let had = reading.join().unwrap();
+    assert!(had.len() > 2_000_000 && had.len() < whole.len() && whole.starts_with(&had));
+    let mut b = Node::start(plan_b, "unused");
+    let (heard, from) = listen(&mut b, None, Some((9, had.len() as u64)));
+    let (copied, rest) = (had.clone(), whole[had.len()..].to_vec());
+    let reading = std::thread::spawn(move || {
+        let bytes = read(from).join().unwrap();
+        assert!(bytes == rest, "{} bytes after {}, {} expected", bytes.len(), copied.len(), rest.len());
+        bytes
+    });
+    finish(&mut a, &mut b, 9, (sent, writing), (heard, reading), &whole);
+    a.stop();
+    b.stop();
+}
