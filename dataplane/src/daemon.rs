@@ -27,6 +27,7 @@ use self::engines::Secrets;
 pub(crate) use self::engines::{layer2_overhead, rate_plan};
 use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
+use crate::contacts::Contacts;
 use crate::gateway::{Gateway, Input, ipc_server};
 use crate::ipc_codec::IpcStream;
 use crate::netlink::{Follower, LinkSpec, Options};
@@ -221,9 +222,17 @@ impl Daemon {
         let rings = (0..plan.workers.len()).map(|_| Rings::new()).collect::<std::io::Result<Vec<_>>>();
         let rings = rings.map_err(|source| DaemonError::System { what: "eventfd", source })?;
         let plan = Arc::new(plan);
+        let contacts = Contacts::new(&plan, epoch);
         let (to_gateway, inputs) = channel();
-        let (gateway, bell) =
-            start_gateway(&plan, &rings, inputs, to_gateway.clone(), secrets.boot_id, broker.clone())?;
+        let (gateway, bell) = start_gateway(
+            &plan,
+            contacts.clone(),
+            &rings,
+            inputs,
+            to_gateway.clone(),
+            secrets.boot_id,
+            broker.clone(),
+        )?;
         let (notify, notices) = channel();
         let mut interfaces: Vec<_> = plan.links.iter().filter_map(|link| interface(&link.adapter)).collect();
         interfaces.sort_unstable();
@@ -256,6 +265,7 @@ impl Daemon {
                 engine: engines::engine_config(&plan, index, &secrets)?,
                 links,
                 sharing: Sharing { across, shares, beside },
+                first: engines::owned_links(&plan, index).filter_map(|(id, _)| contacts.first_command(id)).collect(),
                 rings: daemon.rings[index].clone(),
                 bell: daemon.bell.clone(),
                 broker: daemon.broker.clone(),
@@ -436,6 +446,7 @@ fn open_sockets(plan: &NodePlan, broker: &SharedBroker) -> Result<Sockets, Daemo
 
 fn start_gateway(
     plan: &Arc<NodePlan>,
+    contacts: Contacts,
     rings: &[Arc<Rings>],
     inputs: Receiver<Input>,
     to_self: Sender<Input>,
@@ -446,7 +457,7 @@ fn start_gateway(
     let (plan, rings) = (plan.clone(), rings.to_vec());
     let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || {
         let bell = GatewayBell::of_this_thread();
-        match Gateway::new(plan, rings, inputs, to_self, bell.clone(), boot_id, broker) {
+        match Gateway::new(plan, contacts, rings, inputs, to_self, bell.clone(), boot_id, broker) {
             Ok(mut gateway) => {
                 let _ = started.send(Ok(bell));
                 gateway.run();

@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Rung;
+use crate::plan::{ContactPlan, Rung};
 
 /// Version of these messages.
-pub const IPC_VERSION: u32 = 1;
+pub const IPC_VERSION: u32 = 2;
 /// Largest encoded message in bytes; a longer one is a protocol error.
 pub const MAX_IPC_BYTES: u32 = 4 << 20;
 
@@ -124,6 +124,15 @@ pub enum RequestBody {
         /// Peer's node name.
         to: String,
     },
+    /// The contact plans of all links. One `Answer::Contacts`.
+    Contacts,
+    /// Replace a link's contact plan. One `Answer::Done`.
+    SetContacts {
+        /// Link name.
+        link: String,
+        /// `None` = the link may be used at any time.
+        plan: Option<Vec<ContactPlan>>,
+    },
 }
 
 /// From dataplane to control.
@@ -162,6 +171,19 @@ pub enum Answer {
         /// No more follow.
         last: bool,
     },
+    /// The contact plans of all links that have one.
+    Contacts(Vec<ContactsOfLink>),
+}
+
+/// A link's contact plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactsOfLink {
+    /// Link name.
+    pub link: String,
+    /// Its contacts in order.
+    pub plan: Vec<ContactPlan>,
+    /// Why it is not followed.
+    pub refused: Option<String>,
 }
 
 /// What a transfer is.
@@ -249,8 +271,45 @@ pub struct LinkStatus {
     pub burst_bytes: u32,
     /// Round-trip time from liveness, ns.
     pub rtt_ns: Option<u64>,
+    /// Where it stands in its contact plan; `None` = it has none.
+    pub contacts: Option<ContactStatus>,
     /// Named counters: `tx_frames`, `tx_bytes` (layer 2), `rx_frames`, `rx_bytes`, and drops by reason (`drop_…`).
     pub counters: Vec<(String, u64)>,
+}
+
+/// Where a link stands in its contact plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactStatus {
+    /// Why the plan is not followed.
+    pub refused: Option<String>,
+    /// The contact under way, its use, and nanoseconds until it ends.
+    pub present: Option<(ContactPlan, PassUsage, u64)>,
+    /// The next contact, and nanoseconds until it begins.
+    pub next: Option<(ContactPlan, u64)>,
+    /// How the last contact was used.
+    pub last: Option<PassUsage>,
+}
+
+/// How a contact was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassUsage {
+    /// Start of the contact, nanoseconds since 1970 UTC.
+    pub start_unix_ns: u64,
+    /// Bytes sent at layer 2.
+    pub sent_bytes: u64,
+    /// Bytes that its rate would have carried so far; `None` if uncapped.
+    pub carried_bytes: Option<u64>,
+    /// Bytes that its rate carries in the whole of it; `None` if uncapped.
+    pub capacity_bytes: Option<u64>,
+}
+
+impl PassUsage {
+    /// Share of what could have been sent so far, percent, at most 100; `None` if uncapped or just begun.
+    #[must_use]
+    pub fn percent(&self) -> Option<u8> {
+        let carried = self.carried_bytes.filter(|carried| *carried > 0)?;
+        u8::try_from((u128::from(self.sent_bytes) * 100 / u128::from(carried)).min(100)).ok()
+    }
 }
 
 /// One peer.

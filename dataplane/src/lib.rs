@@ -4,6 +4,7 @@
 mod adapter;
 pub mod attach;
 pub mod broker;
+pub mod contacts;
 mod crossing;
 pub mod daemon;
 #[doc(hidden)]
@@ -16,4 +17,5 @@ pub mod plan;
 mod ring;
 mod status;
 pub mod supervisor;
+pub mod wall;
 mod worker;

@@ -145,6 +145,38 @@ pub struct LinkPlan {
     pub liveness_key: [u8; 32],
     /// Up at start.
     pub admin_up: bool,
+    /// When it may be used.
+    pub contacts: LinkContacts,
+}
+
+/// A link's contact plan, and how it is handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkContacts {
+    /// The contacts in order, not overlapping; `None` = the link may be used at any time.
+    pub plan: Option<Vec<ContactPlan>>,
+    /// How long before the end of a contact the last frame is sent, nanoseconds; `None` = what the link holds at most.
+    pub guard_ns: Option<u64>,
+    /// Follow a plan only when the kernel says that the clock is synchronised.
+    pub require_synchronised_clock: bool,
+}
+
+impl Default for LinkContacts {
+    fn default() -> Self {
+        Self { plan: None, guard_ns: None, require_synchronised_clock: true }
+    }
+}
+
+/// One contact, on the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactPlan {
+    /// First moment, nanoseconds since 1970 UTC.
+    pub start_unix_ns: u64,
+    /// First moment after it.
+    pub end_unix_ns: u64,
+    /// CIR in bit/s at layer 2; `None` = uncapped.
+    pub rate_bps: Option<u64>,
+    /// One-way delay, nanoseconds; `None` = the link's.
+    pub delay_ns: Option<u64>,
 }
 
 impl LinkPlan {

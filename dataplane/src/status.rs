@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use florelay_engine::api::{LinkState, PeerState};
+use florelay_engine::config::LinkId;
+use florelay_engine::contact::{self, ContactReport};
 use florelay_engine::datagrams::DatagramDrop;
 use florelay_engine::egress::{Class, EgressDrop};
 use florelay_engine::{LinkReport, PeerReport};
 
-use crate::ipc::{LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
+use crate::contacts::Contacts;
+use crate::ipc::{ContactStatus, LinkStatus, PassUsage, PeerStatus, Status, TransferStatus, WorkerStatus};
 use crate::plan::{AdapterPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
@@ -17,12 +20,15 @@ pub(crate) fn assemble(
     uptime: Duration,
     reports: &[Box<WorkerReport>],
     transfers: Vec<TransferStatus>,
+    contacts: &Contacts,
 ) -> Status {
     let snapshot = reports.iter().map(|report| report.engine.snapshot).min().unwrap_or(plan.snapshot);
     let links = plan.links.iter().enumerate().filter_map(|(index, link)| {
         let report = reports.get(link.worker)?;
         let engine = report.engine.links.iter().find(|engine| usize::from(engine.id.0) == index)?;
-        Some(link_status(&link.name, engine, report, index))
+        let planned = report.contacts.iter().find(|(id, _)| *id == engine.id);
+        let planned = planned.map(|(id, planned)| contact_status(*id, planned, contacts));
+        Some(link_status(&link.name, engine, report, index, planned))
     });
     let peers = plan.peers.iter().enumerate().filter_map(|(index, peer)| {
         let worker = plan.links.get(usize::from(peer.link))?.worker;
@@ -75,7 +81,34 @@ pub(crate) fn add_program_counters(
     }
 }
 
-fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: usize) -> LinkStatus {
+/// The engine's account, with the contacts as the operator wrote them.
+fn contact_status(link: LinkId, report: &ContactReport, contacts: &Contacts) -> ContactStatus {
+    let plan = contacts.settings(link).and_then(|settings| settings.plan.as_deref()).unwrap_or_default();
+    let written = |key: u64| plan.iter().find(|contact| contact.start_unix_ns == key).copied();
+    let usage = |usage: &contact::PassUsage| PassUsage {
+        start_unix_ns: usage.key,
+        sent_bytes: usage.sent_bytes,
+        carried_bytes: usage.carried_bytes,
+        capacity_bytes: usage.capacity_bytes,
+    };
+    let nanos = super::gateway::nanos;
+    let present = report.present.as_ref();
+    let next = report.next.as_ref();
+    ContactStatus {
+        refused: report.refused.as_deref().map(str::to_owned),
+        present: present.and_then(|(contact, used, left)| Some((written(contact.key)?, usage(used), nanos(*left)))),
+        next: next.and_then(|(contact, until)| Some((written(contact.key)?, nanos(*until)))),
+        last: report.last.as_ref().map(usage),
+    }
+}
+
+fn link_status(
+    name: &str,
+    engine: &LinkReport,
+    worker: &WorkerReport,
+    index: usize,
+    contacts: Option<ContactStatus>,
+) -> LinkStatus {
     let (state, reason) = match &engine.state {
         LinkState::Connecting => ("connecting", None),
         LinkState::Up => ("up", None),
@@ -117,6 +150,7 @@ fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: us
         rate_bps: engine.rate.rate_bps,
         burst_bytes: engine.rate.burst_bytes,
         rtt_ns: engine.rtt.map(super::gateway::nanos),
+        contacts,
         counters,
     }
 }

@@ -53,11 +53,13 @@ pub struct LinkPlan {
     pub mtu: u16,
     /// Liveness interval in milliseconds; a link is down after three silent ones.
     pub liveness_ms: u32,
+    /// More lines of each `[[link]]`.
+    pub extra: String,
 }
 
 impl Default for LinkPlan {
     fn default() -> Self {
-        Self { rate: Rate::Uncapped, burst_bytes: None, mtu: 1500, liveness_ms: 100 }
+        Self { rate: Rate::Uncapped, burst_bytes: None, mtu: 1500, liveness_ms: 100, extra: String::new() }
     }
 }
 
@@ -149,6 +151,9 @@ fn write_link(out: &mut String, link: &Link<'_>, plan: &LinkPlan) -> fmt::Result
     }
     let congestion = if plan.rate == Rate::Uncapped { "shared" } else { "contracted" };
     writeln!(out, "congestion = \"{congestion}\"")?;
+    if !plan.extra.is_empty() {
+        writeln!(out, "{}", plan.extra)?;
+    }
     let (interval, key) = (plan.liveness_ms, link.key_file);
     writeln!(out, "liveness = {{ interval = \"{interval} ms\", detect = 3, key-file = \"../pki/{key}\" }}")
 }

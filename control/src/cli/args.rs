@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-use crate::config::{names, units};
+use crate::config::hdtn::Mapping;
+use crate::config::{contact, names, units};
 use crate::pki;
 
 /// Exit codes, shown by `--help`.
@@ -196,6 +197,9 @@ error.")]
     /// Change a link
     #[command(subcommand)]
     Link(LinkVerb),
+    /// When links may be used: their contact plans
+    #[command(subcommand)]
+    Contacts(ContactsVerb),
     /// Send a command message and wait until it is acknowledged
     #[command(after_help = "Examples:
   florelay c2 --to station-b 'antenna stow'
@@ -292,6 +296,63 @@ pub enum LinkVerb {
     },
 }
 
+/// `florelay contacts …`. What is set lasts until the dataplane ends; the configuration is for longer.
+#[derive(Debug, Subcommand)]
+pub enum ContactsVerb {
+    /// Show the contact plans of all links, or of one
+    #[command(after_help = "Example:\n  florelay contacts show to-relay")]
+    Show {
+        /// The link's name
+        link: Option<String>,
+        /// Everything as JSON
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Replace a link's contact plan while it runs
+    #[command(after_help = "Examples:
+  florelay contacts set to-relay passes.toml
+  florelay contacts set to-relay --always
+
+The file has a [[contact]] table for each contact: start, end, rate, and delay if it is not the link's.")]
+    Set {
+        /// The link's name
+        link: String,
+        /// File of [[contact]] tables
+        #[arg(required_unless_present = "always", conflicts_with = "always")]
+        file: Option<PathBuf>,
+        /// The link has no plan any more and may be used at any time
+        #[arg(long)]
+        always: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Take the contact plans of links from HDTN's contact plan in JSON
+    #[command(after_help = "Examples:
+  florelay contacts import plan.json --map 1:10=to-relay
+  florelay contacts import plan.json --map 1:10=to-relay --epoch 2026-11-21T12:00:00Z
+  florelay contacts import plan.json --map 1:10=to-relay --toml > passes.toml")]
+    Import {
+        /// HDTN's file
+        file: PathBuf,
+        /// Contacts from node number SOURCE to node number DEST are this link's; once per link
+        #[arg(long = "map", value_name = "SOURCE:DEST=LINK", required = true, value_parser = mapping)]
+        maps: Vec<Mapping>,
+        /// What HDTN's time 0 is, or `now`; absent: its times are Unix times
+        #[arg(long, value_name = "TIME", value_parser = epoch)]
+        epoch: Option<u64>,
+        /// Write the plan in florelay's format instead of setting it
+        #[arg(long)]
+        toml: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
 /// `florelay pki …`.
 #[derive(Debug, Subcommand)]
 pub enum PkiVerb {
@@ -359,6 +420,21 @@ fn rate(text: &str) -> Result<Rate, String> {
 fn burst(text: &str) -> Result<u32, String> {
     let bytes = units::bytes(text).map_err(|e| format!("it {e}; write for example \"15 kB\""))?;
     u32::try_from(bytes).map_err(|_| "at most 4 GB".to_owned())
+}
+
+fn mapping(text: &str) -> Result<Mapping, String> {
+    let wrong = || "write for example 1:10=to-relay".to_owned();
+    let (nodes, link) = text.split_once('=').ok_or_else(wrong)?;
+    let (source, dest) = nodes.split_once(':').ok_or_else(wrong)?;
+    let number = |text: &str| text.parse().map_err(|_| wrong());
+    Ok(Mapping { source: number(source)?, dest: number(dest)?, link: node_name(link)? })
+}
+
+fn epoch(text: &str) -> Result<u64, String> {
+    if text == "now" {
+        return Ok(florelay_dataplane::wall::now_unix_ns());
+    }
+    contact::parse_time(text).map_err(|(message, hint)| format!("{message}; {hint}, or now"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

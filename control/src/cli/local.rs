@@ -28,9 +28,7 @@ pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<
         .and_then(|(plan, lacks)| if strict && !lacks.is_empty() { Err(Refusal(lacks)) } else { Ok((plan, lacks)) });
     match (checked, as_json) {
         (Ok((plan, lacks)), false) => {
-            for warning in &lacks {
-                eprintln!("warning: {warning}");
-            }
+            report::warn(&lacks);
             print!("{}", report::plan(path, &plan));
         }
         (Ok((plan, lacks)), true) => {
@@ -51,17 +49,13 @@ pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<
 }
 
 fn diagnostics(all: &[Diagnostic]) -> Vec<Value> {
-    let one = |d: &Diagnostic| {
-        json!({
-            "file": d.file, "line": d.line, "column": d.column, "key": d.key, "message": d.message, "hint": d.hint,
-        })
-    };
-    all.iter().map(one).collect()
+    all.iter().map(report::diagnostic_json).collect()
 }
 
 /// `florelay up`.
 pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
-    let plan = config::load(path)?;
+    let (plan, warnings) = config::load_with_warnings(path)?;
+    report::warn(&warnings);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

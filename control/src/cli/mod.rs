@@ -6,6 +6,7 @@
 pub mod args;
 mod client;
 mod command;
+mod contacts;
 mod drops;
 mod local;
 mod report;
@@ -128,6 +129,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Link(LinkVerb::Down { name, target }) => {
             command::done(&target, RequestBody::SetAdmin { link: name, up: false })
         }
+        Verb::Contacts(verb) => contacts::run(verb),
         Verb::C2 { to, count, interval, message, json, target } => {
             command::c2(&target, &command::Series { to, count, interval, message }, json)
         }

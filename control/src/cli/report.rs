@@ -12,9 +12,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::drops;
-use crate::config::frame;
+use super::{contacts, drops};
 use crate::config::units::{show_bytes, show_duration, show_rate};
+use crate::config::{Diagnostic, frame};
 use crate::hex;
 use crate::printable::printable;
 
@@ -63,6 +63,18 @@ pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
     text
 }
 
+/// What is doubtful in a file, on standard error.
+pub(super) fn warn(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+/// A diagnostic for machines.
+pub(super) fn diagnostic_json(d: &Diagnostic) -> Value {
+    json!({ "file": d.file, "line": d.line, "column": d.column, "key": d.key, "message": d.message, "hint": d.hint })
+}
+
 /// `florelay status`.
 pub(super) fn status(s: &Status) -> String {
     let mut text = String::new();
@@ -91,6 +103,9 @@ pub(super) fn status(s: &Status) -> String {
     for l in &s.links {
         if let Some(reason) = &l.reason {
             let _ = writeln!(text, "  {} is {}: {reason}", l.name, l.state);
+        }
+        if let Some(status) = &l.contacts {
+            contacts::describe(&mut text, &l.name, status);
         }
         for (higher, why) in &l.rung_reasons {
             let _ = writeln!(text, "  {} is not {}: {why}", l.name, rung(*higher));
@@ -150,7 +165,7 @@ pub(super) fn status_json(s: &Status) -> Value {
             json!({
                 "name": l.name, "state": l.state, "reason": l.reason, "rung": rung(l.rung), "rung_reasons": reasons,
                 "queues": l.queues, "rate_bps": l.rate_bps, "burst_bytes": l.burst_bytes, "rtt_ns": l.rtt_ns,
-                "counters": counters(&l.counters),
+                "contacts": l.contacts.as_ref().map(contacts::status_json), "counters": counters(&l.counters),
             })
         })
         .collect();
@@ -258,7 +273,7 @@ fn state(t: &TransferStatus) -> String {
 }
 
 /// Left-aligned columns, two blanks between them.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();

@@ -35,8 +35,26 @@ fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
     }
     let mut found = 0;
     leaves(&command, &mut found);
-    assert_eq!(found, 16);
+    assert_eq!(found, 19);
     assert!(command.render_long_help().to_string().contains("78   the configuration is refused"));
+}
+
+#[test]
+fn contacts_are_said_by_file_map_and_epoch() {
+    let import = ["contacts", "import", "plan.json", "--map", "1:10=up", "--epoch", "2026-11-21T12:34:56Z"];
+    let Ok(Verb::Contacts(args::ContactsVerb::Import { maps, epoch, toml, .. })) = words(&import) else { panic!() };
+    assert_eq!((maps[0].source, maps[0].dest, maps[0].link.as_str(), toml), (1, 10, "up", false));
+    assert_eq!(epoch, Some(1_795_264_496_000_000_000));
+    for wrong in [
+        &["contacts", "import", "plan.json"][..],
+        &["contacts", "import", "plan.json", "--map", "1-10=up"],
+        &["contacts", "import", "plan.json", "--map", "1:10=up", "--epoch", "2026-11-21T12:34:56"],
+        &["contacts", "import", "plan.json", "--map", "1:10=up", "--epoch", "0 ]"],
+        &["contacts", "set", "up"],
+        &["contacts", "set", "up", "passes.toml", "--always"],
+    ] {
+        assert!(words(wrong).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]
@@ -126,6 +144,7 @@ fn example() -> Status {
             rate_bps: Some(10_000_000),
             burst_bytes: 15_000,
             rtt_ns: Some(650_000_000),
+            contacts: None,
             counters: vec![("tx_bytes".into(), 1_500), ("rx_bytes".into(), 0), ("drop_ttl".into(), 4)],
         }],
         peers: vec![PeerStatus {

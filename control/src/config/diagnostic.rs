@@ -61,11 +61,12 @@ pub(super) struct Source<'t> {
     path: &'t Path,
     text: &'t str,
     found: Vec<(usize, Diagnostic)>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl<'t> Source<'t> {
     pub(super) fn new(path: &'t Path, text: &'t str) -> Self {
-        Self { path, text, found: Vec::new() }
+        Self { path, text, found: Vec::new(), warnings: Vec::new() }
     }
 
     /// The configuration file.
@@ -81,16 +82,37 @@ impl<'t> Source<'t> {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let (line, column) = self.position(span.start);
-        let diagnostic = Diagnostic {
-            file: self.path.to_owned(),
-            line,
-            column,
-            key: key.into(),
-            message: message.into(),
-            hint: hint.into(),
-        };
+        let diagnostic = self.diagnostic(span, key.into(), message.into(), hint.into());
         self.found.push((span.start, diagnostic));
+    }
+
+    /// Records something doubtful, which does not refuse the configuration.
+    pub(super) fn warn(
+        &mut self,
+        span: &Range<usize>,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let diagnostic = self.diagnostic(span, key.into(), message.into(), hint.into());
+        self.warnings.push(diagnostic);
+    }
+
+    /// What was found in another file, which is named at this place.
+    pub(super) fn absorb(&mut self, span: &Range<usize>, mut other: Source<'_>) {
+        other.found.sort_by_key(|(at, _)| *at);
+        self.found.extend(other.found.into_iter().map(|(_, diagnostic)| (span.start, diagnostic)));
+        self.warnings.extend(other.warnings);
+    }
+
+    /// Everything doubtful.
+    pub(super) fn into_warnings(self) -> Vec<Diagnostic> {
+        self.warnings
+    }
+
+    fn diagnostic(&self, span: &Range<usize>, key: String, message: String, hint: String) -> Diagnostic {
+        let (line, column) = self.position(span.start);
+        Diagnostic { file: self.path.to_owned(), line, column, key, message, hint }
     }
 
     /// Whether anything was recorded.

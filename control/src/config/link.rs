@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostic::Source;
 use super::frame::{self, QUIC_MIN_BYTES};
 use super::read::{Field, Table, Wrong, boolean, integer, string, unit, word};
-use super::{files, names, units};
+use super::{contact, files, names, units};
 
 /// Default of `detect`, RFC 5880 in common practice.
 const DETECT_DEFAULT: u64 = 3;
@@ -24,7 +24,7 @@ const BURST_FRAMES_DEFAULT: u32 = 10;
 /// Tokens beyond the burst are lost while a worker waits for its core; on a shared one that is milliseconds.
 const BURST_MS_DEFAULT: u64 = 4;
 /// Longest one-way delay that can be configured, seconds: an hour is beyond Mars.
-const MAX_DELAY_NS: u64 = 3_600_000_000_000;
+pub(super) const MAX_DELAY_NS: u64 = 3_600_000_000_000;
 
 const RUNGS: &[(&str, Rung)] = &[
     ("zero-copy", Rung::ZeroCopy),
@@ -85,6 +85,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     let liveness = liveness(source, t, checks);
     let worker = t.optional(source, "worker", integer(0..=255)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
+    let contacts = contact::read(source, t, checks);
     table.close(source);
 
     let rate_span = rate.clone();
@@ -107,6 +108,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
             detect_multiplier: detect,
             liveness_key: key,
             admin_up,
+            contacts,
         })
     })();
     if let (Some(rate), Some(plan)) = (rate_span, &plan) {

@@ -8,9 +8,11 @@
 //! Invariants: an unknown key is an error; nothing is guessed from what is wrong; a plan comes out only if nothing was
 //! recorded; no text, however broken, makes this panic. The format is described in `docs/src/configuration.md`.
 
+pub mod contact;
 mod diagnostic;
 mod files;
 pub mod frame;
+pub mod hdtn;
 mod link;
 mod machine;
 pub mod names;
@@ -44,19 +46,27 @@ const MAX_ROWS: usize = 65_536;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<NodePlan, Refusal> {
-    compile(path, &read_text(path)?, Checks::Full)
+    load_with_warnings(path).map(|(plan, _)| plan)
 }
 
-/// [`load`], and what this machine lacks of what the plan names: cores, interfaces, addresses. Each has its place in the
+/// The same, and what is doubtful though not wrong.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_with_warnings(path: &Path) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
+    compile_with_warnings(path, &read_text(path)?, Checks::Full)
+}
+
+/// [`load_with_warnings`], and what this machine lacks of what the plan names: cores, interfaces, addresses. Each has its place in the
 /// file like an error.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_here(path: &Path) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
     let text = read_text(path)?;
-    let plan = compile(path, &text, Checks::Full)?;
-    let lacks = machine::lacks(path, &text, &plan);
-    Ok((plan, lacks))
+    let (plan, mut warnings) = compile_with_warnings(path, &text, Checks::Full)?;
+    warnings.extend(machine::lacks(path, &text, &plan));
+    Ok((plan, warnings))
 }
 
 /// Compiles a configuration text. `path` is where it came from; paths inside are relative to it.
@@ -64,6 +74,10 @@ pub fn load_here(path: &Path) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refusal> {
+    compile_with_warnings(path, text, checks).map(|(plan, _)| plan)
+}
+
+fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
     let mut source = Source::new(path, text);
     let (document, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
@@ -133,7 +147,7 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
         })
     });
     match plan {
-        Some(plan) if !source.has_errors() => Ok(plan),
+        Some(plan) if !source.has_errors() => Ok((plan, source.into_warnings())),
         Some(_) => source.refuse(),
         None => {
             incomplete(&mut source);

@@ -244,6 +244,6 @@ fn is_last(answer: &Answer) -> bool {
     match answer {
         Answer::Transfer(transfer) => transfer.ended.is_some(),
         Answer::Hop { last, .. } => *last,
-        Answer::Failed(_) | Answer::Done | Answer::Status(_) | Answer::Message { .. } => true,
+        Answer::Failed(_) | Answer::Done | Answer::Status(_) | Answer::Message { .. } | Answer::Contacts(_) => true,
     }
 }

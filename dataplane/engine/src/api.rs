@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{LinkId, PeerId, RatePlan};
+use crate::contact::Contacts;
 
 /// A transfer's name: a UUID as the 128-bit number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,12 +129,19 @@ pub enum Command {
         /// At most [`Engine::max_datagram_bytes`](crate::Engine::max_datagram_bytes).
         payload: Bytes,
     },
-    /// Change a link's rate.
+    /// Change a link's rate; under a contact plan for the rest of the contact.
     SetRate {
         /// Which link.
         link: LinkId,
         /// Its new rate.
         rate: RatePlan,
+    },
+    /// Change a link's contact plan; also given anew, with the same keys, when the wall clock was stepped.
+    SetContacts {
+        /// Which link.
+        link: LinkId,
+        /// When it may be used.
+        contacts: Contacts,
     },
     /// Administrative state of a link.
     SetAdmin {

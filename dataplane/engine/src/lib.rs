@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod config;
+pub mod contact;
 pub mod datagrams;
 pub mod egress;
 pub mod fib;

@@ -100,4 +100,8 @@ pub trait Port {
         self.free(frame);
         false
     }
+
+    /// A contact of this link begins, or the last one is over. After that nothing may leave, also nothing that was sent and has
+    /// not been handed to the kernel. A link without a contact plan is never spoken of.
+    fn contact(&mut self, _link: LinkId, _open: bool) {}
 }

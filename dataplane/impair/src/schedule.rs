@@ -36,7 +36,7 @@ impl LinkModel {
             if done >= left || change == Nanos::MAX {
                 // A link at rate zero sends never; the frame stays in the queue for good.
                 let Some(nanos) = left.checked_div(bps.into()) else { return Nanos::MAX };
-                let rest = u128::from(left % u128::from(bps) > 0);
+                let rest = u128::from(!left.is_multiple_of(u128::from(bps)));
                 return Nanos(at.0.saturating_add(u64::try_from(nanos + rest).unwrap_or(u64::MAX)));
             }
             left -= done;

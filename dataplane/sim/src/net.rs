@@ -6,6 +6,7 @@
 //! hashes every delivered frame with its time to prove it.
 
 mod event;
+mod rates;
 mod workers;
 
 use std::cmp::Reverse;
@@ -375,11 +376,8 @@ impl<N: Node> Net<N> {
 
     fn hand_over(&mut self, id: NodeId, command: Command) {
         let now = self.now;
-        let slot = self.slot(id);
-        if let Command::SetRate { link, rate } = command {
-            slot.port.set_rate(link, rate);
-        }
-        slot.node.handle_command(now, command);
+        self.follow_rates(id, &command);
+        self.slot(id).node.handle_command(now, command);
     }
 
     /// Let a node and its gateways say everything that they have to say now.

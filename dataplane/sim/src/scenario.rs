@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use florelay_engine::api::{Command, Event, LinkState, PeerState, TransferId};
 use florelay_engine::config::{EngineConfig, LinkId, PeerId, RatePlan};
+use florelay_engine::contact::{Contact, ContactPlan, Contacts};
 use florelay_engine::port::{Crossing, Ecn};
 use florelay_engine::time::Nanos;
 use florelay_engine::{Engine, LinkNotice};
 
 use crate::gateway::Pace;
-use crate::net::{Net, NodeId};
+use crate::net::{Egress, Net, NodeId};
 use crate::node::Node;
 use crate::port::{DEFAULT_FRAMES, SimFrame, SimPort};
 use crate::topo::Topology;
@@ -62,6 +63,19 @@ impl Node for Engine<SimFrame> {
 #[must_use]
 pub fn start(config: &EngineConfig, now: Nanos) -> Engine<SimFrame> {
     Engine::new(config.clone(), now).unwrap_or_else(|error| panic!("{}: {error}", config.node))
+}
+
+/// One contact of a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// Frames may be on the link from here …
+    pub start: Nanos,
+    /// … to here.
+    pub end: Nanos,
+    /// Its rate plan.
+    pub rate: RatePlan,
+    /// Its one-way delay.
+    pub delay: Duration,
 }
 
 /// How a network of engines is set up.
@@ -157,6 +171,23 @@ impl Sim {
     /// Change the cap of a link at a node.
     pub fn set_rate(&mut self, id: NodeId, link: LinkId, rate: RatePlan) {
         self.command(id, Command::SetRate { link, rate });
+    }
+
+    /// Give a link its contact plan, with the default guard.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn set_contacts(&mut self, (id, link): Egress, passes: &[Pass]) {
+        let contact = |pass: &Pass| Contact {
+            start: pass.start,
+            end: pass.end,
+            rate: pass.rate,
+            delay: pass.delay,
+            key: pass.start.0,
+            name: format!("{:?}", pass.start.since(Nanos::ZERO)).into(),
+        };
+        let plan = ContactPlan::new(passes.iter().map(contact).collect(), None).unwrap_or_else(|e| panic!("{e}"));
+        self.command(id, Command::SetContacts { link, contacts: Contacts::Planned(plan) });
     }
 
     /// The power of a node is cut and comes back; files that are not through are offered to `peer` again.

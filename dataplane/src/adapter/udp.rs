@@ -9,6 +9,8 @@
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use florelay_engine::port::Ecn;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -48,6 +50,8 @@ pub(crate) struct UdpLink {
     ecn: Ecn,
     /// The kernel has no room for the train; it is tried again at each `flush`.
     blocked: bool,
+    /// The link is in contact, or has no contact plan; shared with whoever else sends by the socket.
+    open: Arc<AtomicBool>,
     buffers: Vec<Box<[u8]>>,
     pub(crate) counters: UdpCounters,
 }
@@ -70,6 +74,7 @@ impl UdpLink {
             closed: false,
             ecn: Ecn::NotEct,
             blocked: false,
+            open: Arc::new(AtomicBool::new(true)),
             buffers: (0..RECEIVE_BATCH).map(|_| vec![0; RECEIVE_BYTES].into()).collect(),
             counters: UdpCounters::default(),
         })
@@ -91,7 +96,7 @@ impl UdpLink {
 
     /// What makes the kernel look for the neighbour, for use on another thread.
     pub(crate) fn prober(&self) -> io::Result<Prober> {
-        Ok(Prober { socket: self.socket.try_clone()?, remote: self.remote })
+        Ok(Prober { socket: self.socket.try_clone()?, remote: self.remote, open: self.open.clone() })
     }
 
     /// Append a datagram to the train; the train leaves when it is full, or at `flush`. `false`: the link is blocked,
@@ -116,6 +121,17 @@ impl UdpLink {
         self.train.extend_from_slice(datagram);
         self.segments += 1;
         true
+    }
+
+    /// A contact begins or is over. Then a train that the kernel had no room for may not leave any more: it is dropped and
+    /// counted, and QUIC repairs it.
+    pub(crate) fn set_open(&mut self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+        if !open {
+            self.counters.send_dropped += self.segments as u64;
+            self.train.clear();
+            (self.segments, self.blocked) = (0, false);
+        }
     }
 
     /// Hand the train to the kernel.
@@ -192,11 +208,16 @@ pub(crate) fn segments(buffer: &[u8], len: usize, stride: usize) -> impl Iterato
 pub(crate) struct Prober {
     socket: UdpSocket,
     remote: SocketAddr,
+    open: Arc<AtomicBool>,
 }
 
 impl Prober {
     /// Make the kernel resolve the neighbour's address: an empty datagram, which the other side counts as too short.
+    /// Not outside a contact: it would be a frame on the link.
     pub(crate) fn provoke(&self) {
+        if !self.open.load(Ordering::Relaxed) {
+            return;
+        }
         let _ = self.socket.send_to(&[], self.remote);
     }
 }

@@ -7,7 +7,9 @@ use florelay_wire::mpls::Tc;
 
 use super::*;
 use crate::adapter::share::{Turn, shares};
-use crate::plan::{AdapterPlan, LinkPlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
+use crate::plan::{
+    AdapterPlan, LinkContacts, LinkPlan, PollMode, Rung, SpoolPlan, TransitEndPlan, TransitPlan, WorkerPlan,
+};
 
 fn link(worker: usize, interface: Option<&str>) -> LinkPlan {
     let address: SocketAddr = "10.0.0.1:6635".parse().unwrap();
@@ -32,6 +34,7 @@ fn link(worker: usize, interface: Option<&str>) -> LinkPlan {
         detect_multiplier: 3,
         liveness_key: [7; 32],
         admin_up: true,
+        contacts: LinkContacts::default(),
     }
 }
 
@@ -40,6 +43,7 @@ fn plan(workers: usize, links: &[(usize, Option<&str>)], rows: &[(u16, u16)]) ->
     let end = |link| TransitEndPlan { link, in_label: 100, out_label: 200 };
     NodePlan {
         snapshot: 1,
+        spool: SpoolPlan::default(),
         node: "r".into(),
         realm: "test.rete".into(),
         certificate: PathBuf::new(),

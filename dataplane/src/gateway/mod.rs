@@ -41,6 +41,7 @@ use self::streams::Streams;
 use self::transfers::Transfers;
 use crate::adapter::share::workers_on;
 use crate::broker::SharedBroker;
+use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, Response};
 use crate::netlink::NextHop;
 use crate::plan::NodePlan;
@@ -98,6 +99,7 @@ pub(crate) struct Gateway {
     status_waiters: Vec<(u64, Replies)>,
     reports: Vec<Option<Box<WorkerReport>>>,
     rates: Vec<RatePlan>,
+    contacts: Contacts,
     log: MessageLog,
     opener: Sender<Opening>,
     /// Offers that the opener has.
@@ -111,8 +113,10 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Must be made on the thread that will `run` it.
+    #[allow(clippy::too_many_arguments, reason = "its surroundings, each once")]
     pub(crate) fn new(
         plan: Arc<NodePlan>,
+        contacts: Contacts,
         workers: Vec<Arc<Rings>>,
         inputs: Receiver<Input>,
         to_self: Sender<Input>,
@@ -144,6 +148,7 @@ impl Gateway {
             next_number: boot_id << 20,
             status_waiters: Vec::new(),
             rates,
+            contacts,
             log: MessageLog::open(&plan.inbox)?,
             opener,
             opening: HashSet::new(),
@@ -175,6 +180,9 @@ impl Gateway {
             if now >= progress_due {
                 progress_due = now + PROGRESS_INTERVAL;
                 self.transfers.report_progress();
+                for (link, command) in self.contacts.poll() {
+                    self.tell_link(link, command);
+                }
             }
             if !busy {
                 self.park();
@@ -413,7 +421,8 @@ impl Gateway {
         if self.reports.iter().all(Option::is_some) {
             let reports: Vec<_> = self.reports.iter_mut().filter_map(Option::take).collect();
             let uptime = self.started.elapsed();
-            let mut status = crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list());
+            let mut status =
+                crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list(), &self.contacts);
             crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
             for (tag, replies) in self.status_waiters.drain(..) {
                 reply(&replies, tag, Answer::Status(Box::new(status.clone())));

@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use florelay_engine::Command;
 use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
+use florelay_engine::config::LinkId;
 
 use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
 use super::{Gateway, Replies, reply};
-use crate::ipc::{Answer, Request, RequestBody};
+use crate::ipc::{Answer, ContactsOfLink, Request, RequestBody};
+use crate::plan::ContactPlan;
 use crate::ring::ToWorker;
 
 impl Gateway {
@@ -54,6 +56,13 @@ impl Gateway {
                 self.tell_link(id, Command::SetAdmin { link: id, up });
                 reply(replies, tag, Answer::Done);
             }),
+            RequestBody::Contacts => {
+                reply(replies, tag, Answer::Contacts(self.all_contacts()));
+                Ok(())
+            }
+            RequestBody::SetContacts { link, plan } => {
+                self.set_contacts(&link, plan).map(|()| reply(replies, tag, Answer::Done))
+            }
             RequestBody::Trace { to } => self.peer(&to).map(|peer| {
                 let token = self.number();
                 self.traces.insert(token, (tag, replies.clone()));
@@ -148,6 +157,22 @@ impl Gateway {
         }
         self.rates[usize::from(link.0)] = rate;
         self.tell_link(link, Command::SetRate { link, rate });
+        Ok(())
+    }
+
+    fn all_contacts(&self) -> Vec<ContactsOfLink> {
+        let of_link = |(id, name): (LinkId, &str)| {
+            let plan = self.contacts.settings(id)?.plan.clone()?;
+            Some(ContactsOfLink { link: name.to_owned(), plan, refused: self.contacts.refused(id) })
+        };
+        let names = self.plan.links.iter().map(|link| link.name.as_str());
+        (0..).map(LinkId).zip(names).filter_map(of_link).collect()
+    }
+
+    fn set_contacts(&mut self, name: &str, plan: Option<Vec<ContactPlan>>) -> Result<(), String> {
+        let link = self.link(name)?;
+        let command = self.contacts.set(link, plan)?;
+        self.tell_link(link, command);
         Ok(())
     }
 }

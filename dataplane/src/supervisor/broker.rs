@@ -73,7 +73,6 @@ pub(crate) fn is_request(body: &[u8]) -> bool {
     }
 }
 
-
 #[derive(Debug, Serialize, Deserialize)]
 struct Refusal {
     /// Where it was the kernel that refused and the dataplane acts on its answer.

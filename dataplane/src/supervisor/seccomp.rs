@@ -128,6 +128,10 @@ const ALLOWED: &[(&str, &[i64])] = &[
             libc::SYS_tgkill,
         ],
     ),
+    (
+        "whether the clock is synchronised; to set it takes a capability that this process has not",
+        &[libc::SYS_adjtimex, libc::SYS_clock_adjtime],
+    ),
     ("seeds, boot ids, the machine's name for kernel quirks", &[libc::SYS_getrandom, libc::SYS_uname]),
 ];
 
@@ -235,6 +239,7 @@ mod tests {
                 assert_eq!(made.unwrap_err(), Errno::PERM, "{family:?}");
             }
             let _ = florelay_xsk::unbound::create().unwrap_err();
+            florelay_xsk::clock::synchronised().unwrap();
         });
     }
 

@@ -9,7 +9,7 @@ use florelay_xsk::unbound::{Binding, Memory};
 
 use crate::attach::Mode;
 use crate::broker::{Broker, FreshSocket};
-use crate::plan::{AdapterPlan, LinkPlan, NodePlan, PollMode, Rung, WorkerPlan};
+use crate::plan::{AdapterPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, WorkerPlan};
 
 /// Links at 127.0.0.1:0 on `eth1` and at 127.0.0.2:0 on a UDP socket, both of a worker that polls this way.
 pub(super) fn plan(poll: PollMode) -> NodePlan {
@@ -31,9 +31,11 @@ pub(super) fn plan(poll: PollMode) -> NodePlan {
         detect_multiplier: 3,
         liveness_key: [7; 32],
         admin_up: true,
+        contacts: LinkContacts::default(),
     };
     NodePlan {
         snapshot: 1,
+        spool: SpoolPlan::default(),
         node: "a".into(),
         realm: "test.rete".into(),
         certificate: "a.crt".into(),

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use florelay_engine::config::{EngineConfig, LinkId};
-use florelay_engine::{Engine, Nanos};
+use florelay_engine::{Command, Engine, Nanos};
 use florelay_xsk::poll::{ThreadedNapi, threaded_napi};
 use florelay_xsk::{AdaptivePoll, Decision};
 
@@ -60,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) engine: EngineConfig,
     pub(crate) links: Vec<(LinkId, LinkPlan, UdpLink)>,
     pub(crate) sharing: Sharing,
+    /// What the engine is told before it does anything: contact plans.
+    pub(crate) first: Vec<Command>,
     pub(crate) rings: Arc<Rings>,
     pub(crate) bell: GatewayBell,
     pub(crate) broker: SharedBroker,
@@ -130,7 +132,7 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, String> {
-        let Setup { index, plan, engine, links, sharing, rings, bell, broker, epoch } = setup;
+        let Setup { index, plan, engine, links, sharing, first, rings, bell, broker, epoch } = setup;
         if let Some(core) = plan.core {
             pin(core).map_err(|reason| format!("worker {index} cannot be pinned to core {core}: {reason}"))?;
         }
@@ -142,7 +144,7 @@ impl Worker {
         };
         let now = nanos(epoch);
         let mut engine = Engine::new(engine, now).map_err(|error| format!("worker {index}: {error}"))?;
-        for command in ports.first_commands() {
+        for command in first.into_iter().chain(ports.first_commands()) {
             engine.handle_command(now, command);
         }
         Ok(Self {
@@ -269,7 +271,7 @@ impl Worker {
                         self.engine.handle_command(now, command);
                     }
                 }
-                ToWorker::Report => self.report = Some(Box::new(self.make_report())),
+                ToWorker::Report => self.report = Some(Box::new(self.make_report(now))),
                 ToWorker::Stop => self.stopping = true,
             }
         }
@@ -350,7 +352,7 @@ impl Worker {
         }
     }
 
-    fn make_report(&mut self) -> WorkerReport {
+    fn make_report(&mut self, now: Nanos) -> WorkerReport {
         let (kicks, adapter_syscalls) = self.ports.syscalls();
         let counters = &self.counters;
         let mut all = vec![
@@ -371,6 +373,7 @@ impl Worker {
             index: self.index,
             core: self.core,
             engine: self.engine.status(),
+            contacts: self.engine.contacts(now),
             frames: self.ports.account(),
             links: self.ports.link_reports(),
             counters: all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),

@@ -1,6 +1,8 @@
 //! What a worker says of itself when it is asked: made off the packet path, sent through the event ring.
 
 use florelay_engine::EngineStatus;
+use florelay_engine::config::LinkId;
+use florelay_engine::contact::ContactReport;
 
 use crate::ipc::FrameAccount;
 use crate::plan::Rung;
@@ -14,6 +16,8 @@ pub(crate) struct WorkerReport {
     pub(crate) core: Option<usize>,
     /// Its engine: all peers, but only its own links.
     pub(crate) engine: EngineStatus,
+    /// Where its links with a contact plan stand in it.
+    pub(crate) contacts: Vec<(LinkId, ContactReport)>,
     /// Where its UMEM frames are; all zero without AF_XDP.
     pub(crate) frames: FrameAccount,
     /// The adapters of its links.

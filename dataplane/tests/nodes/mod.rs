@@ -21,7 +21,8 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan, TransitPlan, WorkerPlan,
+    AdapterPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan, TransitPlan,
+    WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -152,6 +153,7 @@ pub fn link(local: SocketAddr, remote: SocketAddr, adapter: AdapterPlan, rate_bp
         detect_multiplier: 40,
         liveness_key: [7; 32],
         admin_up: true,
+        contacts: LinkContacts::default(),
     }
 }
 

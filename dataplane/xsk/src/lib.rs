@@ -44,8 +44,9 @@
 //! - The memory of a UMEM stays mapped until the process ends.
 //! - Kernel 5.4 or later, 5.10 to share a UMEM between queues.
 //!
-//! All `unsafe` of this crate is in `frame`, `region`, `ring/mapped`, `sys` and `umem`.
+//! All `unsafe` of this crate is in `clock`, `frame`, `region`, `ring/mapped`, `sys` and `umem`.
 
+pub mod clock;
 mod driver;
 mod error;
 mod frame;

@@ -24,6 +24,7 @@
 //! Limits: one burst's worth of idle time is all that is remembered; a driver that sleeps longer than burst / rate loses the rest.
 
 mod bucket;
+mod contact;
 mod counters;
 mod drr;
 mod queue;

@@ -1,5 +1,7 @@
 //! The numbers of one link that follow from its MTU, overhead and rate plan.
 
+use std::time::Duration;
+
 use crate::config::{LinkConfig, RatePlan};
 use crate::port::FrameBuf;
 
@@ -46,14 +48,30 @@ impl Shape {
 
     /// Follows a change of the rate.
     pub(super) fn set_rate(&mut self, rate_bps: Option<u64>) {
-        let frames = |count: u64| count * self.max_frame_bytes;
-        let (in_flight, ecn) = match rate_bps {
-            Some(rate) => (bytes_in(rate, IN_FLIGHT_NS), bytes_in(rate, ECN_THRESHOLD_NS)),
-            // Nothing but the ring's size bounds an uncapped link, and no rate says how long a queue lasts.
-            None => (u64::MAX, self.transit_flow_bytes / 2),
+        let ecn = match rate_bps {
+            Some(rate) => bytes_in(rate, ECN_THRESHOLD_NS),
+            // No rate says how long a queue lasts.
+            None => self.transit_flow_bytes / 2,
         };
-        self.in_flight_bytes = in_flight.max(frames(IN_FLIGHT_MIN_FRAMES));
-        self.ecn_threshold_bytes = ecn.max(frames(ECN_THRESHOLD_MIN_FRAMES));
+        self.in_flight_bytes = self.in_flight(rate_bps);
+        self.ecn_threshold_bytes = ecn.max(ECN_THRESHOLD_MIN_FRAMES * self.max_frame_bytes);
+    }
+
+    /// What the transmit ring may hold uncompleted at a rate.
+    fn in_flight(&self, rate_bps: Option<u64>) -> u64 {
+        // Nothing but the ring's size bounds an uncapped link.
+        let in_flight = rate_bps.map_or(u64::MAX, |rate| bytes_in(rate, IN_FLIGHT_NS));
+        in_flight.max(IN_FLIGHT_MIN_FRAMES * self.max_frame_bytes)
+    }
+
+    /// Time that one largest frame, a full transmit ring and a burst take at a rate: as much may be below when the last frame
+    /// is given to the port.
+    pub(super) fn drain_time(&self, plan: RatePlan) -> Duration {
+        let Some(rate) = plan.rate_bps.filter(|rate| *rate > 0) else { return Duration::from_nanos(IN_FLIGHT_NS) };
+        let (_, burst) = self.bucket(plan);
+        let bytes = u128::from(self.in_flight(Some(rate)) + self.max_frame_bytes + burst);
+        let nanos = (bytes * 8_000_000_000).div_ceil(u128::from(rate));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// CIR and CBS of the link; the burst is at least one frame, or nothing could ever leave.

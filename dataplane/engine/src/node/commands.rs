@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::api::{Command, DatagramClass, DatagramRefusal, Event, TransferId};
-use crate::config::{LinkId, PeerId, RatePlan};
+use crate::config::PeerId;
 use crate::port::FrameBuf;
 use crate::time::Nanos;
 use crate::transport::Lane;
@@ -65,6 +65,7 @@ impl<F: FrameBuf> Engine<F> {
             }
             Command::Datagram { peer, port, class, payload } => self.send_datagram(peer, port, class, &payload),
             Command::SetRate { link, rate } => self.set_rate(now, link, rate),
+            Command::SetContacts { link, contacts } => self.set_contacts(now, link, contacts),
             Command::SetAdmin { link, up } => {
                 if let Some(index) = self.index(link) {
                     self.links[index].admin_up = up;
@@ -127,25 +128,6 @@ impl<F: FrameBuf> Engine<F> {
         if let Some(handle) = handle {
             // Reading has opened flow control, writing has made work.
             self.transport.mark_dirty(handle);
-        }
-    }
-
-    fn set_rate(&mut self, now: Nanos, link: LinkId, rate: RatePlan) {
-        let Some(index) = self.index(link) else { return };
-        let runtime = &mut self.links[index];
-        runtime.rate = rate;
-        runtime.egress.set_rate(now, rate);
-        runtime.liveness.set_rate(now, rate.rate_bps);
-        let configured = runtime.config.rate.rate_bps;
-        for peer in 0..self.peers.len() {
-            let peer = PeerId(peer as u16);
-            let Some(state) = self.transport.peer(peer).filter(|state| state.config.link == link) else { continue };
-            // A path that was configured as fast as this link follows it; a slower hop elsewhere stays the bound.
-            let path = match state.config.path_rate_bps {
-                slower if slower != configured => slower.zip(rate.rate_bps).map(|(a, b)| a.min(b)).or(slower),
-                _ => rate.rate_bps,
-            };
-            self.transport.set_path_rate(peer, path);
         }
     }
 }

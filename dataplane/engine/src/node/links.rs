@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_wire::ach::ChannelType;
-use florelay_wire::oam::{Alarm, Role as TraceRole, TraceReply};
+use florelay_wire::oam::{Alarm, Role as TraceRole, TraceReply, alarm_reason};
 
 use super::{Engine, LinkNotice, PathTrace};
 use crate::api::{DatagramClass, Event, LinkState, PeerState};
@@ -32,6 +32,8 @@ impl<F: FrameBuf> Engine<F> {
             link.liveness.hold(now, DownReason::Admin);
         } else if link.carrier.is_err() {
             link.liveness.hold(now, DownReason::Carrier);
+        } else if !link.contacts.is_open() {
+            link.liveness.hold(now, DownReason::Contact);
         } else {
             link.liveness.release(now);
         }
@@ -45,6 +47,7 @@ impl<F: FrameBuf> Engine<F> {
             (LivenessState::Connecting, _) => LinkState::Connecting,
             (LivenessState::Up, _) => LinkState::Up,
             (LivenessState::Down(DownReason::Carrier), Err(reason)) => LinkState::Down(reason.clone()),
+            (LivenessState::Down(DownReason::Contact), _) => LinkState::Down(link.contacts.reason(now)),
             (LivenessState::Down(reason), _) => LinkState::Down(reason.to_string().into()),
         };
         if state == link.state {
@@ -148,6 +151,9 @@ impl<F: FrameBuf> Engine<F> {
             Some(LinkState::Down(reason)) => Some(reason.clone()),
             Some(LinkState::Up) => match runtime.alarm.state() {
                 PathState::Clear => None,
+                PathState::Dark { reason: alarm_reason::CONTACT, .. } => {
+                    Some("a link beyond the next node is outside its contact".into())
+                }
                 PathState::Dark { .. } => Some("a link beyond the next node is down".into()),
             },
         };

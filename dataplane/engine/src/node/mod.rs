@@ -1,12 +1,14 @@
 //! The engine itself: links, label switching, peers and their connections, put together.
 //!
 //! `mod.rs` holds the state and the driver's calls; `ingress` what a frame does on arrival, `links` how links and
-//! paths come and go, `across` what workers of one node have for each other, `conns` what connections say, `source` how the scheduler pulls packets, `commands` what
+//! paths come and go, `contacts` the contact plans of links, `across` what workers of one node have for each other, `conns`
+//! what connections say, `source` how the scheduler pulls packets, `commands` what
 //! gateways want, `status` what is shown.
 
 mod across;
 mod commands;
 mod conns;
+mod contacts;
 mod ingress;
 mod links;
 mod source;
@@ -22,6 +24,7 @@ pub use self::across::LinkNotice;
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
 use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
+use crate::contact::Schedule;
 use crate::datagrams::Datagrams;
 use crate::egress::{Class, Egress, EgressLimits, FlowKey};
 use crate::fib::{Direction, DropReason, Fib, FibError, SequenceMonitor, transit_flow};
@@ -62,8 +65,13 @@ struct LinkRuntime<F> {
     config: LinkConfig,
     /// In force; `config.rate` is what was configured.
     rate: RatePlan,
+    /// One-way delay in force.
+    delay: Duration,
     egress: Egress<F>,
     liveness: Liveness,
+    contacts: Schedule,
+    /// What the port knows of contacts.
+    port_open: bool,
     admin_up: bool,
     carrier: Result<(), Arc<str>>,
     state: LinkState,
@@ -181,6 +189,8 @@ impl<F: FrameBuf> Engine<F> {
             links.push(LinkRuntime {
                 egress,
                 liveness: Liveness::new(link, config.boot_id, liveness_seed(&config.seed, link.id), now),
+                contacts: Schedule::default(),
+                port_open: true,
                 admin_up: link.admin_up,
                 carrier: Ok(()),
                 state: LinkState::Connecting,
@@ -191,6 +201,7 @@ impl<F: FrameBuf> Engine<F> {
                 oam_dropped: 0,
                 drops: vec![0; DropReason::COUNT].into(),
                 rate: link.rate,
+                delay: link.delay,
                 config: link.clone(),
             });
         }
@@ -223,8 +234,9 @@ impl<F: FrameBuf> Engine<F> {
         Ok(engine)
     }
 
-    /// Timers that are due: QUIC, liveness, alarms, retries, confirmations, traces.
+    /// Timers that are due: contacts, QUIC, liveness, alarms, retries, confirmations, traces.
     pub fn handle_timeout(&mut self, now: Nanos) {
+        self.check_contacts(now);
         self.check_links(now);
         self.check_paths(now);
         self.transport.handle_timeout(now);
@@ -239,6 +251,9 @@ impl<F: FrameBuf> Engine<F> {
     pub fn transmit<P: Port<Frame = F>>(&mut self, now: Nanos, link: LinkId, port: &mut P) -> usize {
         self.service(now);
         let Some(index) = self.index(link) else { return 0 };
+        if !self.in_contact(now, index, port) {
+            return 0;
+        }
         self.oam_frames(now, index, port);
         let mut source =
             source::Source { transport: &mut self.transport, peers: &mut self.peers, events: &mut self.events };
@@ -279,8 +294,10 @@ impl<F: FrameBuf> Engine<F> {
     #[must_use]
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         let links = self.links.iter().flat_map(|link| {
+            let open = link.contacts.is_open();
             let pulled = if link.oam_out.is_empty() { link.egress.next_wakeup(now) } else { Some(now) };
-            [link.carrier.is_ok().then(|| link.liveness.next_timeout()), pulled]
+            let liveness = (open && link.carrier.is_ok()).then(|| link.liveness.next_timeout());
+            [liveness, pulled.filter(|_| open), Some(link.contacts.next_edge())]
         });
         let peers = self.peers.iter().flat_map(|peer| {
             [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), Some(peer.alarm.next_timeout())]
@@ -336,7 +353,7 @@ impl<F: FrameBuf> Engine<F> {
     fn queue_oam(&mut self, link: LinkId, bytes: &[u8]) {
         let Some(index) = self.index(link) else { return };
         let link = &mut self.links[index];
-        if link.oam_out.len() < MAX_OAM_WAITING {
+        if link.oam_out.len() < MAX_OAM_WAITING && link.contacts.is_open() {
             link.oam_out.push_back(bytes.to_vec());
         } else {
             link.oam_dropped += 1;

@@ -6,10 +6,12 @@ use std::time::Duration;
 use super::Engine;
 use crate::api::{LinkState, PeerState};
 use crate::config::{LinkId, PeerId, RatePlan};
+use crate::contact::ContactReport;
 use crate::datagrams::DatagramCounters;
 use crate::egress::EgressCounters;
 use crate::fib::DropReason;
 use crate::port::FrameBuf;
+use crate::time::Nanos;
 use crate::transport::{Lane, PeerCounters};
 
 /// State of an engine.
@@ -101,6 +103,14 @@ impl<F: FrameBuf> Engine<F> {
             .collect();
         let peers = (0..self.peers.len()).filter_map(|index| self.peer_report(PeerId(index as u16))).collect();
         EngineStatus { snapshot: self.snapshot, links, peers }
+    }
+
+    /// Where the links that have a contact plan stand in it.
+    #[must_use]
+    pub fn contacts(&self, now: Nanos) -> Vec<(LinkId, ContactReport)> {
+        let report =
+            |link: &super::LinkRuntime<F>| Some((link.config.id, link.contacts.report(now, link.egress.sent_bytes())?));
+        self.links.iter().filter_map(report).collect()
     }
 
     fn peer_report(&mut self, id: PeerId) -> Option<PeerReport> {

@@ -284,8 +284,15 @@ impl Liveness {
             self.next_transmit = self.next_transmit.min(now);
             if let Some(neighbour) = &mut self.neighbour {
                 neighbour.heard_us_once = false;
+                // Not echoed: over a long hold the two clocks drift apart by more than a round trip.
+                neighbour.sent_ns = 0;
             }
         }
+    }
+
+    /// The one-way delay is another one from now on.
+    pub fn set_delay(&mut self, delay: Duration) {
+        self.delay = delay;
     }
 
     /// The link's rate changed: keeps liveness below 1 % of it. A longer interval is announced at the old pace first.

@@ -4,11 +4,12 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
+
+use super::plan::PathPlan;
 
 /// Floor of the window: enough for a handshake flight and for loss probes on the slowest links.
 const MIN_WINDOW_PACKETS: u64 = 16;
@@ -32,8 +33,8 @@ pub(crate) fn window_bytes(rate_bps: u64, rtt: Duration, mtu: u16) -> u64 {
 /// Makes `Contracted` controllers that follow one rate plan.
 #[derive(Debug)]
 pub(crate) struct ContractedConfig {
-    /// bit/s, changed by the engine when the plan changes.
-    pub(crate) rate_bps: Arc<AtomicU64>,
+    /// Rate and round trip, changed by the engine when they are planned otherwise.
+    pub(crate) plan: PathPlan,
     /// Before the first measurement.
     pub(crate) initial_rtt: Duration,
 }
@@ -56,11 +57,10 @@ struct Contracted {
 
 impl Contracted {
     fn update(&mut self) {
-        let rate = match self.config.rate_bps.load(Ordering::Relaxed) {
-            0 => UNCAPPED_RATE_BPS,
-            rate => rate,
-        };
-        self.window = window_bytes(rate, self.rtt, self.mtu);
+        let rate = self.config.plan.rate_bps().unwrap_or(UNCAPPED_RATE_BPS);
+        // The least round trip ever measured may be that of an earlier contact, over a shorter way.
+        let rtt = self.rtt.max(self.config.plan.rtt().unwrap_or_default());
+        self.window = window_bytes(rate, rtt, self.mtu);
     }
 }
 

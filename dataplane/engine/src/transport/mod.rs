@@ -13,6 +13,7 @@ mod clock;
 mod contracted;
 mod keys;
 mod params;
+mod plan;
 mod pull;
 pub mod tls;
 
@@ -31,6 +32,7 @@ use quinn_proto::{
 use self::clock::PathClock;
 use self::keys::{CID_BYTES, ResetKey, WorkerCid};
 pub(crate) use self::params::STRIPE_BYTES;
+use self::plan::PathPlan;
 use crate::config::{Congestion, PeerConfig, PeerCrypto, PeerId};
 use crate::port::Ecn;
 use crate::time::Nanos;
@@ -83,7 +85,8 @@ pub(crate) struct PeerTransport {
     pub(crate) config: PeerConfig,
     pub(crate) clock: PathClock,
     pub(crate) dark: bool,
-    rate_bps: Arc<AtomicU64>,
+    plan: PathPlan,
+    congestion: Congestion,
     address: SocketAddr,
     client: ClientConfig,
     server: Arc<ServerConfig>,
@@ -157,8 +160,8 @@ impl Transport {
         congestion: Congestion,
         seed: &[u8; 32],
     ) {
-        let rate_bps = Arc::new(AtomicU64::new(config.path_rate_bps.unwrap_or(0)));
-        let transport = Arc::new(params::transport_config(&config, congestion, &rate_bps));
+        let plan = PathPlan::new(config.path_rate_bps);
+        let transport = Arc::new(params::transport_config(&config, congestion, &plan));
         let mut server = ServerConfig::with_crypto(crypto.server.clone());
         let mut no_tokens = ValidationTokenConfig::default();
         no_tokens.sent(0);
@@ -178,7 +181,8 @@ impl Transport {
             address: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)), 6635),
             clock: PathClock::new(Instant::now()),
             dark: true,
-            rate_bps,
+            plan,
+            congestion,
             client,
             server,
             responses: VecDeque::with_capacity(MAX_RESPONSES),
@@ -217,13 +221,6 @@ impl Transport {
     /// Largest piece of stream data that surely fits one packet of this peer, in bytes.
     pub(crate) fn packet_payload(&self, peer: PeerId) -> usize {
         self.peer(peer).map_or(0, |p| usize::from(p.config.quic_mtu - STREAM_OVERHEAD_BYTES))
-    }
-
-    /// The rate of a path changed: windows follow at the next acknowledgement.
-    pub(crate) fn set_path_rate(&mut self, peer: PeerId, rate_bps: Option<u64>) {
-        if let Some(peer) = self.peer_mut(peer) {
-            peer.rate_bps.store(rate_bps.unwrap_or(0), Ordering::Relaxed);
-        }
     }
 
     /// Dial a peer; its current connection of the lane is replaced.

@@ -2,7 +2,6 @@
 //! MTU is configured), acknowledgements thinned so that the return path is not flooded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn_proto::congestion::{ControllerFactory, CubicConfig};
@@ -10,6 +9,7 @@ use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 
 use super::bounded::BoundedConfig;
 use super::contracted::{ContractedConfig, window_bytes};
+use super::plan::PathPlan;
 use crate::config::{Congestion, PeerConfig};
 
 /// Payload at which this end finishes a stripe, in bytes; see `relay`. Each packet is a segment of its stream, and
@@ -37,23 +37,30 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Several keep-alives fit the idle timeout, so that a few losses do not end a connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
+/// Windows of one connection of `peer`, from rate × round trip.
+pub(crate) struct Windows {
+    /// Congestion window, bytes.
+    pub(crate) congestion: u64,
+    /// Receive window of a connection, bytes; twice that may wait for acknowledgement.
+    pub(crate) receive: u64,
+    /// Stripes at once.
+    pub(crate) streams: u64,
+}
+
+pub(crate) fn windows(peer: &PeerConfig, plan: &PathPlan) -> Windows {
+    let rtt = plan.rtt().unwrap_or(peer.initial_rtt);
+    let congestion = window_bytes(plan.rate_bps().unwrap_or(UNCAPPED_RATE_BPS), rtt, peer.quic_mtu);
+    let receive = congestion.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES);
+    Windows { congestion, receive, streams: (receive / STRIPE_BYTES * 2).max(4096) }
+}
+
 /// Transport parameters for one connection of `peer`.
-pub(crate) fn transport_config(
-    peer: &PeerConfig,
-    congestion: Congestion,
-    rate_bps: &Arc<AtomicU64>,
-) -> TransportConfig {
-    let rate = match rate_bps.load(Ordering::Relaxed) {
-        0 => UNCAPPED_RATE_BPS,
-        rate => rate,
-    };
-    let window = window_bytes(rate, peer.initial_rtt, peer.quic_mtu);
-    let receive = window.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES);
+pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, plan: &PathPlan) -> TransportConfig {
+    let windows = windows(peer, plan);
+    let initial_rtt = plan.rtt().unwrap_or(peer.initial_rtt);
     let mut config = TransportConfig::default();
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match (congestion, peer.path_rate_bps) {
-        (Congestion::Contracted, Some(_)) => {
-            Arc::new(ContractedConfig { rate_bps: rate_bps.clone(), initial_rtt: peer.initial_rtt })
-        }
+        (Congestion::Contracted, Some(_)) => Arc::new(ContractedConfig { plan: plan.clone(), initial_rtt }),
         (Congestion::Contracted, None) | (Congestion::Shared, _) => {
             let mut cubic = CubicConfig::default();
             cubic.initial_window(CUBIC_INITIAL_PACKETS * u64::from(peer.quic_mtu));
@@ -61,7 +68,7 @@ pub(crate) fn transport_config(
         }
     };
     let mut acks = AckFrequencyConfig::default();
-    let packets = window / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
+    let packets = windows.congestion / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
     acks.ack_eliciting_threshold(varint(packets.clamp(1, MAX_ACK_THRESHOLD)));
     config
         .congestion_controller_factory(controller)
@@ -69,12 +76,12 @@ pub(crate) fn transport_config(
         .initial_mtu(peer.quic_mtu)
         .min_mtu(peer.quic_mtu)
         .mtu_discovery_config(None)
-        .initial_rtt(peer.initial_rtt)
-        .receive_window(varint(receive))
+        .initial_rtt(initial_rtt)
+        .receive_window(varint(windows.receive))
         .stream_receive_window(varint(MAX_STRIPE_BYTES + STRIPE_SLACK_BYTES))
-        .send_window(receive.saturating_mul(2))
+        .send_window(windows.receive.saturating_mul(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(varint((receive / STRIPE_BYTES * 2).max(4096)))
+        .max_concurrent_uni_streams(varint(windows.streams))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .keep_alive_interval(Some(KEEP_ALIVE))
         // Streams are fed one packet's worth at a time by our own scheduler: nothing is left to be fair about.
@@ -84,6 +91,6 @@ pub(crate) fn transport_config(
     config
 }
 
-fn varint(value: u64) -> VarInt {
+pub(super) fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }

@@ -112,6 +112,10 @@ impl Port for Ports {
         }
     }
 
+    fn contact(&mut self, link: LinkId, open: bool) {
+        self.at(link).into_iter().for_each(|at| self.links[at].udp.set_open(open));
+    }
+
     fn cross(&mut self, crossing: Crossing, frame: WorkerFrame, ecn: Ecn) -> bool {
         self.hand_over(crossing.link, Freight::Transit(crossing), frame, ecn)
     }

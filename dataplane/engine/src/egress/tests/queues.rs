@@ -35,6 +35,27 @@ fn a_closed_link_sends_its_own_oam_only() {
 }
 
 #[test]
+fn at_the_end_of_a_contact_oam_goes_and_transit_stays() {
+    let plan = plan(Some(1_000_000), 3_028, 50);
+    let mut egress = egress(plan);
+    let mut wire = Wire::new(None);
+    egress.add_flow(FlowKey::Transit(0), 1);
+    for _ in 0..3 {
+        let own = wire.make(link_oam());
+        egress.enqueue_oam(own).unwrap();
+    }
+    let transit = wire.make(path_frame(200, 0, 500));
+    egress.enqueue_transit(0, Class::Bulk, transit, Ecn::NotEct).unwrap();
+    egress.drop_oam(&mut wire);
+    assert_eq!((wire.in_hand, egress.queued_frames(), egress.queued_bytes()), (1, 1, 500));
+    assert_eq!(egress.counters().drops[EgressDrop::Closed.index()], 3);
+    // One largest frame, two of them in the ring, a burst of two: 5 × 1514 bytes at 1 Mbit/s.
+    assert_eq!(egress.drain_time(plan), std::time::Duration::from_nanos(5 * MAX_FRAME * 8_000));
+    assert_eq!(egress.drain_time(RatePlan { rate_bps: None, ..plan }), std::time::Duration::from_millis(1));
+    egress.drain(&mut wire);
+}
+
+#[test]
 fn a_full_transit_queue_gives_the_frame_back() {
     let mut egress = egress(plan(Some(1_000_000), 3_028, 10));
     let mut wire = Wire::new(None);

@@ -1,0 +1,73 @@
+//! What a path is planned to be: a rate and, under a contact plan, a round trip; and the windows that follow when either
+//! changes while connections live.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quinn_proto::Dir;
+
+use super::{Transport, params};
+use crate::config::PeerId;
+
+/// Shared by the engine, which changes it, and the congestion controllers of the path's connections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PathPlan(Arc<Numbers>);
+
+/// 0 = not known.
+#[derive(Debug, Default)]
+struct Numbers {
+    rate_bps: AtomicU64,
+    rtt_ns: AtomicU64,
+}
+
+impl PathPlan {
+    pub(crate) fn new(rate_bps: Option<u64>) -> Self {
+        let plan = Self::default();
+        plan.0.rate_bps.store(rate_bps.unwrap_or(0), Ordering::Relaxed);
+        plan
+    }
+
+    /// bit/s; `None` = uncapped.
+    pub(crate) fn rate_bps(&self) -> Option<u64> {
+        Some(self.0.rate_bps.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
+    /// Planned round trip; `None` = as configured or measured.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        Some(self.0.rtt_ns.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0).map(Duration::from_nanos)
+    }
+
+    fn set(&self, rate_bps: Option<u64>, rtt: Option<Duration>) {
+        let rtt = rtt.map_or(0, |rtt| u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX));
+        self.0.rate_bps.store(rate_bps.unwrap_or(0), Ordering::Relaxed);
+        self.0.rtt_ns.store(rtt, Ordering::Relaxed);
+    }
+}
+
+impl Transport {
+    /// Rate and round trip of a path are planned otherwise: congestion windows follow at the next acknowledgement, flow
+    /// control and new connections at once. Flow control only grows: what was granted cannot be taken back.
+    pub(crate) fn set_path_plan(&mut self, peer: PeerId, rate_bps: Option<u64>, rtt: Option<Duration>) {
+        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        if (state.plan.rate_bps(), state.plan.rtt()) == (rate_bps, rtt) {
+            return;
+        }
+        let before = params::windows(&state.config, &state.plan);
+        state.plan.set(rate_bps, rtt);
+        let after = params::windows(&state.config, &state.plan);
+        let config = Arc::new(params::transport_config(&state.config, state.congestion, &state.plan));
+        state.client.transport_config(config.clone());
+        Arc::make_mut(&mut state.server).transport_config(config);
+        if after.receive <= before.receive {
+            return;
+        }
+        for handle in state.all.concat() {
+            let Some(conn) = self.conn(handle) else { continue };
+            conn.quic.set_receive_window(params::varint(after.receive));
+            conn.quic.set_send_window(after.receive.saturating_mul(2));
+            conn.quic.set_max_concurrent_streams(Dir::Uni, params::varint(after.streams));
+            self.mark_dirty(handle);
+        }
+    }
+}
