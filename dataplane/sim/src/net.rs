@@ -75,6 +75,15 @@ struct Direction {
     to: Egress,
     link: Link,
     meddler: Option<Meddler>,
+    watch: Option<Watch>,
+}
+
+/// Looks for full frames on a direction.
+#[derive(Clone, Copy)]
+struct Watch {
+    min_l2_bytes: u32,
+    left: u32,
+    seen: Option<Nanos>,
 }
 
 impl<N: Node> Net<N> {
@@ -127,7 +136,7 @@ impl<N: Node> Net<N> {
             let index = self.directions.len() as u64;
             let seed = blake3::keyed_hash(&[7; 32], &[self.seed.to_le_bytes(), index.to_le_bytes()].concat());
             let seed = seed.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None });
+            self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None, watch: None });
         }
     }
 
@@ -245,6 +254,17 @@ impl<N: Node> Net<N> {
     /// From now on, everything that arrives from `from` goes through `meddler`, and what it gives back arrives instead.
     pub fn meddle(&mut self, from: Egress, meddler: Meddler) {
         self.direction_mut(from).meddler = Some(meddler);
+    }
+
+    /// From now on, look for the `count`-th arrival from `from` of at least `min_l2_bytes`.
+    pub fn watch(&mut self, from: Egress, min_l2_bytes: u32, count: u32) {
+        self.direction_mut(from).watch = Some(Watch { min_l2_bytes, left: count, seen: None });
+    }
+
+    /// When that arrival came.
+    #[must_use]
+    pub fn watched(&self, from: Egress) -> Option<Nanos> {
+        self.direction(from).watch?.seen
     }
 
     /// The power of a node is cut and comes back: its engine, its frames and what its gateways had not written are
@@ -369,6 +389,13 @@ impl<N: Node> Net<N> {
         direction.link.arrived();
         assert!(direction.link.counters().conserved(), "{:?}: {:?}", direction.from, direction.link.counters());
         let to = direction.to;
+        if let Some(watch) = &mut direction.watch
+            && packet.l2_bytes >= watch.min_l2_bytes
+            && watch.left > 0
+        {
+            watch.left -= 1;
+            watch.seen = (watch.left == 0).then_some(self.now);
+        }
         match &mut direction.meddler {
             None => self.receive(to, packet),
             Some(meddler) => {

@@ -18,6 +18,10 @@ pub(crate) const STRIPE_BYTES: u64 = 1 << 20;
 const STRIPE_SLACK_BYTES: u64 = 4096;
 /// Receive window floor: short paths at high rates are bounded by processing, not by distance.
 const MIN_RECEIVE_WINDOW_BYTES: u64 = 16 << 20;
+/// Receive window in windows of the sender. What waits behind a hole counts against it, and a packet that is lost twice
+/// leaves a hole for three round trips: with one window (two bandwidth-delay products) a link with 1 % loss stood still
+/// for a third of the time.
+const RECEIVE_WINDOWS: u64 = 2;
 /// Receive window ceiling, a bound on memory per peer: 10 Gbit/s at 400 ms.
 const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
 /// Rate assumed for windows where the path is uncapped.
@@ -43,8 +47,10 @@ pub(crate) fn transport_config(
         0 => UNCAPPED_RATE_BPS,
         rate => rate,
     };
+    // A satellite's return link is often a hundredth of its forward link: each direction has its own windows.
     let window = window_bytes(rate, peer.initial_rtt, peer.quic_mtu);
-    let receive = window.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES);
+    let return_rate = peer.return_rate_bps.unwrap_or(UNCAPPED_RATE_BPS);
+    let receive = bounded(window_bytes(return_rate, peer.initial_rtt, peer.quic_mtu).saturating_mul(RECEIVE_WINDOWS));
     let mut config = TransportConfig::default();
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match (congestion, peer.path_rate_bps) {
         (Congestion::Contracted, Some(_)) => {
@@ -68,7 +74,7 @@ pub(crate) fn transport_config(
         .initial_rtt(peer.initial_rtt)
         .receive_window(varint(receive))
         .stream_receive_window(varint(STRIPE_BYTES + STRIPE_SLACK_BYTES))
-        .send_window(receive.saturating_mul(2))
+        .send_window(bounded(window).saturating_mul(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(varint((receive / STRIPE_BYTES * 2).max(4096)))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
@@ -78,6 +84,10 @@ pub(crate) fn transport_config(
         .enable_segmentation_offload(false)
         .allow_spin(false);
     config
+}
+
+fn bounded(window: u64) -> u64 {
+    window.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES)
 }
 
 fn varint(value: u64) -> VarInt {
