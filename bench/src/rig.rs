@@ -245,6 +245,7 @@ pub fn pair(rate_bps: Option<u64>, crypto: &[PeerCrypto; 2]) -> Result<[Node; 2]
             quic_mtu: QUIC_PACKET_BYTES,
             initial_rtt: Duration::from_millis(1),
             path_rate_bps: rate_bps,
+            return_rate_bps: rate_bps,
             weight: 100,
         };
         config.peers.push((peer, crypto[own].clone()));

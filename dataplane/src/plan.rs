@@ -217,8 +217,10 @@ pub struct PeerPlan {
     pub quic_mtu: u16,
     /// RTT to assume at first, nanoseconds.
     pub initial_rtt_ns: u64,
-    /// Slowest link's rate, for windows.
+    /// Slowest link's rate towards the peer, for the windows of what is sent.
     pub path_rate_bps: Option<u64>,
+    /// Slowest link's rate from the peer, for the windows of what is received.
+    pub return_rate_bps: Option<u64>,
     /// DRR weight.
     pub weight: u16,
 }

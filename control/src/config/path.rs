@@ -77,10 +77,11 @@ pub(super) fn read_peer(
     let role = t.optional(source, "role", word(&[("originator", true), ("acceptor", false)]));
     let rtt = duration(source, t, "rtt", "\"650 ms\"", 1_000..=MAX_RTT_NS);
     let path_rate = t.optional(source, "path-rate", unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""));
-    if let Some(rate) = &path_rate
-        && rate.value == Some(0)
-    {
-        rate.error(source, "a path of rate 0 carries nothing", "the rate of the slowest link of the path");
+    let return_rate = t.optional(source, "return-rate", unit(units::rate, "\"10 Mbit/s\" or \"uncapped\""));
+    for rate in [&path_rate, &return_rate].into_iter().flatten() {
+        if rate.value == Some(0) {
+            rate.error(source, "a path of rate 0 carries nothing", "the rate of the slowest link of the path");
+        }
     }
     let path_mtu = t.optional(source, "path-mtu", integer(1..=u64::from(u16::MAX)));
     let path_mtu = path_mtu.map(|f| f.map(|n| u16::try_from(n).unwrap_or(u16::MAX)));
@@ -108,6 +109,7 @@ pub(super) fn read_peer(
         originator: role.map_or_else(|| home.node.is_some_and(|own| own < name.as_str()), |r| r.value),
         quic_mtu: frame::quic_mtu(path_mtu.map_or(plan.mtu, |m| m.value), &plan.local)?,
         initial_rtt_ns: rtt.unwrap_or(if plan.delay_ns == 0 { INITIAL_RTT_NS } else { 2 * plan.delay_ns }),
+        return_rate_bps: return_rate.as_ref().or(path_rate.as_ref()).map_or(plan.rate_bps, |r| r.value),
         path_rate_bps: path_rate.map_or(plan.rate_bps, |r| r.value),
         weight,
         name,

@@ -62,6 +62,7 @@ in-label = 200
 role = "originator"
 rtt = "700 ms"
 path-rate = "5 Mbit/s"
+return-rate = "200 Mbit/s"
 path-mtu = 1480
 weight = 3
 
@@ -106,6 +107,7 @@ fn a_good_configuration_becomes_its_plan() {
         (pa.originator, pa.quic_mtu, pa.initial_rtt_ns, pa.path_rate_bps, pa.weight),
         (true, 1440, 700_000_000, Some(5_000_000), 3)
     );
+    assert_eq!((pa.return_rate_bps, pc.return_rate_bps), (Some(200_000_000), None));
     // By default the lower name dials, the link's values hold, and the first RTT is that of RFC 9002.
     assert_eq!(
         (pc.originator, pc.quic_mtu, pc.initial_rtt_ns, pc.path_rate_bps, pc.weight),
@@ -119,9 +121,14 @@ fn a_good_configuration_becomes_its_plan() {
 fn defaults_follow_from_the_rest() {
     let acceptor = text_only(&GOOD.replace("role = \"originator\"\n", "")).unwrap();
     assert!(!acceptor.peers[0].originator, "station-a sorts before station-b and dials");
-    let plan = text_only(&GOOD.replace("rtt = \"700 ms\"\npath-rate = \"5 Mbit/s\"\npath-mtu = 1480\n", "")).unwrap();
+    let plan = text_only(
+        &GOOD
+            .replace("rtt = \"700 ms\"\npath-rate = \"5 Mbit/s\"\nreturn-rate = \"200 Mbit/s\"\npath-mtu = 1480\n", ""),
+    )
+    .unwrap();
     let peer = &plan.peers[0];
     assert_eq!((peer.quic_mtu, peer.initial_rtt_ns, peer.path_rate_bps), (1460, 650_000_000, Some(10_000_000)));
+    assert_eq!(peer.return_rate_bps, Some(10_000_000));
     let plan = text_only(
         &GOOD
             .replace("workers = [{ core = 0, poll = \"adaptive\" }, { core = 1, poll = \"busy\" }]\n", "")

@@ -102,8 +102,10 @@ pub struct PeerConfig {
     pub quic_mtu: u16,
     /// Round-trip time to assume before one is measured.
     pub initial_rtt: Duration,
-    /// Rate of the slowest link of the path, for windows; `None` = uncapped.
+    /// Rate of the slowest link of the path towards the peer, for the windows of what is sent; `None` = uncapped.
     pub path_rate_bps: Option<u64>,
+    /// Rate of the slowest link of the path from the peer, for the windows of what is received; `None` = uncapped.
+    pub return_rate_bps: Option<u64>,
     /// DRR weight of this path's bulk traffic on the link, 1..=1000.
     pub weight: u16,
 }

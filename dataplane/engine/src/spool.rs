@@ -158,7 +158,10 @@ mod tests {
     }
 
     /// All that it supplies now: offset and bytes, and the end.
-    fn supplied(spool: &mut Spool) -> (Vec<(u64, Vec<u8>)>, Option<(u64, [u8; 32])>) {
+    /// Pieces with their offsets, and the end.
+    type Supplied = (Vec<(u64, Vec<u8>)>, Option<(u64, [u8; 32])>);
+
+    fn supplied(spool: &mut Spool) -> Supplied {
         let (mut pieces, mut end) = (Vec::new(), None);
         while let Some(command) = spool.step() {
             match command {

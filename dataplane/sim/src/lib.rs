@@ -14,6 +14,7 @@
 //!    ├── link ── one direction of a link: rate, delay, loss … outages; every packet accounted for
 //!    ├── window ── checks the cap from outside: bytes in any window ≤ rate × window + burst
 //!    └── gateway ── files and messages at the ends; every byte checked, in order, exactly once
+//!   suite ── the project's scenarios with their figures and bars
 //!   crypto ── a session for quinn-proto without randomness
 //! ```
 //!
@@ -30,5 +31,6 @@ pub mod random;
 pub mod ring;
 pub mod scenario;
 pub mod seeds;
+pub mod suite;
 pub mod topo;
 pub mod window;

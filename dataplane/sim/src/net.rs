@@ -80,6 +80,15 @@ struct Direction {
     to: Egress,
     link: Link,
     meddler: Option<Meddler>,
+    watch: Option<Watch>,
+}
+
+/// Looks for full frames on a direction.
+#[derive(Clone, Copy)]
+struct Watch {
+    min_l2_bytes: u32,
+    left: u32,
+    seen: Option<Nanos>,
 }
 
 impl<N: Node> Net<N> {
@@ -134,7 +143,7 @@ impl<N: Node> Net<N> {
             let index = self.directions.len() as u64;
             let seed = blake3::keyed_hash(&[7; 32], &[self.seed.to_le_bytes(), index.to_le_bytes()].concat());
             let seed = seed.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None });
+            self.directions.push(Direction { from, to, link: Link::new(model, seed), meddler: None, watch: None });
         }
     }
 
@@ -239,6 +248,17 @@ impl<N: Node> Net<N> {
         self.direction_mut(from).meddler = Some(meddler);
     }
 
+    /// From now on, look for the `count`-th arrival from `from` of at least `min_l2_bytes`.
+    pub fn watch(&mut self, from: Egress, min_l2_bytes: u32, count: u32) {
+        self.direction_mut(from).watch = Some(Watch { min_l2_bytes, left: count, seen: None });
+    }
+
+    /// When that arrival came.
+    #[must_use]
+    pub fn watched(&self, from: Egress) -> Option<Nanos> {
+        self.direction(from).watch?.seen
+    }
+
     /// Virtual time.
     #[must_use]
     pub fn now(&self) -> Nanos {
@@ -338,6 +358,13 @@ impl<N: Node> Net<N> {
         direction.link.arrived();
         assert!(direction.link.counters().conserved(), "{:?}: {:?}", direction.from, direction.link.counters());
         let to = direction.to;
+        if let Some(watch) = &mut direction.watch
+            && packet.l2_bytes >= watch.min_l2_bytes
+            && watch.left > 0
+        {
+            watch.left -= 1;
+            watch.seen = (watch.left == 0).then_some(self.now);
+        }
         match &mut direction.meddler {
             None => self.receive(to, packet),
             Some(meddler) => {

@@ -112,10 +112,11 @@ pub struct Wire {
 }
 
 /// Nodes, links and paths; indices are handed out in order from 0.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Topology {
     configs: Vec<EngineConfig>,
     wires: Vec<Wire>,
+    interface_bps: u64,
     /// Next label of each receiving node on each wire: `[at a, at b]`.
     next_label: Vec<[u32; 2]>,
     /// Nodes of several workers: the worker of each link.
@@ -124,11 +125,29 @@ pub struct Topology {
     pub ring: RingModel,
 }
 
+impl Default for Topology {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Topology {
     /// Nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            configs: Vec::new(),
+            wires: Vec::new(),
+            interface_bps: INTERFACE_BPS,
+            next_label: Vec::new(),
+            owners: BTreeMap::new(),
+            ring: RingModel::default(),
+        }
+    }
+
+    /// Every interface serialises at this rate, in bits per second, instead of 1 Gbit/s.
+    pub fn set_interface_bps(&mut self, interface_bps: u64) {
+        self.interface_bps = interface_bps;
     }
 
     /// Add a node; the answer is its index.
@@ -185,8 +204,14 @@ impl Topology {
             self.configs[node].transits.push(TransitConfig { a, b, weight });
         }
         let (first, last) = (hops[0], hops[hops.len() - 1]);
-        let near = self.add_peer(from, at, first.1, Role::Originator, wires, weight);
-        let far = self.add_peer(at, from, last.3, Role::Acceptor, wires, weight);
+        let slowest = |rates: Vec<Option<u64>>| rates.into_iter().flatten().min();
+        let rate_of =
+            |wire: &Wire, node| if wire.a == node { wire.spec.rate_a.rate_bps } else { wire.spec.rate_b.rate_bps };
+        let pairs = || hops.iter().zip(wires).map(|(hop, &index)| (hop, &self.wires[index]));
+        let there = slowest(pairs().map(|(hop, wire)| rate_of(wire, hop.0)).collect());
+        let back = slowest(pairs().map(|(hop, wire)| rate_of(wire, hop.2)).collect());
+        let near = self.add_peer([from, at], first.1, Role::Originator, wires, [there, back], weight);
+        let far = self.add_peer([at, from], last.3, Role::Acceptor, wires, [back, there], weight);
         (near, far)
     }
 
@@ -248,7 +273,7 @@ impl Topology {
     /// Rate of every interface in bits per second.
     #[must_use]
     pub fn interface_bps(&self) -> u64 {
-        INTERFACE_BPS
+        self.interface_bps
     }
 
     fn add_link_config(
@@ -279,17 +304,16 @@ impl Topology {
 
     fn add_peer(
         &mut self,
-        node: usize,
-        peer: usize,
+        [node, peer]: [usize; 2],
         end: TransitEnd,
         role: Role,
         wires: &[usize],
+        [path_rate_bps, return_rate_bps]: [Option<u64>; 2],
         weight: u16,
     ) -> PeerId {
         let specs = || wires.iter().map(|&index| &self.wires[index].spec);
         let mtu = specs().map(|spec| spec.mtu_payload).min().unwrap_or(MTU_PAYLOAD);
         let rtt: Duration = specs().map(|spec| spec.model_ab.delay + spec.model_ba.delay).sum();
-        let rate = specs().flat_map(|spec| [spec.rate_a.rate_bps, spec.rate_b.rate_bps]).flatten().min();
         let (own_uri, peer_uri) = (spiffe(&self.configs[node].node), spiffe(&self.configs[peer].node));
         let identity = Identity::new(&own_uri, &peer_uri);
         let id = PeerId(self.configs[node].peers.len() as u16);
@@ -303,7 +327,8 @@ impl Topology {
             role,
             quic_mtu: mtu - SHIM_BYTES,
             initial_rtt: rtt.max(Duration::from_millis(1)),
-            path_rate_bps: rate,
+            path_rate_bps,
+            return_rate_bps,
             weight,
         };
         let crypto = PeerCrypto {

@@ -135,6 +135,7 @@ fn peer_config(peer: &PeerPlan, id: PeerId) -> Result<PeerConfig, DaemonError> {
         quic_mtu: peer.quic_mtu,
         initial_rtt: Duration::from_nanos(peer.initial_rtt_ns),
         path_rate_bps: peer.path_rate_bps,
+        return_rate_bps: peer.return_rate_bps,
         weight: peer.weight,
     })
 }

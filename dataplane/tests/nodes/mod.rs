@@ -79,6 +79,7 @@ impl Realm {
                 quic_mtu: link.mtu - 40,
                 initial_rtt_ns: 10_000_000,
                 path_rate_bps: link.rate_bps,
+                return_rate_bps: link.rate_bps,
                 weight: 10,
             }],
             ..self.bare(node, vec![link])

@@ -45,6 +45,7 @@ fn peer(id: u16, link: u16, in_label: u32, out_label: u32) -> PeerConfig {
         quic_mtu: 1200,
         initial_rtt: Duration::from_millis(1),
         path_rate_bps: None,
+        return_rate_bps: None,
         weight: 1,
     }
 }

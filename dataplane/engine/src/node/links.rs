@@ -174,6 +174,7 @@ impl<F: FrameBuf> Engine<F> {
                 self.check_connected(peer);
                 self.dial(now, peer);
                 self.probe(peer);
+                self.transport.probe_lost(now, peer);
             }
             (true, Some(reason)) if matches!(self.peers[usize::from(peer.0)].state, PeerState::Dark(_)) => {
                 self.set_peer_state(peer, PeerState::Dark(reason));

@@ -8,7 +8,8 @@
 //!       └───────── Down(held here) ◄────┴ hold(reason)
 //! ```
 //!
-//! Frames are sent at the interval in every state, so that the way back up is found as quickly as the way down.
+//! Frames are sent at the interval while the link is up or held, and at a quarter of it while it is looked for: nothing else
+//! uses the link then, and half an interval is a good part of the way back up.
 //!
 //! What protects it: a keyed BLAKE3 tag; a rising sequence per boot; a frame with our own boot id is a loop; a neighbour
 //! that comes with a new boot id is believed only when it echoes *our* boot id (one round trip), and never with a boot id that
@@ -38,6 +39,8 @@ pub const LIVENESS_FRAME_BYTES: usize = LINK_OAM_HEADER_BYTES + body::Liveness::
 const RATE_SHARE: u64 = 100;
 /// Frames leave after 75–100 % of the interval (RFC 5880 section 6.8.7), in percent.
 const JITTER_MIN_PERCENT: u64 = 75;
+/// While the link is looked for, frames leave this many times as often.
+const PROBES_PER_INTERVAL: u64 = 4;
 /// Shortest interval between frames.
 const MIN_INTERVAL_NS: u64 = 1_000_000;
 /// Boot ids that the neighbour has left and may not come back with.
@@ -144,7 +147,9 @@ impl Liveness {
         } else {
             self.pace_ns = self.interval_ns;
         }
-        self.next_transmit = now + Duration::from_nanos((self.pace_ns / 100).saturating_mul(jitter).max(1));
+        let looked_for = self.held.is_none() && self.state != LivenessState::Up;
+        let pace_ns = if looked_for { self.pace_ns / PROBES_PER_INTERVAL } else { self.pace_ns };
+        self.next_transmit = now + Duration::from_nanos((pace_ns / 100).saturating_mul(jitter).max(1));
         self.sequence = self.sequence.saturating_add(1);
 
         let neighbour = self.neighbour;

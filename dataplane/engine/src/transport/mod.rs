@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
@@ -47,6 +47,9 @@ const MAX_CONNECTIONS: usize = 6;
 const SERVER_NAME: &str = "florelay.invalid";
 /// What quinn-proto reserves for a STREAM frame's length.
 const LENGTH_RESERVE_BYTES: u16 = 8;
+/// A loss timer further away than this many round trips and the slack is none: it is the idle or keep-alive timer.
+const MAX_PROBE_TIMEOUT_RTTS: u32 = 4;
+const MAX_PROBE_SLACK: Duration = Duration::from_millis(200);
 /// Bytes of a full packet that are not stream data: short header (1 + connection id + 4 packet number),
 /// AEAD tag, STREAM frame header (type, 4 id, 4 offset) and the length.
 /// Writing this much less than the MTU keeps each write inside one packet.
@@ -78,6 +81,8 @@ pub(crate) struct Conn {
     /// Packets were polled since `timeout` was read.
     timeout_moved: bool,
     dirty: bool,
+    /// Its path was dark, and no packet has come since.
+    regained: bool,
 }
 
 /// What the transport keeps of a peer.
@@ -262,6 +267,11 @@ impl Transport {
                     return Handled::Refused;
                 }
                 conn.quic.handle_event(event);
+                if std::mem::take(&mut conn.regained) {
+                    // It may acknowledge what had arrived before the dark: what is oldest now is really lost.
+                    conn.timeout = conn.quic.poll_timeout();
+                    self.skip_to_probe(now, peer);
+                }
                 self.mark_dirty(handle);
                 Handled::Taken
             }
@@ -314,6 +324,7 @@ impl Transport {
             timeout: None,
             timeout_moved: false,
             dirty: false,
+            regained: false,
         }));
         let owner = &mut self.peers[usize::from(peer.0)];
         owner.all[lane as usize].push(handle);
@@ -426,6 +437,34 @@ impl Transport {
                 self.mark_dirty(ConnectionHandle(index));
             }
         }
+    }
+
+    /// The path of a peer was dark and is not any more: what was under way is lost, and only the probe timeout
+    /// (RFC 9002 section 6.2) would tell the connections so, about 1.5 round trips from now. Their clock jumps to it, so
+    /// that the oldest bytes go again at once.
+    pub(crate) fn probe_lost(&mut self, now: Nanos, peer: PeerId) {
+        for handle in self.peers.get(usize::from(peer.0)).into_iter().flat_map(|state| state.all.iter().flatten()) {
+            if let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) {
+                conn.regained = true;
+                conn.timeout = conn.quic.poll_timeout();
+            }
+        }
+        self.skip_to_probe(now, peer);
+    }
+
+    fn skip_to_probe(&mut self, now: Nanos, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        let at = state.clock.instant(now);
+        let handles = state.all.iter().flatten();
+        // Idle and keep-alive timers are far away; a connection with nothing under way has no other.
+        let ahead = handles.filter_map(|handle| {
+            let conn = self.conns.get(handle.0)?.as_deref()?;
+            let wait = conn.timeout?.checked_duration_since(at)?;
+            (wait < conn.quic.rtt().saturating_mul(MAX_PROBE_TIMEOUT_RTTS) + MAX_PROBE_SLACK).then_some(wait)
+        });
+        let ahead = ahead.max().unwrap_or_default();
+        state.clock.skip(ahead);
+        self.handle_timeout(now);
     }
 
     /// When the next timer is due; dark paths have none.

@@ -22,6 +22,10 @@ const MAX_STRIPE_BYTES: u64 = 1 << 20;
 const STRIPE_SLACK_BYTES: u64 = 4096;
 /// Receive window floor: short paths at high rates are bounded by processing, not by distance.
 const MIN_RECEIVE_WINDOW_BYTES: u64 = 16 << 20;
+/// Receive window in windows of the sender. What waits behind a hole counts against it, and a packet that is lost twice
+/// leaves a hole for three round trips: with one window (two bandwidth-delay products) a link with 1 % loss stood still
+/// for a third of the time.
+const RECEIVE_WINDOWS: u64 = 2;
 /// Receive window ceiling, a bound on memory per peer: 10 Gbit/s at 400 ms.
 const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
 /// Rate assumed for windows where the path is uncapped.
@@ -41,8 +45,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 pub(crate) struct Windows {
     /// Congestion window, bytes.
     pub(crate) congestion: u64,
-    /// Receive window of a connection, bytes; twice that may wait for acknowledgement.
+    /// Receive window of a connection, bytes.
     pub(crate) receive: u64,
+    /// Bytes that may wait for acknowledgement.
+    pub(crate) send: u64,
     /// Stripes at once.
     pub(crate) streams: u64,
 }
@@ -50,8 +56,17 @@ pub(crate) struct Windows {
 pub(crate) fn windows(peer: &PeerConfig, plan: &PathPlan) -> Windows {
     let rtt = plan.rtt().unwrap_or(peer.initial_rtt);
     let congestion = window_bytes(plan.rate_bps().unwrap_or(UNCAPPED_RATE_BPS), rtt, peer.quic_mtu);
-    let receive = congestion.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES);
-    Windows { congestion, receive, streams: (receive / STRIPE_BYTES * 2).max(4096) }
+    // A satellite's return link is often a hundredth of its forward link: each direction has its own windows. A contact
+    // plan says nothing of the way back; what it gives this way is taken for it too.
+    let inward = peer.return_rate_bps.and_then(|rate| Some(rate.max(plan.rate_bps()?)));
+    let inward = window_bytes(inward.unwrap_or(UNCAPPED_RATE_BPS), rtt, peer.quic_mtu);
+    let receive = bounded(inward.saturating_mul(RECEIVE_WINDOWS));
+    Windows {
+        congestion,
+        receive,
+        send: bounded(congestion).saturating_mul(2),
+        streams: (receive / STRIPE_BYTES * 2).max(4096),
+    }
 }
 
 /// Transport parameters for one connection of `peer`.
@@ -79,7 +94,7 @@ pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, plan: 
         .initial_rtt(initial_rtt)
         .receive_window(varint(windows.receive))
         .stream_receive_window(varint(MAX_STRIPE_BYTES + STRIPE_SLACK_BYTES))
-        .send_window(windows.receive.saturating_mul(2))
+        .send_window(windows.send)
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(varint(windows.streams))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
@@ -89,6 +104,10 @@ pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, plan: 
         .enable_segmentation_offload(false)
         .allow_spin(false);
     config
+}
+
+fn bounded(window: u64) -> u64 {
+    window.clamp(MIN_RECEIVE_WINDOW_BYTES, MAX_RECEIVE_WINDOW_BYTES)
 }
 
 pub(super) fn varint(value: u64) -> VarInt {

@@ -59,13 +59,13 @@ impl Transport {
         let config = Arc::new(params::transport_config(&state.config, state.congestion, &state.plan));
         state.client.transport_config(config.clone());
         Arc::make_mut(&mut state.server).transport_config(config);
-        if after.receive <= before.receive {
+        if after.receive <= before.receive && after.send <= before.send {
             return;
         }
         for handle in state.all.concat() {
             let Some(conn) = self.conn(handle) else { continue };
-            conn.quic.set_receive_window(params::varint(after.receive));
-            conn.quic.set_send_window(after.receive.saturating_mul(2));
+            conn.quic.set_receive_window(params::varint(after.receive.max(before.receive)));
+            conn.quic.set_send_window(after.send.max(before.send));
             conn.quic.set_max_concurrent_streams(Dir::Uni, params::varint(after.streams));
             self.mark_dirty(handle);
         }

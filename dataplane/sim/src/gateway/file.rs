@@ -265,6 +265,12 @@ impl FileSink {
         within.map(|(_, bytes)| u64::from(*bytes)).sum()
     }
 
+    /// When it ended.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Nanos> {
+        self.result.as_ref().map(|(at, _)| *at)
+    }
+
     /// The first arrival at or after `from`.
     #[must_use]
     pub fn first_arrival_since(&self, from: Nanos) -> Option<Nanos> {
