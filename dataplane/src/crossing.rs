@@ -210,7 +210,7 @@ impl Across {
         };
         let (frame, back) = match frame {
             WorkerFrame::Heap(full) => (full, WorkerFrame::Heap(buffer)),
-            umem => {
+            umem @ WorkerFrame::Umem(_) => {
                 // A UMEM frame has at most 4096 bytes, a buffer more.
                 let fits = buffer.fill(umem.bytes());
                 debug_assert!(fits);
