@@ -157,11 +157,11 @@ mod tests {
         range.map(|at| (at * 7 + at / 256) as u8).collect()
     }
 
-    /// All that it supplies now: offset and bytes, and the end.
-    /// Pieces with their offsets, and the end.
-    type Supplied = (Vec<(u64, Vec<u8>)>, Option<(u64, [u8; 32])>);
+    /// Offset and bytes of each.
+    type Pieces = Vec<(u64, Vec<u8>)>;
 
-    fn supplied(spool: &mut Spool) -> Supplied {
+    /// All that it supplies now, and the end.
+    fn supplied(spool: &mut Spool) -> (Pieces, Option<(u64, [u8; 32])>) {
         let (mut pieces, mut end) = (Vec::new(), None);
         while let Some(command) = spool.step() {
             match command {
