@@ -197,7 +197,7 @@ impl Transfer {
 
     fn now(&mut self, at: Instant) -> Nanos {
         if let Some((now, step)) = &mut self.virtual_time {
-            *now = *now + *step;
+            *now += *step;
             return *now;
         }
         Nanos::ZERO + at.saturating_duration_since(self.epoch)

@@ -259,10 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn equal_runs_move_the_same_packets() {
+    fn rows_move_full_packets_and_few_answers() {
         for row in RowKind::ALL {
             let moved = run_row(row).unwrap();
-            assert!(moved.packets > 20_000 && moved.bytes >= COUNTED_BYTES, "{moved:?}");
+            // The warm-up ends inside a burst, whose rest is missing here.
+            assert!(moved.packets > 20_000 && moved.bytes > COUNTED_BYTES / 10 * 9, "{moved:?}");
+            assert!(moved.bytes > moved.packets * 1400, "{moved:?}");
             // One answer for each 31 packets is asked for.
             assert!(moved.answers * 10 < moved.packets, "{moved:?}");
         }

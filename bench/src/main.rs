@@ -48,6 +48,9 @@ enum Verb {
         /// Size of the file that the nodes send, in 10^6 bytes; twice that must fit /dev/shm
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
         file_mb: u64,
+        /// Measure these rows alone, by their keys in the JSON
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
+        only: Vec<String>,
         /// The florelay program; beside this one if absent
         #[arg(long, env = "FLORELAY_BIN")]
         florelay: Option<PathBuf>,
@@ -72,10 +75,10 @@ fn main() -> Result<()> {
             }
         }
         Verb::Row { row } => println!("{}", serde_json::to_string(&instructions::run_row(row)?)?),
-        Verb::Veth { rounds, seconds, file_mb, florelay, json } => {
+        Verb::Veth { rounds, seconds, file_mb, only, florelay, json } => {
             clean_up_on_signals()?;
             let duration = Duration::from_secs(seconds);
-            let report = veth::run(&veth::Options { rounds, duration, file_mb, program: florelay })?;
+            let report = veth::run(&veth::Options { rounds, duration, file_mb, only, program: florelay })?;
             println!("{}", report.table());
             if let Some(path) = json {
                 write_json(&path, &report)?;

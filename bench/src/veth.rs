@@ -33,6 +33,8 @@ pub struct Options {
     pub duration: Duration,
     /// Size of the file that the nodes send, 10^6 bytes.
     pub file_mb: u64,
+    /// Keys of the rows to measure; none = all.
+    pub only: Vec<String>,
     /// The `florelay` program; `None` = `$FLORELAY_BIN`, or the one beside this program.
     pub program: Option<PathBuf>,
 }
@@ -59,6 +61,10 @@ pub fn run(options: &Options) -> Result<Report> {
     // settle themselves.
     bed::pin(bed::Side::A.core())?;
     let mut rows = rows();
+    for key in &options.only {
+        anyhow::ensure!(rows.iter().any(|(row, _)| row.key == key), "there is no row `{key}`");
+    }
+    rows.retain(|(row, _)| options.only.is_empty() || options.only.iter().any(|key| row.key == key));
     for round in 1..=options.rounds {
         for (row, measure) in rows.iter_mut().filter(|(row, _)| row.failure.is_none()) {
             eprintln!("round {round} of {}: {}", options.rounds, row.key);

@@ -1,4 +1,4 @@
-//! Logs go to standard error; `RUST_LOG` chooses what.
+//! Logs go to standard error; `RUST_LOG` chooses what. Release builds have no `trace` level (root Cargo.toml).
 //!
 //! In the dataplane a line goes into a bounded queue that a thread of its own empties: a worker never waits for a terminal,
 //! and a storm of messages is cut off, not passed on. Lines that did not fit are lost.

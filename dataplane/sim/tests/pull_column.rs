@@ -8,6 +8,7 @@ use std::time::Duration;
 use florelay_engine::api::{Command, TransferId};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
+use florelay_sim::link::LinkModel;
 use florelay_sim::net::NodeId;
 use florelay_sim::scenario::{Scenario, Sim};
 use florelay_sim::topo::{LinkSpec, pair};
@@ -111,20 +112,31 @@ fn a_new_rate_holds_at_once() {
 
 #[test]
 fn no_more_than_one_packet_waits_inside_quic() {
-    waits_inside_quic(false);
+    waits_inside_quic(&spec(0.0), false);
 }
 
 /// Acknowledgements then ride in the packets that carry data, which do not always have room for what was written.
 #[test]
 fn no_more_than_one_packet_waits_inside_quic_while_bytes_come_the_other_way() {
-    waits_inside_quic(true);
+    waits_inside_quic(&spec(0.0), true);
 }
 
-fn waits_inside_quic(both_ways: bool) {
+/// What is sent again, because it seemed to be lost, goes before new bytes and not in their place.
+#[test]
+fn no_more_than_one_packet_waits_inside_quic_while_packets_overtake_each_other() {
+    let late = |mut model: LinkModel| {
+        model.reorder = 0.02;
+        model.reorder_delay = DELAY / 2;
+        model
+    };
+    waits_inside_quic(&spec(0.0).both(late), false);
+}
+
+fn waits_inside_quic(spec: &LinkSpec, both_ways: bool) {
     // a small allowance makes the engine say often how far it has written into QUIC: limit = written + allowance
     const ALLOWANCE: u32 = 8192;
     for stop_ms in [2000, 2345, 3333, 4001, 5678] {
-        let mut topology = pair(spec(0.0));
+        let mut topology = pair(spec.clone());
         topology.config_mut(0).limits.supply_bytes = ALLOWANCE;
         let mut net = Scenario::new(topology).seed(1).build();
         net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(5 * SECOND));

@@ -1,6 +1,6 @@
 //! Transfers above QUIC, files and open-ended streams: offers, stripes, credits, confirmation, resume.
 //!
-//! A transfer outlives connections. Its bytes travel in *stripes*: unidirectional streams of at most
+//! A transfer outlives connections. Its bytes travel in *stripes*: unidirectional streams of about
 //! [`STRIPE_BYTES`](crate::transport::STRIPE_BYTES), each with the transfer's id and its own offset in front, so
 //! that a stripe says by itself where its bytes belong and a resume is just the next stripe. (One stream per
 //! file would make quinn-proto walk a segment list as long as the window for each packet.)
