@@ -25,6 +25,8 @@ use florelay_engine::transport::tls::peer_crypto;
 
 use self::engines::Secrets;
 pub(crate) use self::engines::{layer2_overhead, rate_plan};
+use crate::adapter::sim::SimLink;
+use crate::adapter::socket::SocketLink;
 use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
 use crate::gateway::{Gateway, Input, ipc_server};
@@ -343,7 +345,7 @@ pub fn run(options: DaemonOptions, stop: Receiver<()>) -> Result<(), DaemonError
 fn interface(adapter: &AdapterPlan) -> Option<String> {
     match adapter {
         AdapterPlan::Xdp { interface, .. } => Some(interface.clone()),
-        AdapterPlan::Udp => None,
+        AdapterPlan::Udp | AdapterPlan::Sim(_) => None,
     }
 }
 
@@ -361,16 +363,23 @@ fn make_secrets(plan: &NodePlan) -> Result<Secrets, DaemonError> {
     })
 }
 
-type Sockets = (Vec<Option<UdpLink>>, Vec<Option<Prober>>);
+type Sockets = (Vec<Option<SocketLink>>, Vec<Option<Prober>>);
 
-/// The UDP socket of every link, and a second handle of it for netlink's thread where the link is on an interface.
+/// The socket of every link, and a second handle of it for netlink's thread where the link is on an interface.
 fn open_sockets(plan: &NodePlan) -> Result<Sockets, DaemonError> {
     let (mut sockets, mut probers) = (Vec::new(), Vec::new());
     for link in &plan.links {
+        if let AdapterPlan::Sim(sim) = &link.adapter {
+            let socket = SimLink::open(sim, layer2_overhead(link))
+                .map_err(|(path, reason)| DaemonError::File { path, reason })?;
+            sockets.push(Some(SocketLink::Sim(socket.into())));
+            probers.push(None);
+            continue;
+        }
         let error = |source| DaemonError::Socket { link: link.name.clone(), local: link.local, source };
         let socket = UdpLink::open(link.local, link.remote).map_err(error)?;
         probers.push(interface(&link.adapter).map(|_| socket.prober()).transpose().map_err(error)?);
-        sockets.push(Some(socket));
+        sockets.push(Some(SocketLink::Udp(socket)));
     }
     Ok((sockets, probers))
 }

@@ -7,7 +7,7 @@ use florelay_engine::egress::{Class, EgressDrop};
 use florelay_engine::{LinkReport, PeerReport};
 
 use crate::ipc::{LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
-use crate::plan::{AdapterPlan, NodePlan, Rung};
+use crate::plan::{AdapterPlan, LinkPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
 /// One status from the reports of all workers.
@@ -21,7 +21,7 @@ pub(crate) fn assemble(
     let links = plan.links.iter().enumerate().filter_map(|(index, link)| {
         let report = reports.get(link.worker)?;
         let engine = report.engine.links.iter().find(|engine| usize::from(engine.id.0) == index)?;
-        Some(link_status(&link.name, engine, report, index))
+        Some(link_status(link, engine, report, index))
     });
     let peers = plan.peers.iter().enumerate().filter_map(|(index, peer)| {
         let worker = plan.links.get(usize::from(peer.link))?.worker;
@@ -73,7 +73,7 @@ pub(crate) fn add_program_counters(
     }
 }
 
-fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: usize) -> LinkStatus {
+fn link_status(plan: &LinkPlan, engine: &LinkReport, worker: &WorkerReport, index: usize) -> LinkStatus {
     let (state, reason) = match &engine.state {
         LinkState::Connecting => ("connecting", None),
         LinkState::Up => ("up", None),
@@ -106,11 +106,15 @@ fn link_status(name: &str, engine: &LinkReport, worker: &WorkerReport, index: us
     }
     counters.extend(adapter.into_iter().flat_map(|adapter| adapter.counters.iter().cloned()));
     LinkStatus {
-        name: name.to_owned(),
+        name: plan.name.clone(),
         state: state.to_owned(),
         reason,
         rung: adapter.map_or(Rung::Socket, |adapter| adapter.rung),
         rung_reasons: adapter.map(|adapter| adapter.reasons.clone()).unwrap_or_default(),
+        impairments: match &plan.adapter {
+            AdapterPlan::Sim(sim) => Some(sim.model.to_string()),
+            AdapterPlan::Xdp { .. } | AdapterPlan::Udp => None,
+        },
         queues: adapter.map(|adapter| adapter.queues.clone()).unwrap_or_default(),
         rate_bps: engine.rate.rate_bps,
         burst_bytes: engine.rate.burst_bytes,

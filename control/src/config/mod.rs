@@ -11,11 +11,14 @@
 mod diagnostic;
 mod files;
 pub mod frame;
+mod impair;
 mod link;
 pub mod names;
 mod node;
 mod path;
+pub mod profile;
 mod read;
+mod sim;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -53,13 +56,8 @@ pub fn load(path: &Path) -> Result<NodePlan, Refusal> {
 /// Everything that is wrong with it.
 pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refusal> {
     let mut source = Source::new(path, text);
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
-        for error in syntax {
-            let span = error.span().unwrap_or(0..0);
-            let key = key_in_line(text, span.start);
-            source.error(&span, key, format!("not TOML: {}", error.message().trim()), "TOML's syntax: https://toml.io");
-        }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if syntax(&mut source, text, errors) {
         return source.refuse();
     }
     // Where a whole section is missing, line 1 is as good as any.
@@ -161,6 +159,17 @@ fn read_text(path: &Path) -> Result<String, Refusal> {
             hint: "name the configuration with --config FILE".to_owned(),
         }])
     })
+}
+
+/// Records what is not TOML. Says whether anything was.
+fn syntax(source: &mut Source<'_>, text: &str, errors: Vec<toml::de::Error>) -> bool {
+    let found = !errors.is_empty();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let key = key_in_line(text, span.start);
+        source.error(&span, key, format!("not TOML: {}", error.message().trim()), "TOML's syntax: https://toml.io");
+    }
+    found
 }
 
 fn version(source: &mut Source<'_>, root: &mut Table<'_>) {

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::pki;
 
+mod sim;
 mod spoilt;
 use spoilt::SPOILT;
 

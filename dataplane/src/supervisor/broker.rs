@@ -37,7 +37,7 @@ fn carry_out(broker: &mut LocalBroker, plan: &NodePlan, ask: Ask, descriptor: Op
         Ask::Attach { interface, native } => {
             let planned = plan.links.iter().any(|link| match &link.adapter {
                 AdapterPlan::Xdp { interface: name, .. } => *name == interface,
-                AdapterPlan::Udp => false,
+                AdapterPlan::Udp | AdapterPlan::Sim(_) => false,
             });
             if !planned {
                 return Err(format!("no link of this node is on interface `{interface}`"));

@@ -21,7 +21,7 @@ use florelay_xsk::Frame;
 use super::LinkAdapterReport;
 use super::frame::{HeapPool, UmemFrame, WorkerFrame};
 use crate::adapter::rungs::{self, Pools, Wanted};
-use crate::adapter::udp::UdpLink;
+use crate::adapter::socket::SocketLink;
 use crate::adapter::xdp::Group;
 use crate::adapter::{BURST_FRAMES, LaneAt, LinkPort, Received};
 use crate::broker::SharedBroker;
@@ -62,7 +62,7 @@ impl Ports {
     /// # Errors
     /// A link that may not fall to the socket rung finds no other.
     pub(crate) fn open(
-        links: Vec<(LinkId, LinkPlan, UdpLink)>,
+        links: Vec<(LinkId, LinkPlan, SocketLink)>,
         busy_poll: bool,
         broker: SharedBroker,
     ) -> Result<Self, String> {
@@ -89,7 +89,7 @@ impl Ports {
         let least = rungs::least_frame_size(wanted.iter().map(|wanted| wanted.interface.as_str()));
         let size = links.iter().map(|(id, ..)| usize::from(id.0) + 1).max().unwrap_or(0);
         let mut ports = Self {
-            links: links.into_iter().map(|(id, plan, udp)| LinkPort::new(id, plan, udp)).collect(),
+            links: links.into_iter().map(|(id, plan, socket)| LinkPort::new(id, plan, socket)).collect(),
             index: vec![usize::MAX; size],
             groups: Vec::new(),
             wanted: Vec::new(),
@@ -190,7 +190,7 @@ impl Ports {
                 continue;
             }
             let (heap, inbox, counters, id) = (&mut self.heap, &mut self.inbox, &mut link.counters, link.id);
-            let count = link.udp.receive(|datagram, ecn| {
+            let count = link.socket.receive(|datagram, ecn| {
                 let Some(mut frame) = heap.alloc() else {
                     counters.no_frame += 1;
                     return;
@@ -220,8 +220,7 @@ impl Ports {
         let port = &mut self.links[at];
         port.room = match port.lane {
             Some(lane) => self.groups[lane.group].room(lane.lane),
-            None if port.udp.is_blocked() => 0,
-            None => BURST_FRAMES,
+            None => port.socket.room().min(BURST_FRAMES),
         };
     }
 
@@ -230,9 +229,9 @@ impl Ports {
     pub(crate) fn flush(&mut self, now_ns: u64, all: bool) -> usize {
         let mut freed = 0;
         for link in &mut self.links {
-            let blocked = link.udp.is_blocked();
-            link.udp.flush();
-            freed += usize::from(blocked && !link.udp.is_blocked());
+            let blocked = link.socket.room() == 0;
+            link.socket.flush(now_ns);
+            freed += usize::from(blocked && link.socket.room() > 0);
         }
         for group in &mut self.groups {
             group.kick(&self.pools.umems[usize::from(group.pool)], now_ns, all);
@@ -288,9 +287,10 @@ impl Ports {
         commands
     }
 
-    /// When frames that wait for company must go.
+    /// When frames that wait, for company or for their time on a `sim` link, must go.
     pub(crate) fn deadline_ns(&mut self) -> Option<u64> {
-        self.groups.iter_mut().filter_map(Group::deadline_ns).min()
+        let due = self.links.iter().filter_map(|link| link.socket.deadline_ns());
+        self.groups.iter_mut().filter_map(Group::deadline_ns).chain(due).min()
     }
 
     /// AF_XDP frames sent and not completed.
@@ -320,7 +320,7 @@ impl Ports {
             kicks += more_kicks;
             wakes += more_wakes;
         }
-        (kicks, kicks + wakes + self.links.iter().map(|link| link.udp.counters.syscalls).sum::<u64>())
+        (kicks, kicks + wakes + self.links.iter().map(|link| link.socket.syscalls()).sum::<u64>())
     }
 
     /// What interfaces count, summed.
@@ -355,12 +355,11 @@ impl Ports {
                 ("adapter_from_kernel", link.counters.from_kernel),
                 ("adapter_tx_dropped", link.counters.tx_dropped),
                 ("adapter_crossed_copies", link.counters.crossed_copies),
-                ("socket_send_dropped", link.udp.counters.send_dropped),
-                ("socket_send_blocked", link.udp.counters.send_blocked),
-                ("socket_foreign", link.udp.counters.foreign),
             ]
+            .into_iter()
+            .chain(link.socket.counters())
             .map(|(name, count)| (name.to_owned(), count))
-            .into(),
+            .collect(),
         };
         self.links.iter().map(report).collect()
     }
@@ -428,7 +427,7 @@ impl Port for Ports {
         let Some(at) = self.at(link) else { return 0 };
         match self.links[at].lane {
             Some(lane) => self.groups[lane.group].in_flight(lane.lane),
-            None => self.links[at].udp.pending_bytes() as u64,
+            None => self.links[at].socket.pending_bytes() as u64,
         }
     }
 
@@ -449,7 +448,7 @@ impl Port for Ports {
                 frame.is_some_and(|frame| self.groups[lane.group].send(umem, lane.lane, frame, ecn))
             }
             None => {
-                let sent = self.links[at].udp.send(frame.bytes(), ecn);
+                let sent = self.links[at].socket.send(frame.bytes(), ecn);
                 self.free(frame);
                 sent
             }
@@ -458,9 +457,7 @@ impl Port for Ports {
         port.room = port.room.saturating_sub(1);
         if !sent {
             port.counters.tx_dropped += 1;
-            if port.udp.is_blocked() {
-                port.room = 0;
-            }
+            port.room = port.room.min(port.socket.room());
         }
     }
 }
