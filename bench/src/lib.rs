@@ -9,6 +9,8 @@
 //!     engine_memory   our engine, no wire                   │
 //!     quinn_sockets   quinn over UDP sockets                ├─ ratios
 //!     end_to_end      two nodes, a file                ─────┘
+//!
+//!   florelay-bench emulate                 a link between two interfaces, as a profile says (`profiles`)
 //! ```
 //!
 //! Owner of namespaces, interfaces and pinned objects is [`bed::Bed`]; dropping it removes them. Every figure is a
@@ -27,8 +29,10 @@ pub mod bound;
 pub mod clock;
 pub mod context;
 pub mod credentials;
+pub mod emulate;
 pub mod end_to_end;
 pub mod engine_memory;
+pub mod middle;
 pub mod node_config;
 pub mod payload;
 pub mod quic_memory;
