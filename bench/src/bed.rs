@@ -23,7 +23,8 @@ use florelay_wire::eth::MacAddr;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const PREFIX: &str = "flbench-";
-const NETNS_FOLDER: &str = "/run/netns";
+/// Where namespaces are, by name.
+pub(crate) const NETNS_FOLDER: &str = "/run/netns";
 /// Where attachments pin; a folder per node.
 const PINS: &str = "/sys/fs/bpf/florelay";
 /// MTU of the IP packet.
@@ -54,7 +55,7 @@ impl Side {
         Ipv4Addr::new(10, 78, 0, 1 + self as u8)
     }
 
-    fn letter(self) -> &'static str {
+    pub(crate) fn letter(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
@@ -71,10 +72,43 @@ pub enum Offloads {
     Default,
 }
 
+/// A name under which namespaces stand; dropping it removes them, and what was pinned under their names.
+#[derive(Debug)]
+pub(crate) struct Place {
+    name: String,
+}
+
+impl Place {
+    /// A name that nobody has; swept later if this process is killed.
+    pub(crate) fn claim() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{count}", std::process::id());
+        standing().push(name.clone());
+        Ok(Self { name })
+    }
+
+    /// Name of one of its namespaces; `part` is one of [`PARTS`].
+    pub(crate) fn namespace(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove(&self.name);
+        standing().retain(|name| *name != self.name);
+    }
+}
+
+/// What a place may consist of: two sides, and the emulator between them.
+const PARTS: [&str; 3] = ["a", "b", "e"];
+
 /// See the module.
 #[derive(Debug)]
 pub struct Bed {
-    name: String,
+    place: Place,
 }
 
 impl Bed {
@@ -83,13 +117,8 @@ impl Bed {
     /// # Errors
     /// No root, or no iproute2 or ethtool.
     pub fn new(offloads: Offloads) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{count}", std::process::id());
-        standing().push(name.clone());
         // From here on a failure drops it, and what is there already goes away.
-        let bed = Self { name };
+        let bed = Self { place: Place::claim()? };
         for side in [Side::A, Side::B] {
             run("ip", &["netns", "add", &bed.namespace(side)])?;
         }
@@ -123,7 +152,7 @@ impl Bed {
     /// Name of a side's namespace.
     #[must_use]
     pub fn namespace(&self, side: Side) -> String {
-        format!("{}-{}", self.name, side.letter())
+        self.place.namespace(side.letter())
     }
 
     /// Name of a side's interface.
@@ -152,9 +181,7 @@ impl Bed {
     /// # Errors
     /// The namespace is gone.
     pub fn enter(&self, side: Side) -> Result<()> {
-        let path = Path::new(NETNS_FOLDER).join(self.namespace(side));
-        let file = File::open(&path).with_context(|| path.display().to_string())?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("setns")
+        enter(&self.namespace(side))
     }
 
     /// Ethernet address of a side's interface.
@@ -174,11 +201,11 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
-    fn drop(&mut self) {
-        remove(&self.name);
-        standing().retain(|name| *name != self.name);
-    }
+/// Moves the calling thread, and what it starts from now on, into a namespace.
+pub(crate) fn enter(namespace: &str) -> Result<()> {
+    let path = Path::new(NETNS_FOLDER).join(namespace);
+    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("setns")
 }
 
 /// Puts the calling thread on a core.
@@ -225,9 +252,9 @@ pub fn sweep_stale() {
 }
 
 fn remove(bed: &str) {
-    for side in [Side::A, Side::B] {
-        let name = format!("{bed}-{}", side.letter());
-        // Either may be gone already.
+    for part in PARTS {
+        let name = format!("{bed}-{part}");
+        // Any may be gone already.
         let _ = run("ip", &["netns", "del", &name]);
         let _ = fs::remove_dir_all(Path::new(PINS).join(&name));
     }

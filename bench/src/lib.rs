@@ -11,6 +11,7 @@
 //!     end_to_end      two nodes, a file                ─────┘
 //!
 //!   florelay-bench instructions            quic_memory and engine_memory under valgrind: instructions a packet
+//!   florelay-bench emulate                 a link between two interfaces, as a profile says (`profiles`)
 //! ```
 //!
 //! Owner of namespaces, interfaces and pinned objects is [`bed::Bed`]; dropping it removes them. Every figure is a
@@ -29,9 +30,11 @@ pub mod bound;
 pub mod clock;
 pub mod context;
 pub mod credentials;
+pub mod emulate;
 pub mod end_to_end;
 pub mod engine_memory;
 pub mod instructions;
+pub mod middle;
 pub mod node_config;
 pub mod payload;
 pub mod quic_memory;

@@ -1,12 +1,16 @@
 //! `florelay-bench`: see the library for what is measured and how.
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
+use florelay_bench::emulate::{self, child};
 use florelay_bench::instructions::RowKind;
 use florelay_bench::{bed, instructions, veth};
 
@@ -58,6 +62,30 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What the link emulator sustains, and how late it is; as root
+    Emulator {
+        /// Length of each measurement in seconds
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+    /// A link between two interfaces, as a profile says; until SIGINT or SIGTERM; as root
+    Emulate {
+        /// What the link does, in either direction (bench/profiles)
+        #[arg(long, value_name = "FILE")]
+        profile: PathBuf,
+        /// Interface of the left side, in this network namespace
+        #[arg(long, value_name = "IFACE")]
+        left: String,
+        /// Interface of the right side
+        #[arg(long, value_name = "IFACE")]
+        right: String,
+        /// Core to stay on
+        #[arg(long)]
+        core: Option<usize>,
+        /// Write what happened to the traffic, as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -84,12 +112,40 @@ fn main() -> Result<()> {
                 write_json(&path, &report)?;
             }
         }
+        Verb::Emulator { seconds } => {
+            clean_up_on_signals()?;
+            println!("{}", emulate::sustain::run(seconds)?);
+        }
+        Verb::Emulate { profile, left, right, core, json } => {
+            emulate(&profile, left, right, core, json.as_deref())?;
+        }
     }
     Ok(())
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     std::fs::write(path, serde_json::to_string_pretty(value)?).with_context(|| path.display().to_string())
+}
+
+fn emulate(profile: &Path, left: String, right: String, core: Option<usize>, json: Option<&Path>) -> Result<()> {
+    let profile = florelay::config::profile::load(profile)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let options = emulate::Options { profile, left, right, core };
+    let report = emulate::run(&options, &stop, |how| {
+        // A reader that has gone is no reason to stop.
+        let _ = writeln!(std::io::stdout(), "{} {}: {how}", child::READY, options.profile.name);
+    })?;
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)?).with_context(|| path.display().to_string())?;
+    }
+    let _ = write!(std::io::stdout(), "{report}");
+    match report.failed {
+        Some(reason) => bail!(reason),
+        None => Ok(()),
+    }
 }
 
 /// SIGINT and SIGTERM remove the namespaces before they end the process.

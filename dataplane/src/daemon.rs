@@ -25,6 +25,8 @@ use florelay_engine::transport::tls::peer_crypto;
 
 use self::engines::Secrets;
 pub(crate) use self::engines::{layer2_overhead, rate_plan};
+use crate::adapter::sim::SimLink;
+use crate::adapter::socket::SocketLink;
 use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
 use crate::contacts::Contacts;
@@ -410,7 +412,7 @@ impl Drop for Daemon {
 fn interface(adapter: &AdapterPlan) -> Option<String> {
     match adapter {
         AdapterPlan::Xdp { interface, .. } => Some(interface.clone()),
-        AdapterPlan::Udp => None,
+        AdapterPlan::Udp | AdapterPlan::Sim(_) => None,
     }
 }
 
@@ -428,18 +430,25 @@ fn make_secrets(plan: &NodePlan) -> Result<Secrets, DaemonError> {
     })
 }
 
-type Sockets = (Vec<Option<UdpLink>>, Vec<Option<Prober>>);
+type Sockets = (Vec<Option<SocketLink>>, Vec<Option<Prober>>);
 
-/// The UDP socket of every link, and a second handle of it for netlink's thread where the link is on an interface.
+/// The socket of every link, and a second handle of it for netlink's thread where the link is on an interface.
 fn open_sockets(plan: &NodePlan, broker: &SharedBroker) -> Result<Sockets, DaemonError> {
     let (mut sockets, mut probers) = (Vec::new(), Vec::new());
     for link in &plan.links {
+        if let AdapterPlan::Sim(sim) = &link.adapter {
+            let socket = SimLink::open(sim, layer2_overhead(link))
+                .map_err(|(path, reason)| DaemonError::File { path, reason })?;
+            sockets.push(Some(SocketLink::Sim(socket.into())));
+            probers.push(None);
+            continue;
+        }
         let error = |reason| DaemonError::Socket { link: link.name.clone(), local: link.local, reason };
         let socket = broker.lock().udp_socket(link.local).map_err(error)?;
         let io_error = |source: std::io::Error| error(source.to_string());
         let socket = UdpLink::new(socket, link.remote).map_err(io_error)?;
         probers.push(interface(&link.adapter).map(|_| socket.prober()).transpose().map_err(io_error)?);
-        sockets.push(Some(socket));
+        sockets.push(Some(SocketLink::Udp(socket)));
     }
     Ok((sockets, probers))
 }

@@ -263,6 +263,8 @@ pub struct LinkStatus {
     pub rung: Rung,
     /// Why each higher rung was not taken, highest first.
     pub rung_reasons: Vec<(Rung, String)>,
+    /// On the rung `sim`: what happens to frames on the way out, in words.
+    pub impairments: Option<String>,
     /// AF_XDP queue ids in use.
     pub queues: Vec<u32>,
     /// CIR, bit/s.

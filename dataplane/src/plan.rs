@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use florelay_engine::oam::LIVENESS_FRAME_BYTES;
+use florelay_impair::LinkModel;
 use florelay_wire::eth::ETH_BYTES;
 use florelay_wire::udp::UDP_BYTES;
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,7 @@ pub enum PollMode {
 }
 
 /// How a link moves frames.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterPlan {
     /// AF_XDP on this interface, with the socket rung as the last resort if `fallback`.
@@ -94,6 +95,21 @@ pub enum AdapterPlan {
     },
     /// A UDP socket.
     Udp,
+    /// An impaired link on this machine, for trying things out.
+    Sim(Box<SimPlan>),
+}
+
+/// A `sim` link: two unix datagram sockets, and what happens to frames on the way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimPlan {
+    /// This end's socket; its folder is made if it is not there.
+    pub socket: PathBuf,
+    /// The neighbour's.
+    pub peer: PathBuf,
+    /// What happens to frames that this end sends.
+    pub model: LinkModel,
+    /// Of its random numbers.
+    pub seed: u64,
 }
 
 /// The rung ladder, highest first.
@@ -108,6 +124,8 @@ pub enum Rung {
     Generic,
     /// UDP socket.
     Socket,
+    /// Not on the ladder: the `sim` adapter.
+    Sim,
 }
 
 /// One link.
@@ -119,9 +137,9 @@ pub struct LinkPlan {
     pub worker: usize,
     /// How it moves frames.
     pub adapter: AdapterPlan,
-    /// Own address and port.
+    /// Own address and port; `0.0.0.0:0` on a `sim` link, whose frames are counted as if they were UDP over IPv4.
     pub local: SocketAddr,
-    /// The neighbour's address and port.
+    /// The neighbour's address and port; likewise.
     pub remote: SocketAddr,
     /// MTU of the IP packet in bytes.
     pub mtu: u16,
@@ -249,6 +267,8 @@ pub struct TransitPlan {
 
 #[cfg(test)]
 mod tests {
+    use florelay_engine::Nanos;
+
     use super::*;
 
     #[test]
@@ -256,6 +276,12 @@ mod tests {
         for adapter in [
             AdapterPlan::Udp,
             AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::ZeroCopy, fallback: true },
+            AdapterPlan::Sim(Box::new(SimPlan {
+                socket: "/run/a".into(),
+                peer: "/run/b".into(),
+                model: LinkModel::default().loss(0.02).outage(Nanos(1), Nanos(2)),
+                seed: 7,
+            })),
         ] {
             let bytes = postcard::to_stdvec(&adapter).unwrap();
             assert_eq!(postcard::from_bytes::<AdapterPlan>(&bytes).unwrap(), adapter);

@@ -11,7 +11,7 @@ use florelay_engine::{LinkReport, PeerReport};
 
 use crate::contacts::Contacts;
 use crate::ipc::{ContactStatus, LinkStatus, PassUsage, PeerStatus, Status, TransferStatus, WorkerStatus};
-use crate::plan::{AdapterPlan, NodePlan, Rung};
+use crate::plan::{AdapterPlan, LinkPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
 /// One status from the reports of all workers.
@@ -28,7 +28,7 @@ pub(crate) fn assemble(
         let engine = report.engine.links.iter().find(|engine| usize::from(engine.id.0) == index)?;
         let planned = report.contacts.iter().find(|(id, _)| *id == engine.id);
         let planned = planned.map(|(id, planned)| contact_status(*id, planned, contacts));
-        Some(link_status(&link.name, engine, report, index, planned))
+        Some(link_status(link, engine, report, index, planned))
     });
     let peers = plan.peers.iter().enumerate().filter_map(|(index, peer)| {
         let worker = plan.links.get(usize::from(peer.link))?.worker;
@@ -103,7 +103,7 @@ fn contact_status(link: LinkId, report: &ContactReport, contacts: &Contacts) -> 
 }
 
 fn link_status(
-    name: &str,
+    plan: &LinkPlan,
     engine: &LinkReport,
     worker: &WorkerReport,
     index: usize,
@@ -141,11 +141,15 @@ fn link_status(
     }
     counters.extend(adapter.into_iter().flat_map(|adapter| adapter.counters.iter().cloned()));
     LinkStatus {
-        name: name.to_owned(),
+        name: plan.name.clone(),
         state: state.to_owned(),
         reason,
         rung: adapter.map_or(Rung::Socket, |adapter| adapter.rung),
         rung_reasons: adapter.map(|adapter| adapter.reasons.clone()).unwrap_or_default(),
+        impairments: match &plan.adapter {
+            AdapterPlan::Sim(sim) => Some(sim.model.to_string()),
+            AdapterPlan::Xdp { .. } | AdapterPlan::Udp => None,
+        },
         queues: adapter.map(|adapter| adapter.queues.clone()).unwrap_or_default(),
         rate_bps: engine.rate.rate_bps,
         burst_bytes: engine.rate.burst_bytes,

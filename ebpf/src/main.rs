@@ -94,6 +94,13 @@ pub fn florelay_steer(ctx: XdpContext) -> u32 {
     action
 }
 
+/// The link emulator's program (`bench`), never loaded by a node: every frame goes to the socket of its receiving queue, so
+/// that none goes around the emulator. Without a socket it is dropped.
+#[xdp]
+pub fn florelay_divert(ctx: XdpContext) -> u32 {
+    XSKS.redirect(ctx.rx_queue_index(), u64::from(XDP_DROP)).unwrap_or(XDP_DROP)
+}
+
 #[inline(always)]
 fn steer(ctx: &XdpContext) -> (Outcome, u32) {
     let frame_len = ctx.data_end().wrapping_sub(ctx.data());

@@ -29,9 +29,13 @@ pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
         let adapter = match &link.adapter {
             AdapterPlan::Xdp { interface, .. } => format!("xdp on {interface}"),
             AdapterPlan::Udp => "udp".to_owned(),
+            AdapterPlan::Sim(_) => "sim".to_owned(),
         };
         let quic = frame::quic_mtu(link.mtu, &link.local).map_or("-".to_owned(), |q| format!("{q} B"));
-        let (local, remote) = (link.local.to_string(), link.remote.to_string());
+        let (local, remote) = match &link.adapter {
+            AdapterPlan::Sim(sim) => (sim.socket.display().to_string(), sim.peer.display().to_string()),
+            AdapterPlan::Xdp { .. } | AdapterPlan::Udp => (link.local.to_string(), link.remote.to_string()),
+        };
         rows.push(vec![
             link.name.clone(),
             adapter,
@@ -44,6 +48,11 @@ pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
     }
     let mut text =
         format!("{}: accepted; node {} of realm {}\n\n{}", path.display(), plan.node, plan.realm, table(&rows));
+    for link in &plan.links {
+        if let AdapterPlan::Sim(sim) = &link.adapter {
+            let _ = writeln!(text, "link {} is simulated, on its way out: {}", link.name, sim.model);
+        }
+    }
     for peer in &plan.peers {
         let role = if peer.originator { "dials" } else { "is dialled by" };
         let link = plan.links.get(usize::from(peer.link)).map_or("?", |l| l.name.as_str());
@@ -107,6 +116,9 @@ pub(super) fn status(s: &Status) -> String {
         if let Some(status) = &l.contacts {
             contacts::describe(&mut text, &l.name, status);
         }
+        if let Some(impairments) = &l.impairments {
+            let _ = writeln!(text, "  {} is simulated: {impairments}", l.name);
+        }
         for (higher, why) in &l.rung_reasons {
             let _ = writeln!(text, "  {} is not {}: {why}", l.name, rung(*higher));
         }
@@ -164,6 +176,7 @@ pub(super) fn status_json(s: &Status) -> Value {
                 l.rung_reasons.iter().map(|(r, why)| json!({ "rung": rung(*r), "reason": why })).collect();
             json!({
                 "name": l.name, "state": l.state, "reason": l.reason, "rung": rung(l.rung), "rung_reasons": reasons,
+                "impairments": l.impairments,
                 "queues": l.queues, "rate_bps": l.rate_bps, "burst_bytes": l.burst_bytes, "rtt_ns": l.rtt_ns,
                 "contacts": l.contacts.as_ref().map(contacts::status_json), "counters": counters(&l.counters),
             })
@@ -245,6 +258,7 @@ fn rung(rung: Rung) -> &'static str {
         Rung::DriverCopy => "driver-copy",
         Rung::Generic => "generic",
         Rung::Socket => "socket",
+        Rung::Sim => "sim",
     }
 }
 

@@ -140,6 +140,7 @@ fn example() -> Status {
             reason: Some("nothing heard for 300 ms".into()),
             rung: Rung::DriverCopy,
             rung_reasons: vec![(Rung::ZeroCopy, "veth has no zero-copy".into())],
+            impairments: None,
             queues: vec![0],
             rate_bps: Some(10_000_000),
             burst_bytes: 15_000,

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostic::Source;
 use super::frame::{self, QUIC_MIN_BYTES};
 use super::read::{Field, Table, Wrong, boolean, integer, string, unit, word};
-use super::{contact, files, names, units};
+use super::{contact, files, names, sim, units};
 
 /// Default of `detect`, RFC 5880 in common practice.
 const DETECT_DEFAULT: u64 = 3;
@@ -25,6 +25,16 @@ const BURST_FRAMES_DEFAULT: u32 = 10;
 const BURST_MS_DEFAULT: u64 = 4;
 /// Longest one-way delay that can be configured, seconds: an hour is beyond Mars.
 pub(super) const MAX_DELAY_NS: u64 = 3_600_000_000_000;
+
+/// The words of `adapter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Xdp,
+    Udp,
+    Sim,
+}
+
+const KINDS: &[(&str, Kind)] = &[("xdp", Kind::Xdp), ("udp", Kind::Udp), ("sim", Kind::Sim)];
 
 const RUNGS: &[(&str, Rung)] = &[
     ("zero-copy", Rung::ZeroCopy),
@@ -51,10 +61,16 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
         names::check_node(&text).map_err(|e| (e, "for example \"to-relay\"".to_owned()))?;
         Ok(text)
     });
-    let adapter = adapter(source, t);
-    let local = t.required(source, "local", "\"10.0.0.1:6635\"", address);
-    let remote = t.required(source, "remote", "\"10.0.0.2:6635\"", address);
-    addresses(source, local.as_ref(), remote.as_ref());
+    let kind = t.required(source, "adapter", "\"xdp\"", word(KINDS)).map(|kind| kind.value);
+    let adapter = adapter(source, t, kind);
+    let (local, remote) = if kind == Some(Kind::Sim) {
+        sim::no_addresses(source, t)
+    } else {
+        let local = t.required(source, "local", "\"10.0.0.1:6635\"", address);
+        let remote = t.required(source, "remote", "\"10.0.0.2:6635\"", address);
+        addresses(source, local.as_ref(), remote.as_ref());
+        (local, remote)
+    };
 
     let mtu_given = t.required(source, "mtu", "1500", integer(1..=u64::from(MAX_MTU)));
     let mtu = mtu_given.map(|f| f.map(|n| u16::try_from(n).unwrap_or(u16::MAX)));
@@ -155,18 +171,17 @@ pub(super) fn check_mtu(source: &mut Source<'_>, mtu: &Field<u16>, local: &Socke
     );
 }
 
-/// `adapter` and the keys that only an AF_XDP link has.
-fn adapter(source: &mut Source<'_>, t: &mut Table<'_>) -> Option<AdapterPlan> {
-    let adapter = t.required(source, "adapter", "\"xdp\"", word(&[("xdp", true), ("udp", false)]));
-    let xdp = adapter.as_ref().map(|a| a.value);
-    let interface = if xdp == Some(true) {
+/// The keys that only some adapters have.
+fn adapter(source: &mut Source<'_>, t: &mut Table<'_>, kind: Option<Kind>) -> Option<AdapterPlan> {
+    let sim = sim::read(source, t, kind);
+    let interface = if kind == Some(Kind::Xdp) {
         t.required(source, "interface", "\"eth1\"", names::interface)
     } else {
         t.optional(source, "interface", names::interface)
     };
     let rung = t.optional(source, "highest-rung", word(RUNGS));
     let fallback = t.optional(source, "fallback", boolean);
-    if xdp? {
+    if kind? == Kind::Xdp {
         if let (Some(rung), Some(fallback)) = (&rung, &fallback)
             && rung.value == Rung::Socket
             && !fallback.value
@@ -187,7 +202,7 @@ fn adapter(source: &mut Source<'_>, t: &mut Table<'_>) -> Option<AdapterPlan> {
     for spot in spots.into_iter().flatten() {
         spot.error(source, "only a link with adapter = \"xdp\" has this", "remove it, or write: adapter = \"xdp\"");
     }
-    Some(AdapterPlan::Udp)
+    if kind? == Kind::Sim { sim.map(|sim| AdapterPlan::Sim(sim.into())) } else { Some(AdapterPlan::Udp) }
 }
 
 /// An address with a port.
@@ -308,7 +323,7 @@ pub(super) fn check_together(source: &mut Source<'_>, links: &[LinkDraft], worke
                 "rename one of them",
             );
         }
-        if let Some(local) = &link.local
+        if let Some(local) = link.local.as_ref().filter(|local| local.value != sim::NO_ADDRESS)
             && let Some(first) = earlier.iter().filter_map(|l| l.local.as_ref()).find(|l| l.value == local.value)
         {
             let (line, _) = source.position(first.span.start);

@@ -13,12 +13,15 @@ mod diagnostic;
 mod files;
 pub mod frame;
 pub mod hdtn;
+mod impair;
 mod link;
 mod machine;
 pub mod names;
 mod node;
 mod path;
+pub mod profile;
 mod read;
+mod sim;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -79,18 +82,8 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
 
 fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
     let mut source = Source::new(path, text);
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
-        for error in syntax {
-            let span = error.span().unwrap_or(0..0);
-            let key = key_in_line(text, span.start);
-            let message = error.message().trim();
-            if message == "duplicate key" {
-                source.error(&span, key, "this key is in its section already", "remove one of the two");
-                continue;
-            }
-            source.error(&span, key, format!("not TOML: {message}"), "TOML's syntax: https://toml.io");
-        }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if syntax(&mut source, text, errors) {
         return source.refuse();
     }
     // Where a whole section is missing, line 1 is as good as any.
@@ -194,6 +187,22 @@ fn read_text(path: &Path) -> Result<String, Refusal> {
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
         refusal(line, "this line is not UTF-8 text".to_owned(), "save the file as UTF-8")
     })
+}
+
+/// Records what is not TOML. Says whether anything was.
+fn syntax(source: &mut Source<'_>, text: &str, errors: Vec<toml::de::Error>) -> bool {
+    let found = !errors.is_empty();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let key = key_in_line(text, span.start);
+        let message = error.message().trim();
+        if message == "duplicate key" {
+            source.error(&span, key, "this key is in its section already", "remove one of the two");
+            continue;
+        }
+        source.error(&span, key, format!("not TOML: {message}"), "TOML's syntax: https://toml.io");
+    }
+    found
 }
 
 fn version(source: &mut Source<'_>, root: &mut Table<'_>) {

@@ -11,6 +11,7 @@ use super::*;
 use crate::pki;
 
 mod contacts;
+mod sim;
 mod spoilt;
 use spoilt::SPOILT;
 

@@ -5,8 +5,9 @@
 //! | rate | `bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s` (decimal) | `10 Mbit/s`, `9.6 kbit/s`, `uncapped` |
 //! | bytes | `B`, `kB`, `MB`, `GB` (decimal), `KiB`, `MiB`, `GiB` (binary) | `15 kB`, `64 KiB` |
 //! | duration | `ns`, `us`, `ms`, `s`, `min`, `h` | `325 ms`, `1.5 s` |
+//! | probability | `%` | `2 %`, `16.7 %` |
 //!
-//! A fraction is allowed as long as the result is a whole number of the smallest unit (bit/s, byte, nanosecond).
+//! A fraction is allowed as long as the result is a whole number of the smallest unit (bit/s, byte, nanosecond, 1e-9).
 
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ const DURATION_UNITS: &[(&str, u64)] = &[
     ("h", 3_600_000_000_000),
 ];
 
+/// Certainty, in the smallest unit of a probability.
+const PROBABILITY_ONE: u64 = 1_000_000_000;
+const PROBABILITY_UNITS: &[(&str, u64)] = &[("%", PROBABILITY_ONE / 100)];
+
 /// A rate in bit/s; `None` for `uncapped`.
 ///
 /// # Errors
@@ -72,6 +77,15 @@ pub fn bytes(text: &str) -> Result<u64, UnitError> {
 /// When it is not a duration.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
     quantity(text, DURATION_UNITS, "nanoseconds").map(Duration::from_nanos)
+}
+
+/// A probability, 0 to 1.
+///
+/// # Errors
+/// When it is not one.
+pub fn probability(text: &str) -> Result<f64, UnitError> {
+    let parts = quantity(text, PROBABILITY_UNITS, "0.0000001 %")?;
+    if parts > PROBABILITY_ONE { Err(UnitError::TooLarge) } else { Ok(parts as f64 / PROBABILITY_ONE as f64) }
 }
 
 /// A rate as people write it.
@@ -174,6 +188,16 @@ mod tests {
         assert_eq!(duration("325 ms"), Ok(Duration::from_millis(325)));
         assert_eq!(duration("1.5 s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("1..5 s"), Err(UnitError::NoNumber));
+    }
+
+    #[test]
+    fn probabilities() {
+        assert_eq!(probability("2 %"), Ok(0.02));
+        assert_eq!(probability("16.7%"), Ok(0.167));
+        assert_eq!(probability("100 %"), Ok(1.0));
+        assert_eq!(probability("100.1 %"), Err(UnitError::TooLarge));
+        assert_eq!(probability("0.02"), Err(UnitError::NoUnit));
+        assert_eq!(probability("-1 %"), Err(UnitError::NoNumber));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Channel {
     /// `now` never goes back.
     pub fn offer(&mut self, now: Nanos, l2_bytes: u32) -> Fate {
         self.counters.offered += 1;
-        let drawn = self.draw();
+        let drawn = self.draw(now);
 
         while let Some(&(out, bytes)) = self.queue.front()
             && out <= now
@@ -216,7 +216,7 @@ impl Channel {
         &self.counters
     }
 
-    fn draw(&mut self) -> Drawn {
+    fn draw(&mut self, now: Nanos) -> Drawn {
         let change: f64 = self.rng.random();
         let loss: f64 = self.rng.random();
         let twice: f64 = self.rng.random();
@@ -224,7 +224,7 @@ impl Channel {
         let late: f64 = self.rng.random();
         let jitter: f64 = self.rng.random();
         let bits: u64 = self.rng.random();
-        let lost = match self.model.loss {
+        let lost = match self.model.loss_at(now) {
             Loss::Bernoulli(p) => loss < p,
             Loss::GilbertElliott { to_bad, to_good, in_good, in_bad } => {
                 if change < if self.in_bad_state { to_good } else { to_bad } {

@@ -9,7 +9,7 @@
 //!                                               Line ── a channel that also holds the frames until they are due
 //! ```
 //!
-//! Time is an argument ([`Nanos`](florelay_engine::time::Nanos)) and chance comes from a seed: same seed, same offers,
+//! Time is an argument ([`Nanos`]) and chance comes from a seed: same seed, same offers,
 //! same fates. Every frame draws the same number of random values whatever its fate, so that changing one probability
 //! leaves the other faults where they were.
 //!
@@ -23,6 +23,9 @@ mod channel;
 mod line;
 mod model;
 mod schedule;
+
+/// The engine's clock, which this model runs on.
+pub use florelay_engine::time::Nanos;
 
 pub use channel::{Channel, Damage, Fate, LinkCounters, LinkDrop};
 pub use line::{Due, Line, Refused};

@@ -66,6 +66,8 @@ pub struct LinkModel {
     pub jitter: Duration,
     /// Random loss.
     pub loss: Loss,
+    /// For frames offered from this time on, this loss; ascending times.
+    pub loss_steps: Vec<(Nanos, Loss)>,
     /// Probability that a frame arrives twice.
     pub duplicate: f64,
     /// Probability that bits of a frame flip.
@@ -78,7 +80,7 @@ pub struct LinkModel {
     pub reorder_delay: Duration,
     /// Intervals `[start, end)` in which the medium is dark: what enters it or should leave it then is lost.
     pub outages: Vec<(Nanos, Nanos)>,
-    /// All schedules (rate, delay, outages) begin again after this; zero = they run once.
+    /// All schedules (rate, delay, loss, outages) begin again after this; zero = they run once.
     pub period: Duration,
 }
 
@@ -92,6 +94,7 @@ impl Default for LinkModel {
             delay_steps: Vec::new(),
             jitter: Duration::ZERO,
             loss: Loss::Bernoulli(0.0),
+            loss_steps: Vec::new(),
             duplicate: 0.0,
             corrupt: 0.0,
             corrupt_mode: CorruptMode::ChecksumDrops,
@@ -158,10 +161,12 @@ impl LinkModel {
     pub fn check(&self) -> Result<(), ModelError> {
         let mut probabilities =
             vec![("duplicate", self.duplicate), ("corrupt", self.corrupt), ("reorder", self.reorder)];
-        match self.loss {
-            Loss::Bernoulli(p) => probabilities.push(("loss", p)),
-            Loss::GilbertElliott { to_bad, to_good, in_good, in_bad } => {
-                probabilities.extend([("p", to_bad), ("q", to_good), ("good", in_good), ("bad", in_bad)]);
+        for loss in self.loss_steps.iter().map(|step| step.1).chain([self.loss]) {
+            match loss {
+                Loss::Bernoulli(p) => probabilities.push(("loss", p)),
+                Loss::GilbertElliott { to_bad, to_good, in_good, in_bad } => {
+                    probabilities.extend([("p", to_bad), ("q", to_good), ("good", in_good), ("bad", in_bad)]);
+                }
             }
         }
         if let Some((name, _)) = probabilities.iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
@@ -171,8 +176,11 @@ impl LinkModel {
         let ascend = |times: &[Nanos]| times.is_sorted_by(|a, b| a < b) && times.last().is_none_or(|last| *last <= end);
         let rates: Vec<_> = self.rate_steps.iter().map(|step| step.0).collect();
         let delays: Vec<_> = self.delay_steps.iter().map(|step| step.0).collect();
+        let losses: Vec<_> = self.loss_steps.iter().map(|step| step.0).collect();
         let outages: Vec<_> = self.outages.iter().flat_map(|&(start, end)| [start, end]).collect();
-        for (name, times) in [("rate steps", rates), ("delay steps", delays), ("outages", outages)] {
+        for (name, times) in
+            [("rate steps", rates), ("delay steps", delays), ("loss steps", losses), ("outages", outages)]
+        {
             if !ascend(&times) {
                 return Err(ModelError::Order(name));
             }
@@ -220,6 +228,7 @@ impl fmt::Display for LinkModel {
         for (name, count) in [
             ("rate step", self.rate_steps.len()),
             ("delay step", self.delay_steps.len()),
+            ("loss step", self.loss_steps.len()),
             ("outage", self.outages.len()),
         ] {
             if count > 0 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use florelay_engine::time::Nanos;
 
-use crate::LinkModel;
+use crate::{LinkModel, Loss};
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
@@ -24,6 +24,12 @@ impl LinkModel {
         self.delay_steps.iter().rev().find(|&&(change, _)| change <= phase).map_or(self.delay, |&(_, delay)| delay)
     }
 
+    /// The loss of what is offered.
+    pub(crate) fn loss_at(&self, at: Nanos) -> Loss {
+        let (_, phase) = self.turn(at);
+        self.loss_steps.iter().rev().find(|&&(change, _)| change <= phase).map_or(self.loss, |&(_, loss)| loss)
+    }
+
     /// When `bits` that start at `start` are out.
     pub(crate) fn serialised(&self, start: Nanos, bits: u64) -> Nanos {
         // In bits × 10^9, so that no step between two rates rounds.
@@ -34,10 +40,12 @@ impl LinkModel {
             let Some(bps) = rate else { return at };
             let done = u128::from(bps) * u128::from(change.0 - at.0);
             if done >= left || change == Nanos::MAX {
-                // A link at rate zero sends never; the frame stays in the queue for good.
-                let Some(nanos) = left.checked_div(bps.into()) else { return Nanos::MAX };
-                let rest = u128::from(!left.is_multiple_of(u128::from(bps)));
-                return Nanos(at.0.saturating_add(u64::try_from(nanos + rest).unwrap_or(u64::MAX)));
+                let nanos = match bps {
+                    // A link at rate zero sends never; the frame stays in the queue for good.
+                    0 => u64::MAX,
+                    _ => u64::try_from(left.div_ceil(bps.into())).unwrap_or(u64::MAX),
+                };
+                return Nanos(at.0.saturating_add(nanos));
             }
             left -= done;
             at = change;

@@ -1,20 +1,24 @@
-//! How links move frames. Each link owns a UDP socket; on the AF_XDP rungs it also has a *lane* on an interface.
+//! How links move frames. Each link owns a socket; on the AF_XDP rungs it also has a *lane* on an interface.
 //!
 //! ```text
-//!   LinkPort ── UdpLink          the socket rung, and what holds the port on the others
+//!   LinkPort ── SocketLink
+//!        ├────── UdpLink         the socket rung, and what holds the port on the AF_XDP rungs
+//!        ├────── SimLink         an impaired link between two nodes of one machine
 //!        └───── lane in a Group  sockets on RX queues of one interface, next hop, match table
 //!                                (`share`: on all of them, or on this worker's part)
 //! ```
 
 pub(crate) mod rungs;
 pub(crate) mod share;
+pub(crate) mod sim;
+pub(crate) mod socket;
 pub(crate) mod udp;
 pub(crate) mod xdp;
 
 use florelay_engine::config::LinkId;
 use florelay_engine::port::Ecn;
 
-use self::udp::UdpLink;
+use self::socket::SocketLink;
 use crate::plan::{LinkPlan, Rung};
 use crate::worker::frame::WorkerFrame;
 
@@ -54,7 +58,7 @@ pub(crate) struct LinkCounters {
 pub(crate) struct LinkPort {
     pub(crate) id: LinkId,
     pub(crate) plan: LinkPlan,
-    pub(crate) udp: UdpLink,
+    pub(crate) socket: SocketLink,
     /// On an AF_XDP rung.
     pub(crate) lane: Option<LaneAt>,
     pub(crate) rung: Rung,
@@ -68,14 +72,14 @@ pub(crate) struct LinkPort {
 }
 
 impl LinkPort {
-    /// A link on the socket rung, until the ladder says otherwise.
-    pub(crate) fn new(id: LinkId, plan: LinkPlan, udp: UdpLink) -> Self {
+    /// A link on its socket, until the ladder says otherwise.
+    pub(crate) fn new(id: LinkId, plan: LinkPlan, socket: SocketLink) -> Self {
         Self {
             id,
             plan,
-            udp,
             lane: None,
-            rung: Rung::Socket,
+            rung: socket.rung(),
+            socket,
             reasons: Vec::new(),
             room: 0,
             readable: true,

@@ -9,7 +9,7 @@
 //! Invariants
 //! - The clock is read once per burst (`Instant`: the vDSO, no syscall), and once more after a sleep.
 //! - No lock, no allocation of ours and, on AF_XDP with work to do, no syscall but the kicks that the rings ask for.
-//! - Whatever wakes the worker is one descriptor of one `poll`: AF_XDP and UDP sockets, and the doorbell, which the gateway
+//! - Whatever wakes the worker is one descriptor of one `poll`: AF_XDP, UDP and unix sockets, and the doorbell, which the gateway
 //!   and other workers ring only if the worker has said that it is about to sleep.
 //! - A full event ring holds events back in the engine; it loses none.
 //!
@@ -34,7 +34,7 @@ use florelay_xsk::{AdaptivePoll, Decision};
 use self::frame::WorkerFrame;
 use self::ports::{Ports, Sharing};
 pub(crate) use self::report::{LinkAdapterReport, WorkerReport};
-use crate::adapter::udp::UdpLink;
+use crate::adapter::socket::SocketLink;
 use crate::broker::SharedBroker;
 use crate::crossing::{Crossed, Freight};
 use crate::plan::{LinkPlan, PollMode, WorkerPlan};
@@ -58,7 +58,7 @@ pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) plan: WorkerPlan,
     pub(crate) engine: EngineConfig,
-    pub(crate) links: Vec<(LinkId, LinkPlan, UdpLink)>,
+    pub(crate) links: Vec<(LinkId, LinkPlan, SocketLink)>,
     pub(crate) sharing: Sharing,
     /// What the engine is told before it does anything: contact plans.
     pub(crate) first: Vec<Command>,

@@ -25,7 +25,7 @@ use super::LinkAdapterReport;
 use super::frame::{HeapPool, WorkerFrame};
 use crate::adapter::rungs::{self, Pools, Wanted};
 use crate::adapter::share::{Share, Turn};
-use crate::adapter::udp::UdpLink;
+use crate::adapter::socket::SocketLink;
 use crate::adapter::xdp::Group;
 use crate::adapter::{BURST_FRAMES, LaneAt, LinkPort, Received};
 use crate::broker::SharedBroker;
@@ -84,7 +84,7 @@ impl Ports {
     /// # Errors
     /// A link that may not fall to the socket rung finds no other.
     pub(crate) fn open(
-        links: Vec<(LinkId, LinkPlan, UdpLink)>,
+        links: Vec<(LinkId, LinkPlan, SocketLink)>,
         sharing: Sharing,
         busy_poll: bool,
         broker: SharedBroker,
@@ -114,7 +114,7 @@ impl Ports {
         let least = rungs::least_frame_size(wanted.iter().map(|wanted| wanted.interface.as_str()));
         let size = links.iter().map(|(id, ..)| usize::from(id.0) + 1).max().unwrap_or(0);
         let mut ports = Self {
-            links: links.into_iter().map(|(id, plan, udp)| LinkPort::new(id, plan, udp)).collect(),
+            links: links.into_iter().map(|(id, plan, socket)| LinkPort::new(id, plan, socket)).collect(),
             index: vec![usize::MAX; size],
             groups: Vec::new(),
             wanted: Vec::new(),
@@ -235,7 +235,7 @@ impl Ports {
                 continue;
             }
             let (heap, inbox, counters, id) = (&mut self.heap, &mut self.inbox, &mut link.counters, link.id);
-            let count = link.udp.receive(|datagram, ecn| {
+            let count = link.socket.receive(|datagram, ecn| {
                 let Some(mut frame) = heap.alloc() else {
                     counters.no_frame += 1;
                     return;
@@ -279,8 +279,7 @@ impl Ports {
         let port = &mut self.links[at];
         port.room = match port.lane {
             Some(lane) => self.groups[lane.group].room(lane.lane),
-            None if port.udp.is_blocked() => 0,
-            None => BURST_FRAMES,
+            None => port.socket.room().min(BURST_FRAMES),
         };
     }
 
@@ -289,9 +288,9 @@ impl Ports {
     pub(crate) fn flush(&mut self, now_ns: u64, all: bool) -> usize {
         let mut freed = 0;
         for link in &mut self.links {
-            let blocked = link.udp.is_blocked();
-            link.udp.flush();
-            freed += usize::from(blocked && !link.udp.is_blocked());
+            let blocked = link.socket.room() == 0;
+            link.socket.flush(now_ns);
+            freed += usize::from(blocked && link.socket.room() > 0);
         }
         for group in &mut self.groups {
             group.kick(&self.pools.umems[usize::from(group.pool)], now_ns, all);
@@ -347,9 +346,10 @@ impl Ports {
         commands
     }
 
-    /// When frames that wait for company must go.
+    /// When frames that wait, for company or for their time on a `sim` link, must go.
     pub(crate) fn deadline_ns(&mut self) -> Option<u64> {
-        self.groups.iter_mut().filter_map(Group::deadline_ns).min()
+        let due = self.links.iter().filter_map(|link| link.socket.deadline_ns());
+        self.groups.iter_mut().filter_map(Group::deadline_ns).chain(due).min()
     }
 
     /// AF_XDP frames sent and not completed.
@@ -379,7 +379,7 @@ impl Ports {
             kicks += more_kicks;
             wakes += more_wakes;
         }
-        (kicks, kicks + wakes + self.links.iter().map(|link| link.udp.counters.syscalls).sum::<u64>())
+        (kicks, kicks + wakes + self.links.iter().map(|link| link.socket.syscalls()).sum::<u64>())
     }
 
     /// What interfaces count, summed.
@@ -431,12 +431,11 @@ impl Ports {
                 ("adapter_from_kernel", link.counters.from_kernel),
                 ("adapter_tx_dropped", link.counters.tx_dropped),
                 ("adapter_crossed_copies", link.counters.crossed_copies),
-                ("socket_send_dropped", link.udp.counters.send_dropped),
-                ("socket_send_blocked", link.udp.counters.send_blocked),
-                ("socket_foreign", link.udp.counters.foreign),
             ]
+            .into_iter()
+            .chain(link.socket.counters())
             .map(|(name, count)| (name.to_owned(), count))
-            .into(),
+            .collect(),
         };
         self.links.iter().map(report).collect()
     }

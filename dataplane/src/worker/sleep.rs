@@ -14,8 +14,8 @@ impl Worker {
         let mut fds = Vec::with_capacity(1 + self.ports.links.len() + 4 * self.ports.groups.len());
         fds.push(PollFd::from_borrowed_fd(self.rings.doorbell.fd(), PollFlags::IN));
         for link in &self.ports.links {
-            let wanted = if link.udp.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-            fds.push(PollFd::from_borrowed_fd(link.udp.fd(), wanted));
+            let wanted = if link.socket.waits_for_room() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            fds.push(PollFd::from_borrowed_fd(link.socket.fd(), wanted));
         }
         for group in &self.ports.groups {
             fds.extend(group.queues.iter().map(|queue| PollFd::from_borrowed_fd(queue.socket().fd(), PollFlags::IN)));

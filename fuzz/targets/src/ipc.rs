@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use florelay_dataplane::fuzzing::is_broker_request;
 use florelay_dataplane::ipc::{
     Answer, FrameAccount, Hello, IPC_VERSION, LinkStatus, PeerStatus, Request, RequestBody, Response, Status,
-    TransferStatus, WorkerStatus,
+    TransferKind, TransferStatus, WorkerStatus,
 };
 use florelay_dataplane::ipc_codec::{IpcStream, decode, encode};
 use florelay_dataplane::plan::Rung;
@@ -88,6 +88,9 @@ pub(crate) fn answers() -> Vec<Answer> {
         priority: 80,
         size: Some(1 << 30),
         confirmed: 9,
+        kind: TransferKind::Stream,
+        spooled: 3,
+        waiting: true,
         age_ns: 1,
         stalled: false,
         ended: Some(Err("no space".to_owned())),
@@ -97,6 +100,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         node: "station-a".to_owned(),
         snapshot: 1,
         uptime_ns: 5,
+        capabilities: "none".to_owned(),
         links: vec![LinkStatus {
             name: "to-relay".to_owned(),
             state: "up".to_owned(),
@@ -107,6 +111,8 @@ pub(crate) fn answers() -> Vec<Answer> {
             rate_bps: None,
             burst_bytes: 15_000,
             rtt_ns: Some(3),
+            contacts: None,
+            impairments: Some("delay 100ms".to_owned()),
             counters: counters.clone(),
         }],
         peers: vec![PeerStatus {

@@ -103,6 +103,21 @@ fn loss_comes_as_often_as_asked_and_alone() {
 }
 
 #[test]
+fn loss_follows_its_schedule() {
+    // 30 % for half a second of each two
+    let model = LinkModel {
+        loss_steps: vec![(Nanos(SECOND), Loss::Bernoulli(0.3)), (Nanos(SECOND + SECOND / 2), Loss::Bernoulli(0.0))],
+        period: Duration::from_secs(2),
+        ..LinkModel::default()
+    };
+    let (arrivals, counters) = run(model, 1, 400_000, 10_000, 60);
+    assert!((29_000..31_000).contains(&counters.lost), "{counters:?}");
+    let quiet =
+        arrivals.iter().filter(|(_, at)| !(SECOND..SECOND + SECOND / 2).contains(&(at.0 % (2 * SECOND)))).count();
+    assert_eq!(quiet, 300_000);
+}
+
+#[test]
 fn bursts_of_loss_have_the_length_and_frequency_of_the_chain() {
     // p = 0.01, q = 0.167: 5.65 % lost, in bursts of 6 in the mean, of which one in six has length 1
     let loss = Loss::GilbertElliott { to_bad: 0.01, to_good: 0.167, in_good: 0.0, in_bad: 1.0 };

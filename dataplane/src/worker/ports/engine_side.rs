@@ -76,7 +76,7 @@ impl Port for Ports {
         let Some(at) = self.at(link) else { return 0 };
         match self.links[at].lane {
             Some(lane) => self.groups[lane.group].in_flight(lane.lane),
-            None => self.links[at].udp.pending_bytes() as u64,
+            None => self.links[at].socket.pending_bytes() as u64,
         }
     }
 
@@ -97,7 +97,7 @@ impl Port for Ports {
                 frame.is_some_and(|frame| self.groups[lane.group].send(umem, lane.lane, frame, ecn))
             }
             None => {
-                let sent = self.links[at].udp.send(frame.bytes(), ecn);
+                let sent = self.links[at].socket.send(frame.bytes(), ecn);
                 self.free(frame);
                 sent
             }
@@ -106,14 +106,12 @@ impl Port for Ports {
         port.room = port.room.saturating_sub(1);
         if !sent {
             port.counters.tx_dropped += 1;
-            if port.udp.is_blocked() {
-                port.room = 0;
-            }
+            port.room = port.room.min(port.socket.room());
         }
     }
 
     fn contact(&mut self, link: LinkId, open: bool) {
-        self.at(link).into_iter().for_each(|at| self.links[at].udp.set_open(open));
+        self.at(link).into_iter().for_each(|at| self.links[at].socket.set_open(open));
     }
 
     fn cross(&mut self, crossing: Crossing, frame: WorkerFrame, ecn: Ecn) -> bool {
