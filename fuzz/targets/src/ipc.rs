@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use florelay_dataplane::fuzzing::is_broker_request;
 use florelay_dataplane::ipc::{
     Answer, FrameAccount, Hello, IPC_VERSION, LinkStatus, PeerStatus, Request, RequestBody, Response, Status,
-    TransferStatus, WorkerStatus,
+    TransferKind, TransferStatus, WorkerStatus,
 };
 use florelay_dataplane::ipc_codec::{IpcStream, decode, encode};
 use florelay_dataplane::plan::Rung;
@@ -86,8 +86,11 @@ pub(crate) fn answers() -> Vec<Answer> {
         name: "x.raw".to_owned(),
         outgoing: true,
         priority: 80,
+        kind: TransferKind::Stream,
         size: Some(1 << 30),
         confirmed: 9,
+        spooled: 3,
+        waiting: true,
         age_ns: 1,
         stalled: false,
         ended: Some(Err("no space".to_owned())),
@@ -108,6 +111,7 @@ pub(crate) fn answers() -> Vec<Answer> {
             burst_bytes: 15_000,
             rtt_ns: Some(3),
             counters: counters.clone(),
+            contacts: None,
         }],
         peers: vec![PeerStatus {
             name: "station-b".to_owned(),
@@ -118,6 +122,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         }],
         workers: vec![WorkerStatus { index: 0, core: Some(1), frames: FrameAccount::default(), counters }],
         transfers: vec![transfer.clone()],
+        capabilities: "none".to_owned(),
         note: None,
     };
     vec![
