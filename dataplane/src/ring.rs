@@ -43,6 +43,8 @@ pub(crate) enum FromWorker {
 /// Both rings of one worker.
 pub(crate) struct Rings {
     pub(crate) commands: ArrayQueue<ToWorker>,
+    /// Command messages, taken before `commands`: they do not wait behind the bytes of files.
+    pub(crate) urgent: ArrayQueue<ToWorker>,
     pub(crate) events: ArrayQueue<FromWorker>,
     pub(crate) doorbell: Doorbell,
 }
@@ -51,6 +53,7 @@ impl Rings {
     pub(crate) fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             commands: ArrayQueue::new(COMMAND_RING),
+            urgent: ArrayQueue::new(COMMAND_RING),
             events: ArrayQueue::new(EVENT_RING),
             doorbell: Doorbell::new()?,
         }))

@@ -180,6 +180,10 @@ fn peer_status(report: &PeerReport) -> PeerStatus {
         ("handshake_failures", report.counters.handshake_failures),
         ("connections_lost", report.counters.lost),
         ("responses_dropped", report.counters.responses_dropped),
+        ("session_errors", report.counters.session_errors),
+        ("messages_unwritten", report.messages.unwritten),
+        ("messages_unwritten_bytes", report.messages.unwritten_bytes),
+        ("message_datagrams_refused", report.messages.refused_datagrams),
     ];
     PeerStatus {
         name: report.name.to_string(),

@@ -129,6 +129,13 @@ pub enum Command {
         /// At most [`Engine::max_datagram_bytes`](crate::Engine::max_datagram_bytes).
         payload: Bytes,
     },
+    /// The gateway has written a received message: it is acknowledged, and its credit is the peer's again.
+    MessageWritten {
+        /// From whom.
+        peer: PeerId,
+        /// Which.
+        id: u64,
+    },
     /// Change a link's rate; under a contact plan for the rest of the contact.
     SetRate {
         /// Which link.
@@ -227,7 +234,13 @@ pub enum Event {
         /// BLAKE3 of all bytes.
         digest: [u8; 32],
     },
-    /// A command message, exactly once.
+    /// The sender of an incoming transfer was restarted and does not know it any more; its place is free. The last that
+    /// is said of it: what has arrived may be kept, in case it is offered again.
+    TransferShelved {
+        /// Which.
+        id: TransferId,
+    },
+    /// A command message, exactly once; answer with `MessageWritten`.
     Message {
         /// From whom.
         peer: PeerId,
@@ -236,7 +249,7 @@ pub enum Event {
         /// The message.
         payload: Bytes,
     },
-    /// The peer has received an own message.
+    /// The peer's gateway has written an own message.
     MessageAcked {
         /// Which.
         id: u64,
@@ -297,6 +310,17 @@ pub enum Event {
         /// The peer itself answered, or the trace gave up.
         last: bool,
     },
+}
+
+/// What a peer's command messages hold of this node, and what was refused.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct MessageCounters {
+    /// Messages that the gateway has and has not written.
+    pub unwritten: u64,
+    /// Their bytes.
+    pub unwritten_bytes: u64,
+    /// Datagrams dropped beyond credit; their copies wait at the sender.
+    pub refused_datagrams: u64,
 }
 
 /// State of a link.

@@ -44,11 +44,14 @@ pub fn session(bytes: &[u8], pieces: &[usize]) -> Read {
     read
 }
 
+/// Kinds of session messages that [`message`] writes: each by its number, then an offer of a stream.
+pub const KINDS: u8 = 11;
+
 /// A session message as it travels; `kind` chooses which.
 #[must_use]
 pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
     let id = id.0;
-    framed(&match kind % 7 {
+    framed(&match kind % KINDS {
         0 => {
             let [version, min_version, class, ..] = number.to_le_bytes();
             Message::Hello { version: version.into(), min_version: min_version.into(), class, node: text.to_owned() }
@@ -62,7 +65,15 @@ pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
         3 => Message::Finish { id, size: number, digest: [number as u8; 32] },
         4 => Message::Confirm { id, offset: number },
         5 => Message::Done { id },
-        _ => Message::Cancel { id, reason: text.to_owned() },
+        6 => Message::Cancel { id, reason: text.to_owned() },
+        7 => Message::OffersEnd { boot: number },
+        8 => Message::Received { ids: (0..u64::from(number as u8)).map(|step| number.wrapping_add(step)).collect() },
+        9 => Message::Credit { id, limit: number },
+        _ => {
+            let meta =
+                TransferMeta { name: text.to_owned(), size: None, priority: number as u8, attributes: Vec::new() };
+            Message::Offer { id, meta }
+        }
     })
 }
 

@@ -1,5 +1,8 @@
 //! The session stream of a connection: its one bidirectional stream, on which both ends exchange framed messages
 //! (big-endian `u32` length, postcard body). It opens with a hello from each side.
+//!
+//! What a peer can make this end hold is bounded: unread bytes stay in QUIC, whose window then shuts, while
+//! [`INBOX_BYTES`] are here; and a peer that lets more than [`MAX_OUTBOX_BYTES`] of answers wait is disconnected.
 
 use bytes::{Buf, BufMut, BytesMut};
 use quinn_proto::{Connection, Dir, StreamId};
@@ -8,12 +11,25 @@ use serde::{Deserialize, Serialize};
 use crate::api::{TransferId, TransferMeta};
 
 /// Version of the session messages; the peer's may differ by one (N and N−1 interoperate).
-pub(crate) const SESSION_VERSION: u16 = 1;
+pub(crate) const SESSION_VERSION: u16 = 2;
 /// Oldest session version this end still speaks.
 pub(crate) const MIN_SESSION_VERSION: u16 = 1;
+/// First session version with `OffersEnd` and `Received`.
+const RECONCILES: u16 = 2;
+/// First session version with `Credit`, without which no open-ended stream goes.
+const STREAMS: u16 = 2;
 /// Largest message body in bytes: an offer with all its attributes.
 const MAX_MESSAGE_BYTES: usize = 192 << 10;
 const LENGTH_BYTES: usize = 4;
+/// Received bytes held here: one whole message. The rest stays in QUIC's window.
+const INBOX_BYTES: usize = LENGTH_BYTES + MAX_MESSAGE_BYTES;
+/// While this much waits to be written, nothing is added that can wait too: offers and confirmations.
+const BUSY_BYTES: usize = 64 << 10;
+/// Answers that may wait, in bytes: 20,000 transfers of a peer, each refused with the longest reason of ours
+/// ([`OWN_REASON_BYTES`]), and as much again.
+const MAX_OUTBOX_BYTES: usize = 10 << 20;
+/// Longest reason that this end gives, in bytes; the rest is cut.
+const OWN_REASON_BYTES: usize = 240;
 
 /// What travels on a session stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,14 +48,19 @@ pub(crate) enum Message {
     Done { id: u128 },
     /// Either: given up, for this reason.
     Cancel { id: u128, reason: String },
-    /// Receiver of a stream: bytes below `limit` may be sent. Grows only, until the next `Accept`.
+    /// Sender, from version 2: every transfer that it knew when the session began has been offered. `boot` is its boot
+    /// id, so that the receiver can tell what was given up from what was forgotten in a restart.
+    OffersEnd { boot: u64 },
+    /// Receiver of command messages, from version 2: these are written.
+    Received { ids: Vec<u64> },
+    /// Receiver of a stream, from version 2: bytes below `limit` may be sent. Grows only, until the next `Accept`.
     Credit { id: u128, limit: u64 },
 }
 
 impl Message {
     pub(crate) fn transfer(&self) -> Option<TransferId> {
         match self {
-            Self::Hello { .. } => None,
+            Self::Hello { .. } | Self::OffersEnd { .. } | Self::Received { .. } => None,
             Self::Offer { id, .. }
             | Self::Accept { id, .. }
             | Self::Finish { id, .. }
@@ -64,6 +85,8 @@ pub(crate) enum SessionError {
     Version { min: u16, max: u16 },
     #[error("the first message is not a hello, or says another class than the path")]
     Hello,
+    #[error("the peer asks and does not read: {0} bytes of answers wait for it")]
+    Unread(usize),
 }
 
 /// One end of a session stream.
@@ -74,6 +97,10 @@ pub(crate) struct Session {
     outbox: BytesMut,
     /// The peer's hello was read.
     pub(crate) ready: bool,
+    /// The peer's version, once `ready`.
+    version: u16,
+    /// QUIC may have bytes, or `inbox` a message, that was not looked at.
+    pub(crate) unread: bool,
 }
 
 impl Session {
@@ -91,6 +118,12 @@ impl Session {
 
     pub(crate) fn is(&self, stream: StreamId) -> bool {
         self.stream == Some(stream)
+    }
+
+    /// Say that something is given up. Own reasons are short ones.
+    pub(crate) fn push_cancel(&mut self, id: TransferId, reason: &str) {
+        let end = (0..=reason.len().min(OWN_REASON_BYTES)).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+        self.push(&Message::Cancel { id: id.0, reason: reason[..end].to_owned() });
     }
 
     pub(crate) fn push(&mut self, message: &Message) {
@@ -118,21 +151,45 @@ impl Session {
         written
     }
 
-    /// Take what has arrived.
-    pub(crate) fn receive(&mut self, quic: &mut Connection) -> Result<(), SessionError> {
-        let Some(stream) = self.stream else { return Ok(()) };
+    /// So much waits that what can wait should.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.outbox.len() >= BUSY_BYTES
+    }
+
+    /// The peer speaks of unfinished transfers and written messages at each session.
+    pub(crate) fn reconciles(&self) -> bool {
+        self.version >= RECONCILES
+    }
+
+    /// The peer can send and receive open-ended streams.
+    pub(crate) fn carries_streams(&self) -> bool {
+        self.version >= STREAMS
+    }
+
+    /// Whether the peer reads what it asked for.
+    pub(crate) fn check(&self) -> Result<(), SessionError> {
+        if self.outbox.len() > MAX_OUTBOX_BYTES { Err(SessionError::Unread(self.outbox.len())) } else { Ok(()) }
+    }
+
+    /// Take what has arrived, as far as there is room for it. Says whether something came.
+    pub(crate) fn receive(&mut self, quic: &mut Connection) -> Result<bool, SessionError> {
+        let Some(stream) = self.stream else { return Ok(false) };
         let mut receiver = quic.recv_stream(stream);
         let mut chunks = receiver.read(true).map_err(|_| SessionError::Ended)?;
+        let before = self.inbox.len();
         let result = loop {
-            // A peer cannot make us hold more than one message and one flow-control window.
-            match chunks.next(MAX_MESSAGE_BYTES) {
+            let room = INBOX_BYTES.saturating_sub(self.inbox.len());
+            if room == 0 {
+                break Ok(());
+            }
+            match chunks.next(room) {
                 Ok(Some(chunk)) => self.inbox.extend_from_slice(&chunk.bytes),
                 Ok(None) | Err(quinn_proto::ReadError::Reset(_)) => break Err(SessionError::Ended),
                 Err(quinn_proto::ReadError::Blocked) => break Ok(()),
             }
         };
         let _ = chunks.finalize();
-        result
+        result.map(|()| self.inbox.len() > before)
     }
 
     /// The next whole message.
@@ -156,8 +213,9 @@ impl Session {
             {
                 Err(SessionError::Version { min: *min_version, max: *version })
             }
-            Message::Hello { class: theirs, .. } if *theirs == class => {
+            Message::Hello { class: theirs, version, .. } if *theirs == class => {
                 self.ready = true;
+                self.version = *version;
                 Ok(())
             }
             _ => Err(SessionError::Hello),
@@ -169,6 +227,12 @@ impl Session {
 impl Session {
     pub(crate) fn deliver(&mut self, bytes: &[u8]) {
         self.inbox.extend_from_slice(bytes);
+    }
+
+    /// Both ends have greeted each other; the peer speaks this version.
+    #[cfg(test)]
+    pub(crate) fn greeted(version: u16) -> Self {
+        Self { ready: true, version, ..Self::default() }
     }
 
     pub(crate) fn take_outbox(&mut self) -> Vec<u8> {
@@ -224,11 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn answers_that_nobody_reads_have_a_bound_and_own_reasons_a_length() {
+        let mut session = Session::default();
+        for id in 0..20_000 {
+            session.push_cancel(TransferId(u128::MAX - id), &"ä".repeat(4000));
+        }
+        // All that an honest peer can have asked for.
+        assert_eq!(session.check(), Ok(()));
+        assert!(session.is_busy());
+        while session.check().is_ok() {
+            session.push(&Message::Done { id: u128::MAX });
+        }
+        assert!(session.outbox.len() < MAX_OUTBOX_BYTES + 100);
+        assert_eq!(session.check(), Err(SessionError::Unread(session.outbox.len())));
+    }
+
+    #[test]
     fn hello_checks_version_overlap_and_class() {
         let hello = |version, min_version, class| Message::Hello { version, min_version, class, node: "b".into() };
         let mut session = Session::default();
         assert!(session.greet(&hello(SESSION_VERSION + 1, SESSION_VERSION, 1), 1).is_ok());
+        assert!(session.reconciles());
         assert_eq!(session.greet(&hello(9, 8, 1), 1), Err(SessionError::Version { min: 8, max: 9 }));
+        let mut old = Session::default();
+        assert!(old.greet(&hello(1, 1, 1), 1).is_ok() && !old.reconciles() && !old.carries_streams());
         assert_eq!(session.greet(&hello(1, 1, 0), 1), Err(SessionError::Hello));
         assert_eq!(session.greet(&Message::Done { id: 1 }, 1), Err(SessionError::Hello));
     }

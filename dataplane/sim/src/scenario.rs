@@ -190,6 +190,15 @@ impl Sim {
         self.command(id, Command::SetContacts { link, contacts: Contacts::Planned(plan) });
     }
 
+    /// The gateways of a node write the messages that they held, and from now on every message at once.
+    pub fn release_messages(&mut self, id: NodeId) {
+        let mut commands = Vec::new();
+        self.gateway_mut(id).release_messages(&mut commands);
+        for command in commands {
+            self.command(id, command);
+        }
+    }
+
     /// The power of a node is cut and comes back; files that are not through are offered to `peer` again.
     pub fn power_cut(&mut self, id: NodeId, peer: PeerId) {
         self.restart(id, start, |_: TransferId| peer);

@@ -1,14 +1,18 @@
 //! Files that this node receives: written in order into a partial file, verified, synced, then renamed into the
 //! inbox in one step, so that nobody ever sees half a file.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use florelay_engine::api::{TransferId, TransferMeta};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
+
+use super::finished::{Finished, FinishedFiles};
 
 /// A name is tried with `.1`, `.2` … up to this before the transfer fails.
 const MAX_RENAMES: u32 = 10_000;
@@ -31,6 +35,45 @@ pub(crate) struct IncomingFile {
     hasher: blake3::Hasher,
 }
 
+/// Partial files that nobody has touched for this long are removed.
+const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest name that a file can have (Linux: NAME_MAX), in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// Where the bytes of an unfinished transfer are.
+pub(super) fn partial_path(inbox: &Path, id: TransferId) -> PathBuf {
+    inbox.join(format!(".{}.part", Uuid::from_u128(id.0)))
+}
+
+/// Remove partial files that have lain untouched for a week, except those of transfers in `keep`: their senders have
+/// forgotten them. Reads the whole directory: not on the gateway thread.
+pub(super) fn sweep(inbox: &Path, keep: &HashSet<TransferId>) {
+    let stale = |entry: &fs::DirEntry| -> Option<Uuid> {
+        let name = entry.file_name();
+        let id = Uuid::try_parse(name.to_str()?.strip_prefix('.')?.strip_suffix(".part")?).ok()?;
+        let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+        (age > PARTIAL_LIFE && !keep.contains(&TransferId(id.as_u128()))).then_some(id)
+    };
+    for entry in fs::read_dir(inbox).into_iter().flatten().flatten() {
+        if let Some(id) = stale(&entry) {
+            tracing::info!(transfer = %id, "partial file of a transfer that its sender forgot is removed");
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The name for the `attempt`-th try: `name`, then `name.1` … A name that would become too long loses the end of its
+/// stem.
+fn numbered(name: &str, attempt: u32) -> String {
+    if attempt == 0 {
+        return name.to_owned();
+    }
+    let number = format!(".{attempt}");
+    let most = MAX_NAME_BYTES - number.len();
+    let end = (0..=name.len().min(most)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    name[..end].to_owned() + &number
+}
+
 /// Names in the inbox that are ours: partial files, and the message log.
 pub(crate) fn is_reserved(name: &str) -> bool {
     name == super::log::FILE_NAME || (name.starts_with('.') && name.ends_with(".part"))
@@ -39,7 +82,7 @@ pub(crate) fn is_reserved(name: &str) -> bool {
 impl IncomingFile {
     /// Open, or go on with, the partial file of a transfer.
     pub(crate) fn open(inbox: &Path, id: TransferId, meta: &TransferMeta) -> Result<Self, String> {
-        let partial = inbox.join(format!(".{}.part", Uuid::from_u128(id.0)));
+        let partial = partial_path(inbox, id);
         let open = || -> io::Result<(File, blake3::Hasher, u64)> {
             let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&partial)?;
             let mut hasher = blake3::Hasher::new();
@@ -98,16 +141,23 @@ impl IncomingFile {
         Ok(())
     }
 
-    /// Verify, sync, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway thread.
-    pub(crate) fn finish(self, size: u64, digest: &[u8; 32]) -> Result<PathBuf, String> {
-        let result = self.try_finish(size, digest);
+    /// Verify, sync, record, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway
+    /// thread.
+    pub(super) fn finish(
+        self,
+        size: u64,
+        digest: &[u8; 32],
+        peer: &str,
+        arrived: &FinishedFiles,
+    ) -> Result<PathBuf, String> {
+        let result = self.try_finish(size, digest, peer, arrived);
         if result.is_err() {
             let _ = fs::remove_file(&self.partial);
         }
         result
     }
 
-    fn try_finish(&self, size: u64, digest: &[u8; 32]) -> Result<PathBuf, String> {
+    fn try_finish(&self, size: u64, digest: &[u8; 32], peer: &str, arrived: &FinishedFiles) -> Result<PathBuf, String> {
         if self.failed {
             return Err("a write to the inbox has failed".into());
         }
@@ -119,7 +169,12 @@ impl IncomingFile {
         }
         let disk = |error: io::Error| format!("cannot put the file into the inbox: {error}");
         self.file.sync_all().map_err(disk)?;
-        let target = self.rename().map_err(disk)?;
+        let (id, peer, name) = (self.id.0, peer.to_owned(), self.name.clone());
+        arrived.record(Finished { id, peer, name, size, digest: *digest });
+        let target = self.rename().map_err(|error| {
+            arrived.undo(self.id);
+            disk(error)
+        })?;
         File::open(&self.inbox).and_then(|directory| directory.sync_all()).map_err(disk)?;
         Ok(target)
     }
@@ -127,8 +182,7 @@ impl IncomingFile {
     /// To its name, or the first free `name.N`: a file that is there is never overwritten.
     fn rename(&self) -> io::Result<PathBuf> {
         for attempt in 0..MAX_RENAMES {
-            let name = if attempt == 0 { self.name.clone() } else { format!("{}.{attempt}", self.name) };
-            let target = self.inbox.join(name);
+            let target = self.inbox.join(numbered(&self.name, attempt));
             match renameat_with(CWD, &self.partial, CWD, &target, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(target),
                 Err(rustix::io::Errno::EXIST) => {}
@@ -148,14 +202,57 @@ impl IncomingFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finished::Known;
     use super::*;
 
     fn meta() -> TransferMeta {
         TransferMeta { name: "image.tif".into(), size: None, priority: 0, attributes: vec![] }
     }
 
+    fn arrived() -> (tempfile::TempDir, FinishedFiles) {
+        let state = tempfile::tempdir().unwrap();
+        let files = FinishedFiles::open(state.path(), state.path()).unwrap();
+        (state, files)
+    }
+
+    #[test]
+    fn the_longest_name_can_come_twice() {
+        let (_state, arrived) = arrived();
+        let inbox = tempfile::tempdir().unwrap();
+        let name = "ä".repeat(126) + ".gz";
+        assert_eq!(name.len(), MAX_NAME_BYTES);
+        for (id, expected) in [(1, name.clone()), (2, "ä".repeat(126) + "..1"), (3, "ä".repeat(126) + "..2")] {
+            let meta = TransferMeta { name: name.clone(), ..meta() };
+            let file = IncomingFile::open(inbox.path(), TransferId(id), &meta).unwrap();
+            let target = file.finish(0, blake3::hash(b"").as_bytes(), "a", &arrived).unwrap();
+            assert_eq!(target.file_name().unwrap().to_str(), Some(expected.as_str()));
+            // What arrived under another name is the same transfer still.
+            assert_eq!(arrived.knows("a", TransferId(id), &meta), Known::Yes);
+        }
+        assert_eq!(numbered(&"ä".repeat(127), 10_000), "ä".repeat(124) + ".10000");
+    }
+
+    #[test]
+    fn only_old_partial_files_that_nobody_uses_are_swept() {
+        let inbox = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - PARTIAL_LIFE - Duration::from_secs(60);
+        for id in 1..=3 {
+            let file = IncomingFile::open(inbox.path(), TransferId(id), &meta()).unwrap();
+            if id > 1 {
+                file.file.set_modified(old).unwrap();
+            }
+        }
+        for other in [".hidden", "old.part", ".x.part"] {
+            File::create(inbox.path().join(other)).unwrap().set_modified(old).unwrap();
+        }
+        sweep(inbox.path(), &HashSet::from([TransferId(3)]));
+        assert!(!partial_path(inbox.path(), TransferId(2)).exists());
+        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 5);
+    }
+
     #[test]
     fn verified_files_appear_whole_and_never_replace_another() {
+        let (_state, arrived) = arrived();
         let inbox = tempfile::tempdir().unwrap();
         for expected in ["image.tif", "image.tif.1"] {
             let mut file = IncomingFile::open(inbox.path(), TransferId(5), &meta()).unwrap();
@@ -168,7 +265,7 @@ mod tests {
             assert_eq!(file.written(), 6);
             file.write(6, b"world").unwrap();
             file.flush().unwrap();
-            let target = file.finish(11, blake3::hash(b"hello world").as_bytes()).unwrap();
+            let target = file.finish(11, blake3::hash(b"hello world").as_bytes(), "a", &arrived).unwrap();
             assert_eq!(target.file_name().unwrap(), expected);
             assert_eq!(fs::read(target).unwrap(), b"hello world");
         }
@@ -177,6 +274,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_a_write_that_failed() {
+        let (_state, arrived) = arrived();
         let inbox = tempfile::tempdir().unwrap();
         let mut file = IncomingFile::open(inbox.path(), TransferId(8), &meta()).unwrap();
         let good = std::mem::replace(&mut file.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
@@ -185,18 +283,19 @@ mod tests {
         // There is room again: part of the failed write may be on file already, so its bytes must not go twice.
         file.file = good;
         assert!(file.flush().is_err());
-        assert!(file.finish(3, blake3::hash(b"abc").as_bytes()).is_err());
+        assert!(file.finish(3, blake3::hash(b"abc").as_bytes(), "a", &arrived).is_err());
         assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_wrong_digest_or_size_leaves_nothing_behind() {
+        let (_state, arrived) = arrived();
         let inbox = tempfile::tempdir().unwrap();
         for (size, digest) in [(3, [0; 32]), (4, *blake3::hash(b"abc").as_bytes())] {
             let mut file = IncomingFile::open(inbox.path(), TransferId(6), &meta()).unwrap();
             file.write(0, b"abc").unwrap();
             file.flush().unwrap();
-            assert!(file.finish(size, &digest).is_err());
+            assert!(file.finish(size, &digest, "a", &arrived).is_err());
             assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
         }
     }

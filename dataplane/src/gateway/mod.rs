@@ -12,8 +12,11 @@
 //! One thread serves all transfers in turns of one chunk; what may block for long (fsync) is the finisher's.
 
 mod disk;
+mod files;
+mod finished;
 mod incoming;
 pub(crate) mod ipc_server;
+mod journal;
 mod log;
 mod outgoing;
 mod pipes;
@@ -21,18 +24,19 @@ mod requests;
 mod streams;
 mod transfers;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::api::TransferId;
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
 
-use self::disk::{Finishing, Opening, Slow, start_finisher, start_opener};
+use self::disk::{Finishing, Open, Opened, Opening, Slow, start_finisher, start_opener};
+use self::finished::FinishedFiles;
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::{OutgoingFile, Pieces};
@@ -54,6 +58,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Events taken from one worker before the others have their turn.
 const EVENT_BATCH: usize = 256;
+/// Partial files of forgotten transfers are looked for this often, and at the start.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers to one conversation.
 pub(crate) type Replies = Sender<Response>;
@@ -64,8 +70,8 @@ pub(crate) enum Input {
     Request(Request, Option<OwnedFd>, Replies),
     /// A link's next hop, from netlink.
     NextHop(u16, Result<NextHop, Arc<str>>),
-    /// The opener has a partial file, hashed as far as it goes.
-    Opened(Box<Opening>, Result<Box<IncomingFile>, String>),
+    /// The opener has looked at an offer.
+    Opened(Box<Opening>, Opened),
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, String>),
     /// What became of a program's pipe.
@@ -76,15 +82,27 @@ pub(crate) enum Input {
     Stop,
 }
 
+/// What is to become of a partial file that the opener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Accept,
+    /// Its sender has forgotten it.
+    Keep,
+}
+
 pub(crate) struct Gateway {
     plan: Arc<NodePlan>,
     started: Instant,
     workers: Vec<Arc<Rings>>,
     /// Commands that did not fit a ring, by worker.
     backlog: Vec<VecDeque<ToWorker>>,
+    /// The same of command messages: they do not wait behind the bytes of files.
+    urgent: Vec<VecDeque<ToWorker>>,
     inputs: Receiver<Input>,
     bell: GatewayBell,
-    outgoing: HashMap<TransferId, OutgoingFile>,
+    outgoing: BTreeMap<TransferId, OutgoingFile>,
+    /// The file that was supplied last: the next one has the next turn.
+    supplied: Option<TransferId>,
     pieces: Pieces,
     incoming: HashMap<TransferId, IncomingFile>,
     /// Transfers with gathered bytes that are not written yet, and their workers.
@@ -100,10 +118,10 @@ pub(crate) struct Gateway {
     reports: Vec<Option<Box<WorkerReport>>>,
     rates: Vec<RatePlan>,
     contacts: Contacts,
-    log: MessageLog,
-    opener: Sender<Opening>,
-    /// Offers that the opener has.
-    opening: HashSet<TransferId>,
+    log: MessageLog<(usize, PeerId)>,
+    opener: Sender<Open>,
+    /// Offers that the opener has: the number of the last, and what is to become of it.
+    opening: HashMap<TransferId, (u64, Wanted)>,
     finisher: Sender<Slow>,
     /// Files that the finisher has.
     finishing: HashSet<TransferId>,
@@ -125,17 +143,21 @@ impl Gateway {
         broker: SharedBroker,
     ) -> std::io::Result<Self> {
         let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
-        let opener = start_opener(to_self.clone(), bell.clone())?;
+        let log = MessageLog::open(&plan.inbox, &plan.state_dir)?;
+        let arrived = Arc::new(FinishedFiles::open(&plan.state_dir, &plan.inbox)?);
+        let opener = start_opener(to_self.clone(), bell.clone(), arrived.clone())?;
         let streams = Streams::new(Pipes::start(to_self.clone(), bell.clone())?, plan.spool);
-        let finisher = start_finisher(to_self, bell.clone())?;
+        let finisher = start_finisher(to_self, bell.clone(), arrived)?;
         Ok(Self {
             started: Instant::now(),
             backlog: workers.iter().map(|_| VecDeque::new()).collect(),
+            urgent: workers.iter().map(|_| VecDeque::new()).collect(),
             reports: workers.iter().map(|_| None).collect(),
             workers,
             inputs,
             bell,
-            outgoing: HashMap::new(),
+            outgoing: BTreeMap::new(),
+            supplied: None,
             pieces: Pieces::default(),
             incoming: HashMap::new(),
             touched: Vec::new(),
@@ -149,9 +171,9 @@ impl Gateway {
             status_waiters: Vec::new(),
             rates,
             contacts,
-            log: MessageLog::open(&plan.inbox)?,
+            log,
             opener,
-            opening: HashSet::new(),
+            opening: HashMap::new(),
             finisher,
             finishing: HashSet::new(),
             broker,
@@ -163,6 +185,7 @@ impl Gateway {
     /// Until `Input::Stop`.
     pub(crate) fn run(&mut self) {
         let mut progress_due = Instant::now();
+        let mut sweep_due = progress_due;
         while !self.stopping {
             let mut busy = false;
             while let Ok(input) = self.inputs.try_recv() {
@@ -180,9 +203,15 @@ impl Gateway {
             if now >= progress_due {
                 progress_due = now + PROGRESS_INTERVAL;
                 self.transfers.report_progress();
+                // What a full disk did not take is tried again.
+                self.log_messages();
                 for (link, command) in self.contacts.poll() {
                     self.tell_link(link, command);
                 }
+            }
+            if now >= sweep_due {
+                sweep_due = now + SWEEP_INTERVAL;
+                self.sweep();
             }
             if !busy {
                 self.park();
@@ -231,19 +260,12 @@ impl Gateway {
         }
     }
 
-    /// Write what was gathered, and say so: one write and one confirmation for a batch of packets.
-    fn write_out(&mut self) {
-        for (worker, id) in std::mem::take(&mut self.touched) {
-            let Some(file) = self.incoming.get_mut(&id) else { continue };
-            let command = match file.flush() {
-                Ok(()) => {
-                    let offset = file.written();
-                    self.transfers.confirmed(id, offset);
-                    Command::Written { id, offset }
-                }
-                Err(reason) => Command::Cancel { id, reason },
-            };
-            self.tell_worker(worker, ToWorker::Engine(command));
+    /// Write received command messages, and let them be acknowledged.
+    fn log_messages(&mut self) {
+        let mut written = Vec::new();
+        self.log.write_out(|peer, id| written.push((peer, id)));
+        for ((worker, peer), id) in written {
+            self.tell_urgently(worker, Command::MessageWritten { peer, id });
         }
     }
 
@@ -259,6 +281,7 @@ impl Gateway {
                 FromWorker::Report(report) => self.report(worker, report),
             }
         }
+        self.log_messages();
         self.write_out();
         any
     }
@@ -291,15 +314,21 @@ impl Gateway {
             Event::DataEnd { id, size, digest } => {
                 self.write_out();
                 if let Some(file) = self.incoming.remove(&id) {
+                    let from = self.transfers.peer_of(id).unwrap_or_default().to_owned();
                     self.digests.insert(id, digest);
                     self.finishing.insert(id);
                     // The finisher lives as long as the gateway.
-                    let _ = self.finisher.send(Slow::Finish(Finishing { file, id, size, digest }));
+                    let _ = self.finisher.send(Slow::Finish(Finishing { file, from, id, size, digest }));
                 }
             }
+            Event::TransferShelved { id } if self.streams.knows(id) => {
+                let reason = "its sender was restarted, and what was not confirmed was in its memory";
+                self.stream_ended(id, Err(reason.into()));
+            }
+            Event::TransferShelved { id } => self.shelved(id),
             Event::Message { peer, id, payload } => {
                 let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
-                self.log.append(name, id, &payload);
+                self.log.append((worker, peer), name, id, payload);
             }
             // No application has a port here yet.
             Event::Datagram { .. } | Event::DatagramRefused { .. } => {}
@@ -331,89 +360,6 @@ impl Gateway {
                 self.transfers.peer_state(&plan.name, state == florelay_engine::api::PeerState::Connected);
             }
         }
-    }
-
-    /// Open the partial file elsewhere: what is there already is hashed first, which may take long.
-    fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: TransferMeta) {
-        let refusal = if self.finishing.contains(&id) {
-            Some("the file is just being put into the inbox".to_owned())
-        } else if incoming::is_reserved(&meta.name) {
-            Some(format!("the receiver keeps the name `{}` for itself", meta.name))
-        } else {
-            None
-        };
-        if let Some(reason) = refusal {
-            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
-            return;
-        }
-        self.opening.insert(id);
-        // The opener lives as long as the gateway.
-        let _ = self.opener.send(Opening { inbox: self.plan.inbox.clone(), worker, peer, id, meta });
-    }
-
-    fn opened(&mut self, opening: &Opening, result: Result<Box<IncomingFile>, String>) {
-        let Opening { worker, peer, id, meta, .. } = opening;
-        if !self.opening.remove(id) {
-            // Given up meanwhile.
-            if let Ok(file) = result {
-                file.discard();
-            }
-            return;
-        }
-        let command = match result {
-            Ok(file) => {
-                let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
-                let offset = file.written();
-                self.transfers.started(*id, name, meta, false);
-                self.incoming.insert(*id, *file);
-                Command::Accept { id: *id, offset }
-            }
-            Err(reason) => Command::Cancel { id: *id, reason },
-        };
-        self.tell_worker(*worker, ToWorker::Engine(command));
-    }
-
-    fn ended(&mut self, id: TransferId, result: Result<(), String>) {
-        self.opening.remove(&id);
-        let outgoing = self.outgoing.remove(&id);
-        let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
-        if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
-            // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.
-            let _ = self.finisher.send(Slow::Hash(id, file));
-            return;
-        }
-        if let Some(file) = self.incoming.remove(&id) {
-            file.discard();
-        }
-        let digest = self.digests.remove(&id).or(sent).unwrap_or_default();
-        self.transfers.ended(id, result.map(|()| digest));
-    }
-
-    /// Read the next chunk of each file whose turn it is.
-    fn supply(&mut self) -> bool {
-        let mut steps = Vec::new();
-        let mut any = false;
-        for (id, file) in &mut self.outgoing {
-            if !file.is_ready() {
-                continue;
-            }
-            let Some(peer) = self.transfers.peer_of(*id).and_then(|name| peer_index(&self.plan, name)) else {
-                continue;
-            };
-            let worker = peer_worker(&self.plan, peer);
-            // Back-pressure: a worker that does not keep up is not read for.
-            if self.backlog[worker].is_empty() {
-                // A step that only hashed is work too.
-                any = true;
-                let command =
-                    file.step(&mut self.pieces).unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
-                steps.extend(command.map(|command| (worker, command)));
-            }
-        }
-        for (worker, command) in steps {
-            self.tell_worker(worker, ToWorker::Engine(command));
-        }
-        any
     }
 
     fn report(&mut self, worker: usize, report: Box<WorkerReport>) {
@@ -466,6 +412,12 @@ impl Gateway {
         }
     }
 
+    /// Past the bytes of files that wait for room in the worker's ring.
+    fn tell_urgently(&mut self, worker: usize, command: Command) {
+        self.urgent[worker].push_back(ToWorker::Engine(command));
+        self.flush(worker);
+    }
+
     fn tell_worker(&mut self, worker: usize, message: ToWorker) {
         self.backlog[worker].push_back(message);
         self.flush(worker);
@@ -475,12 +427,15 @@ impl Gateway {
     fn flush(&mut self, worker: usize) -> bool {
         let rings = &self.workers[worker];
         let mut moved = false;
-        while let Some(message) = self.backlog[worker].pop_front() {
-            if let Err(message) = rings.commands.push(message) {
-                self.backlog[worker].push_front(message);
-                break;
+        for (backlog, ring) in [(&mut self.urgent[worker], &rings.urgent), (&mut self.backlog[worker], &rings.commands)]
+        {
+            while let Some(message) = backlog.pop_front() {
+                if let Err(message) = ring.push(message) {
+                    backlog.push_front(message);
+                    break;
+                }
+                moved = true;
             }
-            moved = true;
         }
         if moved {
             rings.doorbell.ring();

@@ -12,7 +12,7 @@ use florelay_engine::config::LinkId;
 use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
-use super::{Gateway, Replies, reply};
+use super::{Gateway, Replies, peer_worker, reply};
 use crate::ipc::{Answer, ContactsOfLink, Request, RequestBody};
 use crate::plan::ContactPlan;
 use crate::ring::ToWorker;
@@ -129,7 +129,8 @@ impl Gateway {
         }
         let id = self.number();
         self.messages.insert(id, (tag, replies.clone()));
-        self.tell_peer(peer, Command::Message { peer, id, payload: Bytes::from(payload) });
+        let worker = peer_worker(&self.plan, peer);
+        self.tell_urgently(worker, Command::Message { peer, id, payload: Bytes::from(payload) });
         Ok(())
     }
 

@@ -262,7 +262,7 @@ impl Worker {
     /// Returns how many were taken.
     fn commands(&mut self, now: Nanos) -> usize {
         for taken in 0..COMMAND_BATCH {
-            let Some(command) = self.rings.commands.pop() else { return taken };
+            let Some(command) = self.rings.urgent.pop().or_else(|| self.rings.commands.pop()) else { return taken };
             self.counters.commands += 1;
             match command {
                 ToWorker::Engine(command) => self.engine.handle_command(now, command),
@@ -344,7 +344,7 @@ impl Worker {
             self.completion_wait_ns = (self.completion_wait_ns * 2).min(florelay_xsk::poll::SLEEP_MAX_NS);
         }
         self.rings.doorbell.about_to_sleep();
-        if self.rings.commands.is_empty() && self.ports.across.is_quiet() {
+        if self.rings.commands.is_empty() && self.rings.urgent.is_empty() && self.ports.across.is_quiet() {
             self.counters.sleeps += 1;
             self.poll(Duration::from_nanos(until - now.0));
         } else {

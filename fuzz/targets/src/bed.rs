@@ -103,11 +103,14 @@ impl Node {
                     assert_eq!(self.incoming.get(&id), Some(&size));
                     self.command(now, Command::Complete { id, result: Ok(()) });
                 }
-                Event::TransferEnded { id, .. } => drop(self.incoming.remove(&id)),
+                Event::TransferEnded { id, .. } | Event::TransferShelved { id } => drop(self.incoming.remove(&id)),
                 Event::Peer { peer, state: PeerState::Connected } => drop(self.connected.insert(peer)),
                 Event::Peer { peer, .. } => drop(self.connected.remove(&peer)),
                 Event::MessageAcked { id, .. } => drop(self.acknowledged.insert(id)),
-                Event::Message { payload, .. } => assert!(payload.len() <= MAX_MESSAGE_BYTES),
+                Event::Message { peer, id, payload } => {
+                    assert!(payload.len() <= MAX_MESSAGE_BYTES);
+                    self.command(now, Command::MessageWritten { peer, id });
+                }
                 _ => {}
             }
         }

@@ -156,6 +156,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let supply = [&[1, 0, 20][..], &[8; 20], &[0]].concat();
     let confirm = vec![0x12, 0, 4, 20, 0, 0, 0x12, 0, 5, 0, 0, 0];
     let cancel = [&[0x12, 0, 6, 0, 0, 4][..], b"why?"].concat();
+    let credit = vec![0x12, 0, 9, 40, 0, 0];
+    let stream = [&[0x12, 2, 10, 0, 0, 5][..], b"a.log"].concat();
+    let offers_end = vec![0x12, 0, 7, 77, 0, 0, 0x12, 0, 7, 78, 0, 0];
+    let received = vec![0x02, 0, 8, 3, 0, 0];
     let datagram = vec![0x0c, 0, 1, 5, 0, 2, 65, 66, 0x0c, 0, 2, 5, 0, 0];
     let command = vec![0x09, 0, 5, 0, 3, 65, 66, 67, 0];
     let broken = vec![0x16, 0, 0, 6, 255, 255, 255, 255, 1, 2];
@@ -167,6 +171,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seeds.extend([
             [&end[..], &wait, &offer, &wait, &stripe, &finish, &wait].concat(),
             [&end[..], &wait, &accept, &wait, &supply, &wait, &confirm, &wait, &cancel].concat(),
+            [&end[..], &wait, &accept, &credit, &wait, &supply, &wait, &stream, &wait, &offers_end, &wait].concat(),
+            [&end[..], &wait, &command, &received, &wait, &offer, &stripe, &offers_end, &wait].concat(),
             [&end[..], &wait, &datagram, &command, &wait, &broken, &wait, &hello].concat(),
             [&end[..], &ends, &offer, &stripe, &wait, &ends].concat(),
         ]);

@@ -4,7 +4,7 @@
 //! message, framed again, is read as itself alone.
 
 use florelay_engine::api::TransferId;
-use florelay_engine::fuzzing::{Read, message, session};
+use florelay_engine::fuzzing::{KINDS, Read, message, session};
 
 use crate::input::Input;
 
@@ -23,7 +23,7 @@ pub fn run(bytes: &[u8]) {
 /// One message of each kind, and all of them behind each other.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    let messages: Vec<_> = (0..7).map(|kind| message(kind, TransferId(5), 0x0001_0101, "station-b")).collect();
+    let messages: Vec<_> = (0..KINDS).map(|kind| message(kind, TransferId(5), 0x0001_0101, "station-b")).collect();
     let all = messages.concat();
     messages.into_iter().chain([all]).map(|stream| [vec![3, 200], stream].concat()).collect()
 }

@@ -24,8 +24,9 @@ impl<F: FrameBuf> Engine<F> {
                 self.transfers.insert(id, peer);
                 let handle = self.transport.current(peer, Lane::Bulk);
                 let runtime = &mut self.peers[usize::from(peer.0)];
-                let conn = handle.and_then(|handle| runtime.bulk.get_mut(&handle));
-                runtime.relay.send(conn, id, meta, &mut self.events);
+                let conn = handle.and_then(|handle| runtime.bulk.get(&handle));
+                let connected = conn.is_some_and(|conn| conn.session.ready);
+                runtime.relay.send(connected, id, meta, &mut self.events);
                 self.mark_ready(peer, Lane::Bulk);
             }
             Command::Supply { id, offset, data } => {
@@ -60,10 +61,11 @@ impl<F: FrameBuf> Engine<F> {
                     self.events.push_back(Event::MessageFailed { id, reason: "no such peer".into() });
                     return;
                 };
-                runtime.messages.send(now, id, payload, &mut self.events);
+                runtime.messages.send(now, id, payload, &mut self.urgent);
                 self.mark_ready(peer, Lane::Control);
             }
             Command::Datagram { peer, port, class, payload } => self.send_datagram(peer, port, class, &payload),
+            Command::MessageWritten { peer, id } => self.message_written(peer, id),
             Command::SetRate { link, rate } => self.set_rate(now, link, rate),
             Command::SetContacts { link, contacts } => self.set_contacts(now, link, contacts),
             Command::SetAdmin { link, up } => {
@@ -127,6 +129,19 @@ impl<F: FrameBuf> Engine<F> {
         act(&mut runtime.relay, conn, &mut self.events);
         if let Some(handle) = handle {
             // Reading has opened flow control, writing has made work.
+            self.transport.mark_dirty(handle);
+        }
+    }
+
+    fn message_written(&mut self, peer: PeerId, id: u64) {
+        let handle = self.transport.current(peer, Lane::Control);
+        let Some(runtime) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        let mut quic = handle.and_then(|handle| self.transport.conn(handle));
+        let conn =
+            handle.and_then(|handle| runtime.control.get_mut(&handle)).zip(quic.as_mut().map(|conn| &mut conn.quic));
+        runtime.messages.written(conn, id, &mut self.urgent);
+        if let Some(handle) = handle {
+            // Reading has opened flow control, and there is something to acknowledge.
             self.transport.mark_dirty(handle);
         }
     }

@@ -2,12 +2,12 @@
 
 use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent};
 
-use super::{Engine, RETRY_FIRST, RETRY_LIMIT, Retry};
+use super::{Engine, MAX_EVENTS_WAITING, PeerRuntime, RETRY_FIRST, RETRY_LIMIT, Retry};
 use crate::api::{DatagramClass, Event, PeerState};
 use crate::config::{PeerId, Role};
 use crate::messages::Messages;
 use crate::port::FrameBuf;
-use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, SessionError};
+use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, Session, SessionError};
 use crate::time::Nanos;
 use crate::transport::tls::plain;
 use crate::transport::{Handle, Lane};
@@ -42,7 +42,7 @@ impl<F: FrameBuf> Engine<F> {
                     let runtime = &mut self.peers[usize::from(peer.0)];
                     while let Some(datagram) = conn.quic.datagrams().recv() {
                         if lane == Lane::Control && Messages::is_ours(&datagram) {
-                            runtime.messages.datagram_received(now, &datagram, &mut self.events);
+                            runtime.messages.datagram_received(now, &mut conn.quic, &datagram, &mut self.urgent);
                         } else {
                             runtime.datagrams.received(class_of(lane), &datagram, &mut self.events);
                         }
@@ -51,6 +51,7 @@ impl<F: FrameBuf> Engine<F> {
                 QuicEvent::HandshakeDataReady | QuicEvent::DatagramsUnblocked => {}
             }
         }
+        self.read_session(now, handle, peer, lane);
         self.transport.settle(handle);
         self.mark_ready(peer, lane);
     }
@@ -119,42 +120,73 @@ impl<F: FrameBuf> Engine<F> {
         let Some(conn) = self.transport.conn(handle) else { return };
         let quic = &mut conn.quic;
         let runtime = &mut self.peers[usize::from(peer.0)];
-        let events = &mut self.events;
         let result = match lane {
             Lane::Control => {
                 let Some(state) = runtime.control.get_mut(&handle) else { return };
+                let (messages, events) = (&mut runtime.messages, &mut self.urgent);
                 match *event {
-                    StreamEvent::Opened { dir: Dir::Uni } => runtime.messages.streams_opened(state, quic, events),
-                    StreamEvent::Readable { id } if !state.session.is(id) => {
-                        runtime.messages.readable(state, quic, id, events);
-                    }
-                    StreamEvent::Finished { id } => runtime.messages.stream_finished(now, state, id, events),
+                    StreamEvent::Opened { dir: Dir::Uni } => messages.streams_opened(state, quic, events),
+                    StreamEvent::Readable { id } if !state.session.is(id) => messages.readable(state, quic, id, events),
+                    StreamEvent::Finished { id } => messages.stream_finished(now, state, quic, id, events),
+                    StreamEvent::Stopped { id, .. } => messages.stream_stopped(state, quic, id, events),
                     _ => {}
                 }
                 session_event(&mut state.session, quic, event)
             }
             Lane::Bulk => {
                 let Some(state) = runtime.bulk.get_mut(&handle) else { return };
+                let (relay, events) = (&mut runtime.relay, &mut self.events);
                 match *event {
-                    StreamEvent::Opened { dir: Dir::Uni } => runtime.relay.stripes_opened(state, quic, events),
-                    StreamEvent::Readable { id } if !state.session.is(id) => {
-                        runtime.relay.readable(state, quic, id, events);
-                    }
+                    StreamEvent::Opened { dir: Dir::Uni } => relay.stripes_opened(state, quic, events),
+                    StreamEvent::Readable { id } if !state.session.is(id) => relay.readable(state, quic, id, events),
                     _ => {}
                 }
                 session_event(&mut state.session, quic, event)
             }
         };
-        let result = match result {
-            Ok(false) => Ok(()),
-            Ok(true) => self.session_messages(handle, peer, lane),
-            Err(error) => Err(error),
-        };
         if let Err(error) = result {
-            tracing::warn!(peer = peer.0, ?lane, %error, "session ended");
-            self.transport.close(now, handle, "session error");
-            self.lost_by_us(now, handle, peer, lane, &error);
+            self.close_session(now, handle, peer, lane, &error);
         }
+    }
+
+    /// Read what the peer says in a session, while the gateways keep up, and see whether it reads its answers.
+    fn read_session(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane) {
+        let Some(open) = session(&mut self.peers[usize::from(peer.0)], handle, lane) else { return };
+        let mut result = open.check();
+        while result.is_ok() {
+            let open = session(&mut self.peers[usize::from(peer.0)], handle, lane);
+            let Some(open) = open.filter(|open| open.unread) else { return };
+            if self.events.len() >= MAX_EVENTS_WAITING {
+                if !self.paused.contains(&handle) {
+                    self.paused.push(handle);
+                }
+                return;
+            }
+            result = match open.next() {
+                Ok(Some(message)) => self.session_message(now, handle, peer, lane, message),
+                Ok(None) => {
+                    let came = self.transport.conn(handle).map_or(Ok(false), |conn| open.receive(&mut conn.quic));
+                    came.map(|came| open.unread = came)
+                }
+                Err(error) => Err(error),
+            };
+            if let (Ok(()), Some(open)) = (&result, session(&mut self.peers[usize::from(peer.0)], handle, lane)) {
+                result = open.check();
+            }
+        }
+        if let Err(error) = result {
+            self.close_session(now, handle, peer, lane, &error);
+        }
+    }
+
+    fn close_session(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, error: &SessionError) {
+        tracing::warn!(peer = peer.0, ?lane, %error, "session ended");
+        if let Some(state) = self.transport.peer_mut(peer) {
+            state.stats.session_errors += 1;
+        }
+        // The peer is told why.
+        self.transport.close(now, handle, error.to_string());
+        self.lost_by_us(now, handle, peer, lane, error);
     }
 
     /// Closed from this end: quinn-proto says nothing more about it.
@@ -168,45 +200,48 @@ impl<F: FrameBuf> Engine<F> {
         }
     }
 
-    fn session_messages(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> Result<(), SessionError> {
-        loop {
-            let runtime = &mut self.peers[usize::from(peer.0)];
-            let session = match lane {
-                Lane::Control => runtime.control.get_mut(&handle).map(|state| &mut state.session),
-                Lane::Bulk => runtime.bulk.get_mut(&handle).map(|state| &mut state.session),
-            };
-            let Some(session) = session else { return Ok(()) };
-            let Some(message) = session.next()? else { return Ok(()) };
-            if !session.ready {
-                session.greet(&message, lane as u8)?;
-                match lane {
-                    Lane::Control => runtime.messages.connected(),
-                    Lane::Bulk => {
-                        if let Some(state) = runtime.bulk.get_mut(&handle) {
-                            runtime.relay.connected(state);
-                        }
+    fn session_message(
+        &mut self,
+        now: Nanos,
+        handle: Handle,
+        peer: PeerId,
+        lane: Lane,
+        message: Message,
+    ) -> Result<(), SessionError> {
+        let runtime = &mut self.peers[usize::from(peer.0)];
+        let Some(session) = session(runtime, handle, lane) else { return Ok(()) };
+        if !session.ready {
+            session.greet(&message, lane as u8)?;
+            match lane {
+                Lane::Control => runtime.messages.connected(),
+                Lane::Bulk => {
+                    if let Some(state) = runtime.bulk.get_mut(&handle) {
+                        runtime.relay.connected(state);
                     }
                 }
-                self.check_connected(peer);
-                continue;
             }
-            let (Lane::Bulk, Some(conn)) = (lane, self.transport.conn(handle)) else { continue };
-            if let Some(state) = runtime.bulk.get_mut(&handle) {
-                let offered = if matches!(message, Message::Offer { .. }) { message.transfer() } else { None };
-                if let Some(id) = offered
-                    && self.transfers.get(&id).is_some_and(|of| *of != peer)
-                {
-                    let reason = "a transfer with this id is running with another peer".to_owned();
-                    state.session.push(&Message::Cancel { id: id.0, reason });
-                    continue;
-                }
-                runtime.relay.message(state, &mut conn.quic, message, &mut self.events);
-                // Not for an offer that was refused: nothing would ever take its entry away.
-                if let Some(id) = offered.filter(|id| runtime.relay.knows(*id)) {
-                    self.transfers.insert(id, peer);
-                }
-            }
+            self.check_connected(peer);
+            return Ok(());
         }
+        let Some(conn) = self.transport.conn(handle) else { return Ok(()) };
+        if lane == Lane::Control {
+            runtime.messages.message(now, &mut conn.quic, &message, &mut self.urgent);
+            return Ok(());
+        }
+        let Some(state) = runtime.bulk.get_mut(&handle) else { return Ok(()) };
+        let offered = if matches!(message, Message::Offer { .. }) { message.transfer() } else { None };
+        if let Some(id) = offered
+            && self.transfers.get(&id).is_some_and(|of| *of != peer)
+        {
+            state.session.push_cancel(id, "a transfer with this id is running with another peer");
+            return Ok(());
+        }
+        runtime.relay.message(state, &mut conn.quic, message, &mut self.events);
+        // Not for an offer that was refused: nothing would ever take its entry away.
+        if let Some(id) = offered.filter(|id| runtime.relay.knows(*id)) {
+            self.transfers.insert(id, peer);
+        }
+        Ok(())
     }
 
     /// The peer is connected once both sessions are.
@@ -271,7 +306,10 @@ impl<F: FrameBuf> Engine<F> {
             let runtime = &mut self.peers[index];
             if let Some(state) = handle.and_then(|handle| runtime.bulk.get_mut(&handle)) {
                 runtime.relay.handle_timeout(now, state);
-                self.mark_ready(peer, Lane::Bulk);
+                if let Some(handle) = handle {
+                    // Whether the peer reads them is looked at, and the packet asked for.
+                    self.transport.mark_dirty(handle);
+                }
             }
         }
     }
@@ -284,18 +322,26 @@ fn class_of(lane: Lane) -> DatagramClass {
     }
 }
 
-/// Let the session stream take its share of an event. `Ok(true)` = messages may have come.
+/// The session of a connection.
+fn session(runtime: &mut PeerRuntime, handle: Handle, lane: Lane) -> Option<&mut Session> {
+    match lane {
+        Lane::Control => runtime.control.get_mut(&handle).map(|state| &mut state.session),
+        Lane::Bulk => runtime.bulk.get_mut(&handle).map(|state| &mut state.session),
+    }
+}
+
+/// Let the session stream take its share of an event; what it brings is read afterwards.
 fn session_event(
-    session: &mut crate::session::Session,
+    session: &mut Session,
     quic: &mut quinn_proto::Connection,
     event: &StreamEvent,
-) -> Result<bool, SessionError> {
+) -> Result<(), SessionError> {
     match *event {
         StreamEvent::Opened { dir: Dir::Bi } => session.accept(quic),
         StreamEvent::Readable { id } if session.is(id) => {}
         StreamEvent::Stopped { id, .. } if session.is(id) => return Err(SessionError::Ended),
-        _ => return Ok(false),
+        _ => return Ok(()),
     }
-    session.receive(quic)?;
-    Ok(true)
+    session.unread = true;
+    Ok(())
 }

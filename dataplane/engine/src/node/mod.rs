@@ -41,6 +41,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LIMIT: Duration = Duration::from_secs(5);
 /// OAM messages that wait for a frame, per link; more are dropped and counted.
 const MAX_OAM_WAITING: usize = 256;
+/// While the gateways leave this many events untaken, sessions are not read: each message there can be a new event.
+const MAX_EVENTS_WAITING: usize = 16_384;
 
 /// Why an engine cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +132,10 @@ pub struct Engine<F: FrameBuf> {
     /// Which peer a transfer belongs to.
     transfers: FxHashMap<TransferId, PeerId>,
     events: VecDeque<Event>,
+    /// Events of command messages: said before all others, however many transfers wait.
+    urgent: VecDeque<Event>,
+    /// Sessions that are not read while `events` is long.
+    paused: Vec<Handle>,
 }
 
 impl<F: FrameBuf> Engine<F> {
@@ -158,7 +164,7 @@ impl<F: FrameBuf> Engine<F> {
             transport.add_peer(peer.clone(), crypto, congestion, &config.seed);
             peers.push(PeerRuntime {
                 link: peer.link,
-                relay: Relay::new(peer.id, config.limits),
+                relay: Relay::new(peer.id, config.boot_id, config.limits),
                 messages: Messages::new(peer.id),
                 datagrams: Datagrams::new(peer.id, peer.quic_mtu),
                 bulk: FxHashMap::default(),
@@ -220,6 +226,8 @@ impl<F: FrameBuf> Engine<F> {
             traces: Vec::new(),
             transfers: FxHashMap::default(),
             events: VecDeque::new(),
+            urgent: VecDeque::new(),
+            paused: Vec::new(),
         };
         for index in 0..engine.peers.len() {
             let peer = PeerId(index as u16);
@@ -255,8 +263,12 @@ impl<F: FrameBuf> Engine<F> {
             return 0;
         }
         self.oam_frames(now, index, port);
-        let mut source =
-            source::Source { transport: &mut self.transport, peers: &mut self.peers, events: &mut self.events };
+        let mut source = source::Source {
+            transport: &mut self.transport,
+            peers: &mut self.peers,
+            events: &mut self.events,
+            urgent: &mut self.urgent,
+        };
         let sent = self.links[index].egress.pull(now, link, port, &mut source);
         self.transport.note_timeouts();
         sent
@@ -264,11 +276,19 @@ impl<F: FrameBuf> Engine<F> {
 
     /// The next event for the gateways.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.urgent.pop_front() {
+            return Some(event);
+        }
         let event = self.events.pop_front()?;
         if let Event::Datagram { peer, .. } = event {
             self.peers[usize::from(peer.0)].datagrams.taken();
         }
-        if let Event::TransferEnded { id, .. } = event
+        if self.events.len() < MAX_EVENTS_WAITING {
+            for handle in self.paused.drain(..) {
+                self.transport.mark_dirty(handle);
+            }
+        }
+        if let Event::TransferEnded { id, .. } | Event::TransferShelved { id } = event
             && let Some(peer) = self.transfers.get(&id)
             && !self.peers[usize::from(peer.0)].relay.knows(id)
         {
@@ -287,7 +307,7 @@ impl<F: FrameBuf> Engine<F> {
     /// Events that wait. The worker asks before it takes, so that a full ring loses none.
     #[must_use]
     pub fn events_waiting(&self) -> usize {
-        self.events.len()
+        self.urgent.len() + self.events.len()
     }
 
     /// When `handle_timeout` or `transmit` has something to do next, if no frame or command comes before.

@@ -20,6 +20,7 @@ pub(super) struct Source<'a> {
     pub(super) transport: &'a mut Transport,
     pub(super) peers: &'a mut [PeerRuntime],
     pub(super) events: &'a mut VecDeque<Event>,
+    pub(super) urgent: &'a mut VecDeque<Event>,
 }
 
 impl<P: Port> PacketSource<P> for Source<'_> {
@@ -102,7 +103,7 @@ impl Source<'_> {
         let runtime = &mut self.peers[usize::from(peer.0)];
         match lane {
             Lane::Control => runtime.control.get_mut(&handle).is_some_and(|state| {
-                runtime.messages.feed(state, &mut conn.quic, limit)
+                runtime.messages.feed(state, &mut conn.quic, limit, self.urgent)
                     || runtime.datagrams.feed(&mut conn.quic, DatagramClass::Control)
             }),
             Lane::Bulk => runtime.bulk.get_mut(&handle).is_some_and(|state| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use crate::api::{LinkState, PeerState};
+use crate::api::{LinkState, MessageCounters, PeerState};
 use crate::config::{LinkId, PeerId, RatePlan};
 use crate::contact::ContactReport;
 use crate::datagrams::DatagramCounters;
@@ -75,6 +75,8 @@ pub struct PeerReport {
     pub counters: PeerCounters,
     /// Datagrams to and from it.
     pub datagrams: DatagramCounters,
+    /// Command messages.
+    pub messages: MessageCounters,
 }
 
 impl<F: FrameBuf> Engine<F> {
@@ -131,6 +133,7 @@ impl<F: FrameBuf> Engine<F> {
             lost_bytes: stats.map_or(0, |path| path.lost_bytes),
             counters: peer.stats,
             datagrams: self.peers[usize::from(id.0)].datagrams.counters(),
+            messages: self.peers[usize::from(id.0)].messages.counters(),
         })
     }
 }

@@ -11,6 +11,10 @@
 //!  receiver            ◄── Confirm(offset) … Done   written ≤ delivered ≤ received
 //! ```
 //!
+//! At each new session the sender offers what still runs and then says that this was all. The receiver gives up what was
+//! not offered: a cancellation that was lost with a connection leaves nothing behind. What a restart of the sender made
+//! it forget is only shelved, because its operator may offer it again.
+//!
 //! The receiver hands bytes on in order, each exactly once, and only `unwritten_bytes` ahead of what its gateway
 //! has reported written; QUIC's flow control does the rest. The reader of a stream may stop for as long as it likes, so
 //! its sender needs credit besides: what is sent can always be handed on, and never fills the window that a peer's
@@ -44,6 +48,12 @@ const MAX_ATTRIBUTE_BYTES: usize = 1024;
 const MAX_REASON_BYTES: usize = 1024;
 /// Finished incoming transfers remembered per peer, so that a repeated offer is answered `Done` again.
 const MAX_REMEMBERED: usize = 4096;
+/// Transfers given up while there was no connection, whose peer is told why; others are given up without a reason.
+const MAX_CANCELLED: usize = 1024;
+/// Transfers that this receiver gave up, remembered until the sender shows that it knows.
+const MAX_GIVEN_UP: usize = 1024;
+/// Why nothing comes of a stream with a peer of session version 1, which would not know of credit.
+const NO_STREAMS: &str = "the other node is older and cannot carry streams (session version 1)";
 /// Stripe header: 16 bytes id, 8 bytes offset, big-endian.
 const STRIPE_HEADER_BYTES: usize = 24;
 
@@ -64,12 +74,27 @@ pub(crate) struct Relay {
     turns: [VecDeque<TransferId>; 2],
     /// Received and in place: id, name, size.
     done: VecDeque<(TransferId, String, Option<u64>)>,
-    /// Given up while there was no connection; the peer is told at the next.
-    cancelled: Vec<(TransferId, String)>,
+    /// Own transfers to offer on this session, then whether to say that these were all.
+    offers: VecDeque<TransferId>,
+    offers_end: bool,
+    /// This node's boot id, and the one that the peer said last.
+    boot: u64,
+    peer_boot: Option<u64>,
+    /// Own transfers given up while there was no connection; the peer is told why at the next.
+    cancelled: VecDeque<(TransferId, String)>,
+    /// Incoming transfers given up here. One that is offered again was not heard of.
+    given_up: VecDeque<GivenUp>,
+}
+
+struct GivenUp {
+    id: TransferId,
+    reason: String,
+    /// The sender was told on this session; what it offers afterwards is a new transfer.
+    told: bool,
 }
 
 impl Relay {
-    pub(crate) fn new(peer: PeerId, limits: Limits) -> Self {
+    pub(crate) fn new(peer: PeerId, boot: u64, limits: Limits) -> Self {
         Self {
             peer,
             limits,
@@ -77,7 +102,12 @@ impl Relay {
             incoming: FxHashMap::default(),
             turns: [VecDeque::new(), VecDeque::new()],
             done: VecDeque::new(),
-            cancelled: Vec::new(),
+            offers: VecDeque::new(),
+            offers_end: false,
+            boot,
+            peer_boot: None,
+            cancelled: VecDeque::new(),
+            given_up: VecDeque::new(),
         }
     }
 
@@ -101,19 +131,21 @@ impl Relay {
             turns.clear();
         }
         for (id, reason) in self.cancelled.drain(..) {
-            conn.session.push(&Message::Cancel { id: id.0, reason });
+            conn.session.push_cancel(id, &reason);
         }
         // By id, so that equal seeds offer in equal order.
         let mut ids: Vec<_> = self.outgoing.keys().copied().collect();
         ids.sort_unstable();
-        for id in ids {
-            if let Some(transfer) = self.outgoing.get_mut(&id) {
-                transfer.disconnected();
-                conn.session.push(&Message::Offer { id: id.0, meta: transfer.meta.clone() });
-            }
+        self.offers = ids.into();
+        self.offers_end = conn.session.reconciles();
+        for transfer in self.outgoing.values_mut() {
+            transfer.disconnected();
         }
         for incoming in self.incoming.values_mut() {
             incoming.disconnected();
+        }
+        for given_up in &mut self.given_up {
+            given_up.told = false;
         }
     }
 
@@ -122,6 +154,8 @@ impl Relay {
         for turns in &mut self.turns {
             turns.clear();
         }
+        self.offers.clear();
+        self.offers_end = false;
         for transfer in self.outgoing.values_mut() {
             transfer.disconnected();
         }
@@ -138,9 +172,12 @@ impl Relay {
         message: Message,
         events: &mut VecDeque<Event>,
     ) {
+        if let Message::OffersEnd { boot } = message {
+            self.reconcile(conn, quic, boot, events);
+        }
         let Some(id) = message.transfer() else { return };
         match message {
-            Message::Hello { .. } => {}
+            Message::Hello { .. } | Message::OffersEnd { .. } | Message::Received { .. } => {}
             Message::Offer { meta, .. } => self.offered(conn, id, meta, events),
             Message::Finish { size, digest, .. } => {
                 if let Some(transfer) = self.incoming.get_mut(&id) {
@@ -186,9 +223,15 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         let known = self.knows(id);
+        if self.incoming.contains_key(&id) {
+            self.give_up(id, reason, conn.is_some());
+        }
         let Some((conn, quic)) = conn else {
-            if known {
-                self.cancelled.push((id, reason.to_owned()));
+            if self.outgoing.contains_key(&id) {
+                if self.cancelled.len() == MAX_CANCELLED {
+                    self.cancelled.pop_front();
+                }
+                self.cancelled.push_back((id, reason.to_owned()));
             }
             for ended in [self.outgoing.remove(&id).is_some(), self.incoming.remove(&id).is_some()] {
                 if ended {
@@ -198,7 +241,7 @@ impl Relay {
             return;
         };
         if known {
-            conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
+            conn.session.push_cancel(id, reason);
         }
         self.end_outgoing(id, Err(reason.to_owned()), quic, events);
         self.end_incoming(conn, quic, id, Err(reason.to_owned()), events);
@@ -212,7 +255,7 @@ impl Relay {
     /// Confirmations whose time has come.
     pub(crate) fn handle_timeout(&mut self, now: Nanos, conn: &mut BulkConn) {
         for (id, transfer) in &mut self.incoming {
-            if let Some(offset) = transfer.confirm_due(now) {
+            if let Some(offset) = transfer.confirm_due(now, conn.session.is_busy()) {
                 transfer.push_confirm(conn, *id, offset);
             }
         }

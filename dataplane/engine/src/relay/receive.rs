@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
-use super::{BulkConn, MAX_REMEMBERED, Relay, STRIPE_HEADER_BYTES, check_meta};
+use super::{BulkConn, GivenUp, MAX_GIVEN_UP, MAX_REMEMBERED, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::config::Limits;
 use crate::session::Message;
@@ -38,6 +38,8 @@ pub(super) struct Incoming {
     window: u64,
     /// Its sender sends on credit.
     on_credit: bool,
+    /// Its sender has offered it on this session.
+    offered: bool,
     /// The gateway has accepted it.
     accepted: bool,
     /// First byte not yet handed to the gateway.
@@ -61,6 +63,7 @@ impl Incoming {
             on_credit,
             name: meta.name.clone(),
             size: meta.size,
+            offered: true,
             accepted: false,
             delivered: 0,
             written: 0,
@@ -73,6 +76,7 @@ impl Incoming {
     }
 
     pub(super) fn disconnected(&mut self) {
+        self.offered = false;
         self.waiting.clear();
         self.confirm_at = None;
         self.confirmed = 0;
@@ -109,8 +113,13 @@ impl Incoming {
         self.push_confirm(conn, id, self.written);
     }
 
-    pub(super) fn confirm_due(&mut self, now: Nanos) -> Option<u64> {
+    /// `busy`: the peer does not read what it is told; confirmations can be one later.
+    pub(super) fn confirm_due(&mut self, now: Nanos, busy: bool) -> Option<u64> {
         if self.confirm_at? > now {
+            return None;
+        }
+        if busy {
+            self.confirm_at = Some(now + CONFIRM_DELAY);
             return None;
         }
         self.confirm_at = None;
@@ -127,17 +136,34 @@ impl Relay {
         meta: TransferMeta,
         events: &mut VecDeque<Event>,
     ) {
-        if let Some((_, name, size)) = self.done.iter().find(|(known, ..)| *known == id) {
-            conn.session.push(&if *name == meta.name && *size == meta.size {
-                // Our `Done` was lost with the connection; nothing is sent again.
-                Message::Done { id: id.0 }
-            } else {
-                Message::Cancel { id: id.0, reason: "this id was another file's, which has arrived".to_owned() }
-            });
+        if meta.size.is_none() && !conn.session.carries_streams() {
+            conn.session.push_cancel(id, NO_STREAMS);
+            // One that began while the peer was a newer one.
+            if self.incoming.remove(&id).is_some() {
+                events.push_back(Event::TransferEnded { id, result: Err(NO_STREAMS.to_owned()) });
+            }
             return;
         }
+        if let Some((_, name, size)) = self.done.iter().find(|(known, ..)| *known == id) {
+            if *name == meta.name && *size == meta.size {
+                // Our `Done` was lost with the connection; nothing is sent again.
+                conn.session.push(&Message::Done { id: id.0 });
+            } else {
+                conn.session.push_cancel(id, "this id was another file's, which has arrived");
+            }
+            return;
+        }
+        if let Some(at) = self.given_up.iter().position(|given_up| given_up.id == id) {
+            let given_up = &mut self.given_up[at];
+            if !given_up.told {
+                given_up.told = true;
+                conn.session.push_cancel(id, &given_up.reason);
+                return;
+            }
+            self.given_up.remove(at);
+        }
         if let Some(transfer) = self.incoming.get_mut(&id) {
-            if transfer.accepted {
+            if !std::mem::replace(&mut transfer.offered, true) && transfer.accepted {
                 transfer.push_accept(conn, id, transfer.delivered);
             }
             return;
@@ -151,11 +177,44 @@ impl Relay {
             check_meta(&meta)
         };
         if let Err(reason) = refusal {
-            conn.session.push(&Message::Cancel { id: id.0, reason: reason.to_owned() });
+            conn.session.push_cancel(id, reason);
             return;
         }
         self.incoming.insert(id, Incoming::new(&meta, &self.limits));
         events.push_back(Event::Offered { peer: self.peer, id, meta });
+    }
+
+    /// The sender has offered all that it knows.
+    pub(super) fn reconcile(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        boot: u64,
+        events: &mut VecDeque<Event>,
+    ) {
+        let same = self.peer_boot.replace(boot) == Some(boot);
+        let forgotten = self.incoming.iter().filter(|(_, transfer)| !transfer.offered);
+        let mut forgotten: Vec<_> = forgotten.map(|(id, _)| *id).collect();
+        // By id, so that equal seeds do the same.
+        forgotten.sort_unstable();
+        for id in forgotten {
+            if same {
+                let reason = "its sender gave it up while there was no connection".to_owned();
+                self.end_incoming(conn, quic, id, Err(reason), events);
+            } else if self.remove_incoming(conn, quic, id) {
+                events.push_back(Event::TransferShelved { id });
+            }
+        }
+        // What was given up here and is not offered any more is known to the sender.
+        self.given_up.retain(|given_up| given_up.told);
+    }
+
+    /// An incoming transfer ends here, by this end.
+    pub(super) fn give_up(&mut self, id: TransferId, reason: &str, told: bool) {
+        if self.given_up.len() == MAX_GIVEN_UP {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back(GivenUp { id, reason: reason.to_owned(), told });
     }
 
     /// The gateway takes an offered transfer from `offset` on.
@@ -184,7 +243,7 @@ impl Relay {
         }
         transfer.written = offset;
         let Some((conn, quic)) = conn else { return };
-        if offset - transfer.confirmed >= CONFIRM_STEP_BYTES {
+        if offset - transfer.confirmed >= CONFIRM_STEP_BYTES && !conn.session.is_busy() {
             transfer.confirmed = offset;
             transfer.confirm_at = None;
             transfer.push_confirm(conn, id, offset);
@@ -209,12 +268,15 @@ impl Relay {
             }
             self.done.push_back((id, transfer.name.clone(), transfer.size));
         }
+        if let Err(reason) = &result {
+            self.give_up(id, reason, conn.is_some());
+        }
         match conn {
             Some((conn, quic)) => {
-                conn.session.push(&match &result {
-                    Ok(()) => Message::Done { id: id.0 },
-                    Err(reason) => Message::Cancel { id: id.0, reason: reason.clone() },
-                });
+                match &result {
+                    Ok(()) => conn.session.push(&Message::Done { id: id.0 }),
+                    Err(reason) => conn.session.push_cancel(id, reason),
+                }
                 self.end_incoming(conn, quic, id, result, events);
             }
             None => {
@@ -319,7 +381,7 @@ impl Relay {
                 events.push_back(Event::DataEnd { id, size, digest });
             } else if transfer.delivered > size {
                 let reason = format!("the sender says {size} bytes but has sent more");
-                conn.session.push(&Message::Cancel { id: id.0, reason: reason.clone() });
+                conn.session.push_cancel(id, &reason);
                 self.end_incoming(conn, quic, id, Err(reason), events);
             }
         }
@@ -333,8 +395,14 @@ impl Relay {
         result: Result<(), String>,
         events: &mut VecDeque<Event>,
     ) {
+        if self.remove_incoming(conn, quic, id) {
+            events.push_back(Event::TransferEnded { id, result });
+        }
+    }
+
+    fn remove_incoming(&mut self, conn: &mut BulkConn, quic: &mut Connection, id: TransferId) -> bool {
         if self.incoming.remove(&id).is_none() {
-            return;
+            return false;
         }
         conn.stripes.retain(|stream, stripe| {
             let ours = stripe.transfer == Some(id);
@@ -343,7 +411,7 @@ impl Relay {
             }
             !ours
         });
-        events.push_back(Event::TransferEnded { id, result });
+        true
     }
 }
 

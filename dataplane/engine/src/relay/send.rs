@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
 
-use super::{BulkConn, Relay, STRIPE_HEADER_BYTES, check_meta};
+use super::{BulkConn, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::session::Message;
 use crate::transport::STRIPE_BYTES;
@@ -36,14 +36,45 @@ pub(super) struct Outgoing {
     high: u64,
     /// Size and digest, once the gateway has said them.
     end: Option<(u64, [u8; 32])>,
-    /// The open stripe and the bytes until it is long enough.
-    stripe: Option<(StreamId, u64)>,
+    /// The open stripe.
+    stripe: Option<StripeOut>,
     /// The receiver has accepted on this connection.
     flowing: bool,
     finish_sent: bool,
     queued: bool,
     /// Packets left in this turn.
     deficit: u32,
+}
+
+/// A stripe that is being written.
+#[derive(Debug, Clone, Copy)]
+struct StripeOut {
+    stream: StreamId,
+    header: [u8; STRIPE_HEADER_BYTES],
+    /// Bytes of the header that QUIC has taken: flow control may shut in its middle.
+    header_written: usize,
+    /// Bytes until it is long enough. It ends with the packet that reaches its length.
+    left: u64,
+}
+
+impl StripeOut {
+    fn new(stream: StreamId, id: TransferId, offset: u64) -> Self {
+        let mut header = [0; STRIPE_HEADER_BYTES];
+        header[..16].copy_from_slice(&id.0.to_be_bytes());
+        header[16..].copy_from_slice(&offset.to_be_bytes());
+        Self { stream, header, header_written: 0, left: STRIPE_BYTES }
+    }
+
+    /// Write the rest of the header. Returns how much that was.
+    fn write_header(&mut self, quic: &mut Connection) -> Result<usize, WriteError> {
+        let rest = &self.header[self.header_written..];
+        if rest.is_empty() {
+            return Ok(0);
+        }
+        let written = quic.send_stream(self.stream).write(rest)?;
+        self.header_written += written;
+        Ok(written)
+    }
 }
 
 impl Outgoing {
@@ -117,13 +148,7 @@ impl Outgoing {
 
 impl Relay {
     /// Begin a transfer, and offer it if there is a connection.
-    pub(crate) fn send(
-        &mut self,
-        conn: Option<&mut BulkConn>,
-        id: TransferId,
-        meta: TransferMeta,
-        events: &mut VecDeque<Event>,
-    ) {
+    pub(crate) fn send(&mut self, connected: bool, id: TransferId, meta: TransferMeta, events: &mut VecDeque<Event>) {
         let refusal = if self.outgoing.contains_key(&id) {
             Err("a transfer with this id is running".to_owned())
         } else if self.is_full() {
@@ -135,8 +160,8 @@ impl Relay {
             events.push_back(Event::TransferEnded { id, result: Err(reason) });
             return;
         }
-        if let Some(conn) = conn.filter(|conn| conn.session.ready) {
-            conn.session.push(&Message::Offer { id: id.0, meta: meta.clone() });
+        if connected {
+            self.offers.push_back(id);
         }
         self.outgoing.insert(id, Outgoing::new(meta));
     }
@@ -226,6 +251,9 @@ impl Relay {
         limit: usize,
         events: &mut VecDeque<Event>,
     ) -> bool {
+        if conn.session.ready {
+            self.push_offers(conn, events);
+        }
         if conn.session.feed(quic, limit) > 0 {
             return true;
         }
@@ -273,6 +301,27 @@ impl Relay {
         false
     }
 
+    /// Offers wait here and not in the session, so that it stays short whatever there is to be sent.
+    fn push_offers(&mut self, conn: &mut BulkConn, events: &mut VecDeque<Event>) {
+        while !conn.session.is_busy() {
+            if let Some(id) = self.offers.pop_front() {
+                let Some(transfer) = self.outgoing.get(&id) else { continue };
+                if transfer.meta.size.is_none() && !conn.session.carries_streams() {
+                    // It has not begun to flow: no stripe is open.
+                    self.outgoing.remove(&id);
+                    events.push_back(Event::TransferEnded { id, result: Err(NO_STREAMS.to_owned()) });
+                    continue;
+                }
+                conn.session.push(&Message::Offer { id: id.0, meta: transfer.meta.clone() });
+            } else {
+                if std::mem::take(&mut self.offers_end) {
+                    conn.session.push(&Message::OffersEnd { boot: self.boot });
+                }
+                return;
+            }
+        }
+    }
+
     pub(super) fn end_outgoing(
         &mut self,
         id: TransferId,
@@ -281,8 +330,8 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         let Some(transfer) = self.outgoing.remove(&id) else { return };
-        if let Some((stream, _)) = transfer.stripe {
-            let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
+        if let Some(stripe) = transfer.stripe {
+            let _ = quic.send_stream(stripe.stream).reset(VarInt::from_u32(0));
         }
         events.push_back(Event::TransferEnded { id, result });
     }
@@ -308,28 +357,25 @@ fn write_packet(
 ) -> Wrote {
     let mut room = limit;
     if !transfer.supply.is_empty() {
-        let header_written = transfer.stripe.is_none();
-        let (stream, left) = match transfer.stripe {
+        let mut stripe = match transfer.stripe {
             Some(open) => open,
-            None => {
-                let Some(stream) = quic.streams().open(Dir::Uni) else { return Wrote::Blocked };
-                let mut header = [0; STRIPE_HEADER_BYTES];
-                header[..16].copy_from_slice(&id.0.to_be_bytes());
-                header[16..].copy_from_slice(&transfer.sent.to_be_bytes());
-                match quic.send_stream(stream).write(&header) {
-                    // A stream that takes no whole header is of no use: connection-level flow control is shut.
-                    Ok(STRIPE_HEADER_BYTES) => {}
-                    Ok(_) | Err(WriteError::Blocked) => {
-                        let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
-                        return Wrote::Blocked;
-                    }
-                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return Wrote::Refused,
-                }
-                room -= STRIPE_HEADER_BYTES;
-                transfer.stripe = Some((stream, STRIPE_BYTES));
-                (stream, STRIPE_BYTES)
-            }
+            None => match quic.streams().open(Dir::Uni) {
+                Some(stream) => StripeOut::new(stream, id, transfer.sent),
+                None => return Wrote::Blocked,
+            },
         };
+        let header = stripe.write_header(quic);
+        // Kept also when nothing could be written: the next time goes on with the same stream.
+        transfer.stripe = Some(stripe);
+        match header {
+            Ok(written) => room -= written,
+            Err(WriteError::Blocked) => return Wrote::Blocked,
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return refused(transfer, quic),
+        }
+        if stripe.header_written < STRIPE_HEADER_BYTES {
+            return Wrote::Data;
+        }
+        let header_written = room < limit;
         // A packet may take the end of one supplied piece and the beginning of the next. It is full also where the stripe
         // ends, which is at the first packet that reaches its length.
         let credit = transfer.credit.saturating_sub(transfer.sent);
@@ -340,15 +386,10 @@ fn write_packet(
             room -= piece.len();
         }
         let used = if pieces[1].is_empty() { 1 } else { 2 };
-        let written = match quic.send_stream(stream).write_chunks(&mut pieces[..used]) {
+        let written = match quic.send_stream(stripe.stream).write_chunks(&mut pieces[..used]) {
             Ok(written) => written.bytes,
             Err(WriteError::Blocked) => return if header_written { Wrote::Data } else { Wrote::Blocked },
-            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                // A stopped stream counts against the peer's limit of streams until it is reset.
-                let _ = quic.send_stream(stream).reset(VarInt::from_u32(0));
-                transfer.stripe = None;
-                return Wrote::Refused;
-            }
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return refused(transfer, quic),
         };
         let mut gone = written;
         while let Some(front) = transfer.supply.front_mut() {
@@ -361,36 +402,45 @@ fn write_packet(
         }
         transfer.sent += written as u64;
         transfer.high = transfer.high.max(transfer.sent);
-        let left = left.saturating_sub(written as u64);
-        transfer.stripe = Some((stream, left));
+        stripe.left = stripe.left.saturating_sub(written as u64);
+        transfer.stripe = Some(stripe);
         let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);
-        if left == 0 || whole {
-            let _ = quic.send_stream(stream).finish();
+        if stripe.left == 0 || whole {
+            let _ = quic.send_stream(stripe.stream).finish();
             transfer.stripe = None;
         }
         return Wrote::Data;
     }
     let Some((size, digest)) = transfer.end else { return Wrote::Blocked };
-    if let Some((stream, _)) = transfer.stripe.take() {
-        let _ = quic.send_stream(stream).finish();
+    if let Some(stripe) = transfer.stripe.take() {
+        let _ = quic.send_stream(stripe.stream).finish();
     }
     transfer.finish_sent = true;
     conn.session.push(&Message::Finish { id: id.0, size, digest });
     Wrote::Message
 }
 
+fn refused(transfer: &mut Outgoing, quic: &mut Connection) -> Wrote {
+    if let Some(stripe) = transfer.stripe.take() {
+        // A stopped stream counts against the peer's limit of streams until it is reset.
+        let _ = quic.send_stream(stripe.stream).reset(VarInt::from_u32(0));
+    }
+    Wrote::Refused
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Limits, PeerId};
+    use crate::session::Session;
 
     const ID: TransferId = TransferId(1);
 
     fn flowing(size: Option<u64>, offset: u64) -> Relay {
-        let mut relay = Relay::new(PeerId(0), Limits::default());
+        let mut relay = Relay::new(PeerId(0), 1, Limits::default());
         let mut events = VecDeque::new();
         let meta = TransferMeta { name: "f".into(), size, priority: 0, attributes: Vec::new() };
-        relay.send(None, ID, meta, &mut events);
+        relay.send(false, ID, meta, &mut events);
         relay.accepted(ID, offset, &mut events);
         relay
     }
@@ -426,5 +476,25 @@ mod tests {
         assert!(events.is_empty() && relay.incoming.is_empty(), "{events:?}");
         relay.offered(&mut BulkConn::default(), TransferId(2), meta, &mut events);
         assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn a_stream_needs_session_version_2_at_both_ends() {
+        for (version, carried) in [(1, false), (2, true)] {
+            let mut relay = flowing(None, 0);
+            let mut conn = BulkConn { session: Session::greeted(version), ..BulkConn::default() };
+            let mut events = VecDeque::new();
+            let meta = relay.outgoing[&ID].meta.clone();
+            relay.offered(&mut conn, TransferId(2), meta, &mut events);
+            assert_eq!(relay.incoming.len(), usize::from(carried));
+            relay.connected(&mut conn);
+            relay.push_offers(&mut conn, &mut events);
+            assert_eq!(relay.outgoing.len(), usize::from(carried));
+            match events.make_contiguous() {
+                [Event::Offered { .. }] if carried => {}
+                [Event::TransferEnded { id: ID, result: Err(reason) }] if !carried => assert_eq!(reason, NO_STREAMS),
+                other => panic!("version {version}: {other:?}"),
+            }
+        }
     }
 }

@@ -93,8 +93,9 @@ pub(crate) struct PeerTransport {
     plan: PathPlan,
     congestion: Congestion,
     address: SocketAddr,
-    client: ClientConfig,
-    server: Arc<ServerConfig>,
+    /// By lane.
+    client: [ClientConfig; 2],
+    server: [Arc<ServerConfig>; 2],
     responses: VecDeque<Vec<u8>>,
     /// Current connections by lane.
     current: [Option<Handle>; 2],
@@ -114,6 +115,8 @@ pub struct PeerCounters {
     pub lost: u64,
     /// Endpoint answers dropped because too many waited.
     pub responses_dropped: u64,
+    /// Sessions that this end closed because of what the peer said in them, or did not read.
+    pub session_errors: u64,
 }
 
 /// What came of a packet.
@@ -166,21 +169,28 @@ impl Transport {
         seed: &[u8; 32],
     ) {
         let plan = PathPlan::new(config.path_rate_bps);
-        let transport = Arc::new(params::transport_config(&config, congestion, &plan));
-        let mut server = ServerConfig::with_crypto(crypto.server.clone());
-        let mut no_tokens = ValidationTokenConfig::default();
-        no_tokens.sent(0);
-        server.transport_config(transport.clone()).migration(false).validation_token_config(no_tokens);
-        let mut client = ClientConfig::new(crypto.client.clone());
+        let transport = [Lane::Control, Lane::Bulk]
+            .map(|lane| Arc::new(params::transport_config(&config, lane, congestion, &plan)));
+        let server = transport.clone().map(|transport| {
+            let mut server = ServerConfig::with_crypto(crypto.server.clone());
+            let mut no_tokens = ValidationTokenConfig::default();
+            no_tokens.sent(0);
+            server.transport_config(transport).migration(false).validation_token_config(no_tokens);
+            Arc::new(server)
+        });
         let key = derive(seed, &format!("florelay 1 initial ids {}", config.id.0));
-        let counter = AtomicU64::new(0);
-        client.transport_config(transport).initial_dst_cid_provider(Arc::new(move || {
-            let hash = blake3::keyed_hash(&key, &counter.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-            ConnectionId::new(&hash.as_bytes()[..16])
-        }));
-        let server = Arc::new(server);
+        let counter = Arc::new(AtomicU64::new(0));
+        let client = transport.map(|transport| {
+            let counter = counter.clone();
+            let mut client = ClientConfig::new(crypto.client.clone());
+            client.transport_config(transport).initial_dst_cid_provider(Arc::new(move || {
+                let hash = blake3::keyed_hash(&key, &counter.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+                ConnectionId::new(&hash.as_bytes()[..16])
+            }));
+            client
+        });
         // The endpoint wants one to admit first packets at all; each peer's own is passed at acceptance.
-        self.endpoint.set_server_config(Some(server.clone()));
+        self.endpoint.set_server_config(Some(server[Lane::Bulk as usize].clone()));
         self.peers.push(PeerTransport {
             // A stable synthetic address (RFC 4193 prefix): a fail-over between links is not a migration.
             address: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)), 6635),
@@ -232,13 +242,14 @@ impl Transport {
     pub(crate) fn connect(&mut self, now: Nanos, peer: PeerId, lane: Lane) -> Option<Handle> {
         let target = self.peers.get_mut(usize::from(peer.0))?;
         let at = target.clock.instant(now);
-        let (handle, quic) = match self.endpoint.connect(at, target.client.clone(), target.address, SERVER_NAME) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
-                return None;
-            }
-        };
+        let (handle, quic) =
+            match self.endpoint.connect(at, target.client[lane as usize].clone(), target.address, SERVER_NAME) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::error!(peer = %target.config.name, %error, "cannot open a connection");
+                    return None;
+                }
+            };
         self.adopt(handle, peer, lane, quic);
         self.peers[usize::from(peer.0)].current[lane as usize].get_or_insert(handle);
         Some(handle)
@@ -292,7 +303,7 @@ impl Transport {
         }
         let from = &mut self.peers[usize::from(peer.0)];
         self.scratch.clear();
-        match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server.clone())) {
+        match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server[lane as usize].clone())) {
             Ok((handle, quic)) => {
                 // Current only once it is established: a forged first packet must not keep this end from dialling.
                 self.adopt(handle, peer, lane, quic);
@@ -364,10 +375,10 @@ impl Transport {
         }
     }
 
-    pub(crate) fn close(&mut self, now: Nanos, handle: Handle, reason: &'static str) {
+    pub(crate) fn close(&mut self, now: Nanos, handle: Handle, reason: impl Into<Bytes>) {
         let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) else { return };
         let at = self.peers[usize::from(conn.peer.0)].clock.instant(now);
-        conn.quic.close(at, VarInt::from_u32(0), Bytes::from_static(reason.as_bytes()));
+        conn.quic.close(at, VarInt::from_u32(0), reason.into());
         self.mark_dirty(handle);
     }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use quinn_proto::congestion::{ControllerFactory, CubicConfig};
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 
+use super::Lane;
 use super::bounded::BoundedConfig;
 use super::contracted::{ContractedConfig, window_bytes};
 use super::plan::PathPlan;
+use crate::api::MAX_MESSAGE_BYTES;
 use crate::config::{Congestion, PeerConfig};
 
 /// Payload at which this end finishes a stripe, in bytes; see `relay`. Each packet is a segment of its stream, and
@@ -41,7 +43,14 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Several keep-alives fit the idle timeout, so that a few losses do not end a connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// Windows of one connection of `peer`, from rate × round trip.
+/// Streams of command messages that a peer may have open; see `messages`.
+pub(crate) const MESSAGE_STREAMS: u32 = 64;
+/// The longest of them: 8 bytes of header and a message.
+pub(crate) const MESSAGE_STREAM_BYTES: u64 = 8 + MAX_MESSAGE_BYTES as u64;
+/// Received datagrams that QUIC holds on the control connection; they are taken at every event.
+const DATAGRAM_BYTES: usize = 256 << 10;
+
+/// Windows of the bulk connection of `peer`, from rate × round trip.
 pub(crate) struct Windows {
     /// Congestion window, bytes.
     pub(crate) congestion: u64,
@@ -70,7 +79,12 @@ pub(crate) fn windows(peer: &PeerConfig, plan: &PathPlan) -> Windows {
 }
 
 /// Transport parameters for one connection of `peer`.
-pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, plan: &PathPlan) -> TransportConfig {
+pub(crate) fn transport_config(
+    peer: &PeerConfig,
+    lane: Lane,
+    congestion: Congestion,
+    plan: &PathPlan,
+) -> TransportConfig {
     let windows = windows(peer, plan);
     let initial_rtt = plan.rtt().unwrap_or(peer.initial_rtt);
     let mut config = TransportConfig::default();
@@ -103,6 +117,17 @@ pub(crate) fn transport_config(peer: &PeerConfig, congestion: Congestion, plan: 
         .send_fairness(false)
         .enable_segmentation_offload(false)
         .allow_spin(false);
+    if lane == Lane::Control {
+        // Each stream holds a whole message, and all streams and the session together fit the connection: what is not
+        // taken for want of credit never holds up the session.
+        let receive = (u64::from(MESSAGE_STREAMS) + 2) * MESSAGE_STREAM_BYTES;
+        config
+            .receive_window(varint(receive))
+            .stream_receive_window(varint(MESSAGE_STREAM_BYTES))
+            .send_window(receive)
+            .max_concurrent_uni_streams(VarInt::from_u32(MESSAGE_STREAMS))
+            .datagram_receive_buffer_size(Some(DATAGRAM_BYTES));
+    }
     config
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quinn_proto::Dir;
 
-use super::{Transport, params};
+use super::{Lane, Transport, params};
 use crate::config::PeerId;
 
 /// Shared by the engine, which changes it, and the congestion controllers of the path's connections.
@@ -56,13 +56,16 @@ impl Transport {
         let before = params::windows(&state.config, &state.plan);
         state.plan.set(rate_bps, rtt);
         let after = params::windows(&state.config, &state.plan);
-        let config = Arc::new(params::transport_config(&state.config, state.congestion, &state.plan));
-        state.client.transport_config(config.clone());
-        Arc::make_mut(&mut state.server).transport_config(config);
+        for lane in [Lane::Control, Lane::Bulk] {
+            let config = Arc::new(params::transport_config(&state.config, lane, state.congestion, &state.plan));
+            state.client[lane as usize].transport_config(config.clone());
+            Arc::make_mut(&mut state.server[lane as usize]).transport_config(config);
+        }
         if after.receive <= before.receive && after.send <= before.send {
             return;
         }
-        for handle in state.all.concat() {
+        // Those of the control connection are as large as what it may hold, whatever the path is.
+        for handle in state.all[Lane::Bulk as usize].clone() {
             let Some(conn) = self.conn(handle) else { continue };
             conn.quic.set_receive_window(params::varint(after.receive.max(before.receive)));
             conn.quic.set_send_window(after.send.max(before.send));

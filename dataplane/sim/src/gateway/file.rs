@@ -159,8 +159,9 @@ pub struct FileSink {
     /// Each arrival: when, and how many bytes.
     arrivals: Vec<(Nanos, u32)>,
     result: Option<(Nanos, Result<(), String>)>,
-    /// The node lost its memory since the last offer.
+    /// The node lost its memory since the last offer, or the sender did.
     restarted: bool,
+    shelved: Option<Nanos>,
 }
 
 impl FileSink {
@@ -176,6 +177,7 @@ impl FileSink {
             arrivals: Vec::new(),
             result: None,
             restarted: false,
+            shelved: None,
         }
     }
 
@@ -232,12 +234,25 @@ impl FileSink {
         self.result = Some((now, result));
     }
 
+    /// The sender has forgotten it; what is written is kept.
+    pub(super) fn shelved(&mut self, now: Nanos) {
+        assert!(self.result.is_none(), "{:?}: shelved after its end", self.id);
+        self.shelved = Some(now);
+        self.restarted();
+    }
+
     pub(super) fn restarted(&mut self) {
         self.restarted = true;
         self.next = self.written;
         self.writes.clear();
         self.end = None;
         self.complete_at = None;
+    }
+
+    /// When its sender was found to have forgotten it, if so.
+    #[must_use]
+    pub fn shelved_at(&self) -> Option<Nanos> {
+        self.shelved
     }
 
     /// First byte that has not arrived.

@@ -134,6 +134,11 @@ impl MessageInbox {
         self.latencies.push((now, now.since(sent)));
     }
 
+    /// From whom, and which.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (PeerId, u64)> {
+        self.seen.iter().copied()
+    }
+
     /// Arrival and one-way latency of each message, from command to event, in order of arrival.
     #[must_use]
     pub fn latencies(&self) -> &[(Nanos, Duration)] {

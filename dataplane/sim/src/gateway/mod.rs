@@ -58,6 +58,8 @@ pub struct Gateway {
     pub inbox: MessageInbox,
     /// From a piece's arrival to its being written, and from the last piece to the end of the sync.
     pub write_delay: Duration,
+    /// Received messages are not written while this holds.
+    pub hold_messages: bool,
     /// States of links, as the engine told them.
     pub links: Vec<(Nanos, LinkId, LinkState)>,
     /// States of peers, as the engine told them.
@@ -134,7 +136,16 @@ impl Gateway {
                 Some(stream) => stream.data_end(size, digest),
                 None => self.sink(id).data_end(now, size, digest),
             },
-            Event::Message { peer, id, payload } => self.inbox.received(now, peer, id, &payload),
+            Event::TransferShelved { id } => match self.streams_in.get_mut(&id) {
+                Some(stream) => stream.ended(now, Err("its sender was restarted".to_owned())),
+                None => self.sink(id).shelved(now),
+            },
+            Event::Message { peer, id, payload } => {
+                self.inbox.received(now, peer, id, &payload);
+                if !self.hold_messages {
+                    commands.push(Command::MessageWritten { peer, id });
+                }
+            }
             Event::Datagram { peer, port, class, payload } => {
                 self.datagrams.push((now, Datagram { peer, port, class, payload }));
             }
@@ -189,6 +200,13 @@ impl Gateway {
                 };
                 commands.push(Command::Send { peer: peer_of(id), id, meta });
             }
+        }
+    }
+
+    /// Write the received messages that were held; from now on they are written at once.
+    pub fn release_messages(&mut self, commands: &mut Vec<Command>) {
+        if std::mem::take(&mut self.hold_messages) {
+            commands.extend(self.inbox.ids().map(|(peer, id)| Command::MessageWritten { peer, id }));
         }
     }
 

@@ -1,0 +1,131 @@
+//! What one end has given up or forgotten while nothing got through, the other end gives up at the next session.
+
+use std::time::Duration;
+
+use florelay_engine::api::{Command, TransferId};
+use florelay_engine::config::{LinkId, PeerId};
+use florelay_engine::time::Nanos;
+use florelay_sim::gateway::Pace;
+use florelay_sim::link::Packet;
+use florelay_sim::net::NodeId;
+use florelay_sim::scenario::{Scenario, Sim};
+use florelay_sim::seeds::for_seeds;
+use florelay_sim::topo::{LinkSpec, pair};
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const LINK: LinkId = LinkId(0);
+const PEER: PeerId = PeerId(0);
+const FILE: TransferId = TransferId(9);
+const OTHER: TransferId = TransferId(10);
+const SECOND: u64 = 1_000_000_000;
+const SIZE: u64 = 6 << 20;
+/// Longer than QUIC's idle timeout.
+const SILENCE: Duration = Duration::from_secs(100);
+
+/// Two transfers on their way.
+fn under_way(seed: u64) -> Sim {
+    let spec = LinkSpec::new(Some(5_000_000), Duration::from_millis(5 + seed * 20)).both(|model| model.loss(0.01));
+    let mut net = Scenario::new(pair(spec)).seed(seed).write_delay(Duration::from_millis(1)).build();
+    net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(10 * SECOND));
+    net.send_file(A, PEER, FILE, SIZE, 10);
+    net.send_file(A, PEER, OTHER, SIZE, 10);
+    net.run_until(net.now() + Duration::from_secs(4));
+    for id in [FILE, OTHER] {
+        assert!(net.gateway(B).sinks[&id].written_bytes() > 100_000, "not under way");
+    }
+    net
+}
+
+/// Liveness goes on, but no packet of QUIC gets through until the connections are lost; `act` happens meanwhile.
+fn cut(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
+    let liveness_only = |packet: &Packet| {
+        // The label of link-scope OAM (RFC 5586 section 4).
+        let label = packet.bytes.first_chunk().map_or(0, |lse| u32::from_be_bytes(*lse) >> 12);
+        if label == 13 { vec![packet.clone()] } else { vec![] }
+    };
+    for end in [A, B] {
+        net.meddle((end, LINK), Box::new(liveness_only));
+    }
+    act(net);
+    let lost = net.node(A).status().peers[0].counters.lost;
+    net.run_until(net.now() + SILENCE);
+    assert!(net.node(A).status().peers[0].counters.lost > lost, "the connection was not lost");
+    for end in [A, B] {
+        net.meddle((end, LINK), Box::new(|packet| vec![packet.clone()]));
+    }
+}
+
+fn cancel(net: &mut Sim, at: NodeId) {
+    net.command(at, Command::Cancel { id: FILE, reason: "cancelled by the operator".into() });
+}
+
+fn finish_other(net: &mut Sim) {
+    let end = net.now() + Duration::from_secs(60);
+    let done = net.run_while(end, |net| net.gateway(A).sources[&OTHER].result().is_none());
+    assert!(done && net.gateway(A).sources[&OTHER].result() == Some(&Ok(())), "the other transfer");
+}
+
+#[test]
+fn a_cancellation_by_the_sender_that_is_lost_with_the_connection_frees_the_receiver() {
+    for_seeds(0..8, |seed| {
+        let mut net = under_way(seed);
+        cut(&mut net, |net| cancel(net, A));
+        finish_other(&mut net);
+        let ended = net.gateway(B).sinks[&FILE].result();
+        assert!(matches!(ended, Some(Err(reason)) if reason.contains("gave it up")), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_cancellation_by_the_receiver_that_is_lost_is_said_again_and_the_file_not_taken_anew() {
+    for_seeds(0..8, |seed| {
+        let mut net = under_way(seed);
+        cut(&mut net, |net| cancel(net, B));
+        finish_other(&mut net);
+        let ended = net.gateway(A).sources[&FILE].result();
+        assert!(matches!(ended, Some(Err(reason)) if reason.contains("by the operator")), "{ended:?}");
+        // The gateway asserts that nothing is offered to it a second time. What the operator sends now is new.
+        net.gateway_mut(A).sources.remove(&FILE);
+        net.gateway_mut(B).sinks.remove(&FILE);
+        net.send_file(A, PEER, FILE, SIZE, 10);
+        let end = net.now() + Duration::from_secs(60);
+        assert!(net.run_while(end, |net| !net.files_done()), "the new transfer");
+    });
+}
+
+#[test]
+fn what_a_restarted_sender_has_forgotten_is_shelved_and_goes_on_when_it_is_sent_again() {
+    for_seeds(0..8, |seed| {
+        let mut net = under_way(seed);
+        net.gateway_mut(A).sources.remove(&FILE);
+        net.power_cut(A, PEER);
+        finish_other(&mut net);
+        let sink = &net.gateway(B).sinks[&FILE];
+        assert!(sink.shelved_at().is_some() && sink.result().is_none(), "{sink:?}");
+        let (kept, before) = (sink.written_bytes(), sink.arrivals().len());
+        assert!(kept > 100_000);
+        net.send_file(A, PEER, FILE, SIZE, 10);
+        let end = net.now() + Duration::from_secs(60);
+        assert!(net.run_while(end, |net| !net.files_done()), "sent again");
+        let again: u64 = net.gateway(B).sinks[&FILE].arrivals()[before..].iter().map(|(_, n)| u64::from(*n)).sum();
+        assert_eq!(again, SIZE - kept);
+    });
+}
+
+#[test]
+fn a_stream_that_a_restarted_sender_has_forgotten_ends_at_the_reader_and_frees_its_place() {
+    const STREAM: TransferId = TransferId(9 << 96);
+    for_seeds(0..8, |seed| {
+        let mut net = under_way(seed);
+        net.send_stream(A, PEER, STREAM, 1 << 40, Pace { bytes: 1000, interval: Duration::from_millis(20) });
+        let end = net.now() + Duration::from_secs(60);
+        let read = |net: &Sim| net.gateway(B).streams_in.get(&STREAM).is_some_and(|stream| stream.read_bytes() > 5_000);
+        assert!(net.run_while(end, |net| !read(net)), "the stream has begun");
+        net.gateway_mut(A).streams_out.remove(&STREAM);
+        net.power_cut(A, PEER);
+        finish_other(&mut net);
+        let ended = net.gateway(B).streams_in[&STREAM].result();
+        assert!(matches!(ended, Some(Err(reason)) if reason.contains("restarted")), "{ended:?}");
+    });
+}

@@ -1,0 +1,154 @@
+//! Transfers at the gateway: offers taken or refused, files supplied in turns, ends.
+
+use std::ops::Bound;
+
+use florelay_engine::Command;
+use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::config::PeerId;
+
+use super::disk::{Open, Opened, Opening, Slow};
+use super::outgoing::OutgoingFile;
+use super::{Gateway, Wanted, incoming, peer_index, peer_worker};
+use crate::ring::ToWorker;
+
+/// Chunks of files read before requests and events have their turn: however many files are sent, a command waits for
+/// 1 MiB to be read and hashed.
+const SUPPLY_BATCH: usize = 16;
+
+impl Gateway {
+    /// Read the next chunk of some of the files that are ready, going round.
+    pub(super) fn supply(&mut self) -> bool {
+        let Self { outgoing, transfers, plan, backlog, .. } = self;
+        let after = self.supplied.map_or(Bound::Unbounded, Bound::Excluded);
+        let round = outgoing.range((after, Bound::Unbounded)).chain(outgoing.iter());
+        let turns = round.filter(|(_, file)| file.is_ready()).filter_map(|(id, _)| {
+            let peer = transfers.peer_of(*id).and_then(|name| peer_index(plan, name))?;
+            let worker = peer_worker(plan, peer);
+            // Back-pressure: a worker that does not keep up is not read for.
+            backlog[worker].is_empty().then_some((*id, worker))
+        });
+        // One that is ready alone may have two turns.
+        let turns: Vec<_> = turns.take(SUPPLY_BATCH).collect();
+        for (id, worker) in &turns {
+            let Some(file) = self.outgoing.get_mut(id) else { continue };
+            let command =
+                file.step(&mut self.pieces).unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
+            if let Some(command) = command {
+                self.tell_worker(*worker, ToWorker::Engine(command));
+            }
+        }
+        self.supplied = turns.last().map(|(id, _)| *id).or(self.supplied);
+        // A step that only hashed is work too.
+        !turns.is_empty()
+    }
+
+    /// Write what was gathered, and say so: one write and one confirmation for a batch of packets.
+    pub(super) fn write_out(&mut self) {
+        for (worker, id) in std::mem::take(&mut self.touched) {
+            let Some(file) = self.incoming.get_mut(&id) else { continue };
+            let command = match file.flush() {
+                Ok(()) => {
+                    let offset = file.written();
+                    self.transfers.confirmed(id, offset);
+                    Command::Written { id, offset }
+                }
+                Err(reason) => Command::Cancel { id, reason },
+            };
+            self.tell_worker(worker, ToWorker::Engine(command));
+        }
+    }
+
+    /// Open the partial file elsewhere: what is there already is hashed first, which may take long.
+    pub(super) fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: TransferMeta) {
+        let refusal = if self.finishing.contains(&id) {
+            Some("the file is just being put into the inbox".to_owned())
+        } else if incoming::is_reserved(&meta.name) {
+            Some(format!("the receiver keeps the name `{}` for itself", meta.name))
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+            return;
+        }
+        let number = self.number();
+        self.opening.insert(id, (number, Wanted::Accept));
+        let from = self.plan.peers.get(usize::from(peer.0)).map_or_else(String::new, |peer| peer.name.clone());
+        // The opener lives as long as the gateway.
+        let opening = Opening { inbox: self.plan.inbox.clone(), worker, from, id, meta, number };
+        let _ = self.opener.send(Open::Offered(Box::new(opening)));
+    }
+
+    pub(super) fn opened(&mut self, opening: &Opening, result: Opened) {
+        let Opening { worker, from, id, meta, .. } = opening;
+        match self.opening.get(id) {
+            Some((number, wanted)) if *number == opening.number => {
+                let wanted = *wanted;
+                self.opening.remove(id);
+                if wanted == Wanted::Keep {
+                    return;
+                }
+            }
+            // Offered again meanwhile: that one's answer counts.
+            Some(_) => return,
+            None => {
+                // Given up meanwhile.
+                let used = self.incoming.contains_key(id) || self.finishing.contains(id);
+                if let Opened::File(file) = result
+                    && !used
+                {
+                    file.discard();
+                }
+                return;
+            }
+        }
+        let command = match result {
+            Opened::File(file) => {
+                let offset = file.written();
+                self.transfers.started(*id, from, meta, false);
+                self.incoming.insert(*id, *file);
+                Command::Accept { id: *id, offset }
+            }
+            Opened::Arrived => Command::Complete { id: *id, result: Ok(()) },
+            Opened::Refused(reason) => Command::Cancel { id: *id, reason },
+        };
+        self.tell_worker(*worker, ToWorker::Engine(command));
+    }
+
+    pub(super) fn ended(&mut self, id: TransferId, result: Result<(), String>) {
+        self.opening.remove(&id);
+        let outgoing = self.outgoing.remove(&id);
+        let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
+        if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
+            // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.
+            let _ = self.finisher.send(Slow::Hash(id, file));
+            return;
+        }
+        if let Some(file) = self.incoming.remove(&id) {
+            file.discard();
+        }
+        let digest = self.digests.remove(&id).or(sent).unwrap_or_default();
+        self.transfers.ended(id, result.map(|()| digest));
+    }
+
+    /// The sender does not know the transfer any more: what has arrived is kept for a while, in case it is sent again.
+    pub(super) fn shelved(&mut self, id: TransferId) {
+        if let Some((_, wanted)) = self.opening.get_mut(&id) {
+            *wanted = Wanted::Keep;
+        }
+        if let Some(mut file) = self.incoming.remove(&id)
+            && let Err(error) = file.flush()
+        {
+            tracing::warn!(transfer = %uuid::Uuid::from_u128(id.0), error, "the last bytes are lost");
+        }
+        self.digests.remove(&id);
+        let reason = "its sender was restarted and does not know it any more; what has arrived is kept for a week";
+        self.transfers.ended(id, Err(reason.into()));
+    }
+
+    pub(super) fn sweep(&mut self) {
+        let known = self.incoming.keys().chain(self.opening.keys()).chain(&self.finishing);
+        // The opener lives as long as the gateway.
+        let _ = self.opener.send(Open::Sweep(self.plan.inbox.clone(), known.copied().collect()));
+    }
+}
