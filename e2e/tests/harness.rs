@@ -1,23 +1,18 @@
 //! The harness on real namespaces, without the program: a wrong ruler would make every later measurement wrong.
 
-use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use florelay_dataplane::attach::Mode;
+use florelay_dataplane::broker::{Broker as _, LocalBroker};
 use florelay_e2e::{Counters, Deadline, End, Namespace, Sampler, VethPair, root_or_skip};
 
 const FRAMES: u64 = 200;
 const PAYLOAD_BYTES: u64 = 100;
 /// Ethernet 14, IPv4 20, UDP 8.
 const FRAME_BYTES: u64 = 14 + 20 + 8 + PAYLOAD_BYTES;
-
-/// Passes everything. No header is included, so that it compiles without any.
-const PASS_PROGRAM: &str = "
-    __attribute__((section(\"xdp\"), used)) int pass(void *context) { return 2; }
-    char pass_license[] __attribute__((section(\"license\"))) = \"MIT\";
-";
 
 fn wire(a: &Namespace, b: &Namespace) -> VethPair {
     let a = End { namespace: a, interface: "t0", address: Ipv4Addr::new(10, 78, 0, 1) };
@@ -50,9 +45,11 @@ fn layer_2_bytes_are_counted_exactly_with_and_without_xdp() {
     // The first exchange resolves addresses, so that no ARP is counted below.
     blast(&a, &b);
 
+    // The node's own program, which steers nothing here and passes everything.
+    let mut broker = LocalBroker::new("harness");
     for with_xdp in [false, true] {
         if with_xdp {
-            attach_pass(&b, to);
+            b.enter(|| broker.attach(to, Mode::Native).map_err(anyhow::Error::msg)).unwrap();
         }
         let before = Counters::read(&a, from).unwrap();
         let sampler = Sampler::start((&a, from), (&b, to)).unwrap();
@@ -62,6 +59,7 @@ fn layer_2_bytes_are_counted_exactly_with_and_without_xdp() {
         assert_eq!(after.tx_packets - before.tx_packets, FRAMES, "other traffic on the wire, xdp: {with_xdp}");
         assert_eq!(samples.last().unwrap().bytes, FRAMES * FRAME_BYTES, "xdp: {with_xdp}");
     }
+    b.enter(|| broker.detach(to).map_err(anyhow::Error::msg)).unwrap();
 }
 
 #[test]
@@ -97,16 +95,4 @@ fn namespaces_of_the_dead_are_swept_and_those_of_the_living_are_not() {
     Namespace::sweep_stale();
     assert!(!Path::new("/run/netns").join(&dead).exists());
     assert!(living.path().exists());
-}
-
-fn attach_pass(namespace: &Namespace, interface: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, object) = (folder.path().join("pass.c"), folder.path().join("pass.o"));
-    fs::write(&source, PASS_PROGRAM).unwrap();
-    let clang =
-        Command::new("clang").args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object).status();
-    assert!(clang.unwrap().success(), "clang (Debian package) compiles for bpf");
-    let mut attach = namespace.ip();
-    attach.args(["link", "set", "dev", interface, "xdpdrv", "object"]).arg(&object).args(["section", "xdp"]);
-    assert!(attach.status().unwrap().success());
 }
