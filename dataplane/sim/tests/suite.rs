@@ -39,7 +39,7 @@ scenarios! {
     geo_large_lossy = 6 over 1;
     congested_return = 7 over 1;
     rain_fade = 8 over 1;
-    burst_loss = 9 over 3;
+    burst_loss = 9 over 5;
     leo_hand_over = 10 over 1;
     outage = 11 over 1;
     idle_then_burst = 15 over 5;

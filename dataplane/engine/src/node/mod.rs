@@ -26,7 +26,7 @@ use crate::api::{Event, LinkState, PeerState, TransferId};
 use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
 use crate::contact::Schedule;
 use crate::datagrams::Datagrams;
-use crate::egress::{Class, Egress, EgressLimits, FlowKey};
+use crate::egress::{Class, Egress, EgressCounters, EgressLimits, FlowKey};
 use crate::fib::{Direction, DropReason, Fib, FibError, SequenceMonitor, transit_flow};
 use crate::messages::{ControlConn, Messages};
 use crate::oam::{Alarms, Liveness, PathAlarm, Trace, alarm_node_id};
@@ -269,7 +269,12 @@ impl<F: FrameBuf> Engine<F> {
             events: &mut self.events,
             urgent: &mut self.urgent,
         };
-        let sent = self.links[index].egress.pull(now, link, port, &mut source);
+        let runtime = &mut self.links[index];
+        let before = heard_beyond(runtime.egress.counters());
+        let sent = runtime.egress.pull(now, link, port, &mut source);
+        if heard_beyond(runtime.egress.counters()) > before {
+            runtime.liveness.sent(now);
+        }
         self.transport.note_timeouts();
         sent
     }
@@ -398,4 +403,9 @@ fn liveness_seed(seed: &[u8; 32], link: LinkId) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_be_bytes(first)
+}
+
+/// Frames of paths that have left: the neighbour hears them as well as liveness.
+fn heard_beyond(counters: &EgressCounters) -> u64 {
+    counters.tx_frames[Class::Bulk.index()] + counters.tx_frames[Class::Control.index()]
 }

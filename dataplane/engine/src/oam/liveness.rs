@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Frames are sent at the interval while the link is up or held, and at a quarter of it while it is looked for: nothing else
-//! uses the link then, and half an interval is a good part of the way back up.
+//! uses the link then, and half an interval is a good part of the way back up. While the link carries other frames these are
+//! heard as well, and liveness keeps to a quarter of the pace: enough for round trips and for what the neighbour must know.
 //!
 //! What protects it: a keyed BLAKE3 tag; a rising sequence per boot; a frame with our own boot id is a loop; a neighbour
 //! that comes with a new boot id is believed only when it echoes *our* boot id (one round trip), and never with a boot id that
@@ -31,6 +32,7 @@ use crate::egress::MIN_FRAME_BYTES;
 use crate::time::Nanos;
 
 use super::link_state::{DownReason, LinkChange, LivenessError, LivenessEvent, LivenessState};
+use super::tag::{same_tag, tag_of};
 
 /// Length of a liveness frame from LSE 0 on.
 pub const LIVENESS_FRAME_BYTES: usize = LINK_OAM_HEADER_BYTES + body::Liveness::LEN;
@@ -41,6 +43,8 @@ const RATE_SHARE: u64 = 100;
 const JITTER_MIN_PERCENT: u64 = 75;
 /// While the link is looked for, frames leave this many times as often.
 const PROBES_PER_INTERVAL: u64 = 4;
+/// While other frames leave, a liveness frame leaves once in this many intervals.
+const INTERVALS_BESIDE_TRAFFIC: u64 = 4;
 /// Shortest interval between frames.
 const MIN_INTERVAL_NS: u64 = 1_000_000;
 /// Boot ids that the neighbour has left and may not come back with.
@@ -91,6 +95,7 @@ pub struct Liveness {
     held: Option<DownReason>,
     sequence: u32,
     next_transmit: Nanos,
+    last_transmit: Nanos,
     last_heard: Nanos,
     neighbour: Option<Neighbour>,
     candidate: Option<Candidate>,
@@ -119,6 +124,7 @@ impl Liveness {
             held: None,
             sequence: 0,
             next_transmit: now,
+            last_transmit: now,
             last_heard: now,
             neighbour: None,
             candidate: None,
@@ -147,6 +153,7 @@ impl Liveness {
         } else {
             self.pace_ns = self.interval_ns;
         }
+        self.last_transmit = now;
         let looked_for = self.held.is_none() && self.state != LivenessState::Up;
         let pace_ns = if looked_for { self.pace_ns / PROBES_PER_INTERVAL } else { self.pace_ns };
         self.next_transmit = now + Duration::from_nanos((pace_ns / 100).saturating_mul(jitter).max(1));
@@ -173,9 +180,20 @@ impl Liveness {
         let header = write_link_channel(buf, Tc::OAM, AchHeader { channel: ChannelType::Liveness })?;
         let written = buf.get_mut(header..LIVENESS_FRAME_BYTES)?;
         message.write(written)?;
-        let tag = self.tag(body::Liveness::authenticated_bytes(written)?);
+        let tag = tag_of(&self.key, body::Liveness::authenticated_bytes(written)?);
         body::Liveness::set_tag(written, tag)?;
         Some(header + written.len())
+    }
+
+    /// Frames that the neighbour hears as well as liveness left at `now`.
+    pub fn sent(&mut self, now: Nanos) {
+        // A changed interval is announced at its own pace.
+        if self.state != LivenessState::Up || self.announce > 0 || self.next_transmit <= now {
+            return;
+        }
+        let pace = Duration::from_nanos(self.pace_ns / 100 * JITTER_MIN_PERCENT);
+        let latest = self.last_transmit + pace * INTERVALS_BESIDE_TRAFFIC as u32;
+        self.next_transmit = self.next_transmit.max((now + pace).min(latest));
     }
 
     /// Takes a received message (what follows the associated channel header).
@@ -185,7 +203,7 @@ impl Liveness {
     pub fn handle(&mut self, now: Nanos, message: &[u8]) -> Result<LivenessEvent, LivenessError> {
         let covered = body::Liveness::authenticated_bytes(message).ok_or(ParseError::TooShort)?;
         let tag = message.last_chunk::<TAG_BYTES>().ok_or(ParseError::TooShort)?;
-        if !same_tag(&self.tag(covered), tag) {
+        if !same_tag(&tag_of(&self.key, covered), tag) {
             return Err(LivenessError::Tag);
         }
         let message = body::Liveness::parse(message)?;
@@ -464,13 +482,6 @@ impl Liveness {
         self.configured_ns.max(floor)
     }
 
-    fn tag(&self, covered: &[u8]) -> [u8; TAG_BYTES] {
-        let hash = blake3::keyed_hash(&self.key, covered);
-        let mut tag = [0; TAG_BYTES];
-        tag.copy_from_slice(&hash.as_bytes()[..TAG_BYTES]);
-        tag
-    }
-
     /// SplitMix64 (Steele, Lea & Flood 2014): jitter needs no more.
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -479,16 +490,6 @@ impl Liveness {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-}
-
-/// Compares in constant time: `blake3::Hash` does, so both are padded to its size.
-fn same_tag(a: &[u8; TAG_BYTES], b: &[u8; TAG_BYTES]) -> bool {
-    let padded = |tag: &[u8; TAG_BYTES]| {
-        let mut bytes = [0; blake3::OUT_LEN];
-        bytes[..TAG_BYTES].copy_from_slice(tag);
-        blake3::Hash::from_bytes(bytes)
-    };
-    padded(a) == padded(b)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -388,7 +388,7 @@ proptest! {
         let mut a = liveness(1, Nanos(0));
         let _ = a.handle(Nanos(1), &bytes);
         if let Some((head, tag)) = bytes.split_last_chunk_mut::<TAG_BYTES>() {
-            *tag = a.tag(head);
+            *tag = tag_of(&a.key, head);
             let _ = a.handle(Nanos(1), &bytes);
         }
         let _ = (a.check(Nanos(2)), a.next_timeout(), message(&mut a, Nanos(3)));

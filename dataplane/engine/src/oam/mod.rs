@@ -15,6 +15,7 @@
 mod alarm;
 mod link_state;
 mod liveness;
+mod tag;
 mod trace;
 
 pub use alarm::{

@@ -26,6 +26,7 @@
 
 mod receive;
 mod send;
+mod stripe;
 
 use std::collections::VecDeque;
 

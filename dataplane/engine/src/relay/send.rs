@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
+use quinn_proto::{Connection, Dir, VarInt, WriteError};
 
+use super::stripe::StripeOut;
 use super::{BulkConn, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::session::Message;
-use crate::transport::STRIPE_BYTES;
 
 /// Priorities from here on are strict over all below (COMPAT, part A).
 const STRICT_PRIORITY: u8 = 64;
@@ -44,37 +44,6 @@ pub(super) struct Outgoing {
     queued: bool,
     /// Packets left in this turn.
     deficit: u32,
-}
-
-/// A stripe that is being written.
-#[derive(Debug, Clone, Copy)]
-struct StripeOut {
-    stream: StreamId,
-    header: [u8; STRIPE_HEADER_BYTES],
-    /// Bytes of the header that QUIC has taken: flow control may shut in its middle.
-    header_written: usize,
-    /// Bytes until it is long enough. It ends with the packet that reaches its length.
-    left: u64,
-}
-
-impl StripeOut {
-    fn new(stream: StreamId, id: TransferId, offset: u64) -> Self {
-        let mut header = [0; STRIPE_HEADER_BYTES];
-        header[..16].copy_from_slice(&id.0.to_be_bytes());
-        header[16..].copy_from_slice(&offset.to_be_bytes());
-        Self { stream, header, header_written: 0, left: STRIPE_BYTES }
-    }
-
-    /// Write the rest of the header. Returns how much that was.
-    fn write_header(&mut self, quic: &mut Connection) -> Result<usize, WriteError> {
-        let rest = &self.header[self.header_written..];
-        if rest.is_empty() {
-            return Ok(0);
-        }
-        let written = quic.send_stream(self.stream).write(rest)?;
-        self.header_written += written;
-        Ok(written)
-    }
 }
 
 impl Outgoing {
@@ -376,6 +345,7 @@ fn write_packet(
             return Wrote::Data;
         }
         let header_written = room < limit;
+        room += stripe.spare_bytes();
         // A packet may take the end of one supplied piece and the beginning of the next. It is full also where the stripe
         // ends, which is at the first packet that reaches its length.
         let credit = transfer.credit.saturating_sub(transfer.sent);

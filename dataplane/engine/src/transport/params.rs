@@ -34,6 +34,12 @@ const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
 const UNCAPPED_RATE_BPS: u64 = 10_000_000_000;
 /// Initial window of CUBIC in packets; the link's bucket already prevents bursts above the cap.
 const CUBIC_INITIAL_PACKETS: u64 = 64;
+/// The peer's default: how long an ACK waits for company.
+const ACK_DELAY: Duration = Duration::from_millis(25);
+/// On a slow link an ACK by itself costs as much as a small command: it waits for company for so many full frames …
+const ACK_DELAY_FRAMES: u64 = 4;
+/// … but no longer than this part of a round trip, because probe timeouts grow by it.
+const ACK_DELAY_RTT_PART: u32 = 8;
 /// At most one ACK for this many ack-eliciting packets.
 const MAX_ACK_THRESHOLD: u64 = 31;
 /// ACKs per window: one for each eighth keeps loss recovery and the window moving.
@@ -99,6 +105,7 @@ pub(crate) fn transport_config(
     let mut acks = AckFrequencyConfig::default();
     let packets = windows.congestion / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
     acks.ack_eliciting_threshold(varint(packets.clamp(1, MAX_ACK_THRESHOLD)));
+    acks.max_ack_delay(Some(ack_delay(peer, initial_rtt)));
     config
         .congestion_controller_factory(controller)
         .ack_frequency_config(Some(acks))
@@ -129,6 +136,13 @@ pub(crate) fn transport_config(
             .datagram_receive_buffer_size(Some(DATAGRAM_BYTES));
     }
     config
+}
+
+/// How long the peer's ACKs may wait; they come over the return path.
+fn ack_delay(peer: &PeerConfig, initial_rtt: Duration) -> Duration {
+    let frame_ns = peer.return_rate_bps.map_or(0, |rate| u64::from(peer.quic_mtu) * 8_000_000_000 / rate.max(1));
+    let wait = Duration::from_nanos(frame_ns.saturating_mul(ACK_DELAY_FRAMES));
+    wait.min(initial_rtt / ACK_DELAY_RTT_PART).max(ACK_DELAY)
 }
 
 fn bounded(window: u64) -> u64 {
