@@ -24,7 +24,7 @@ impl Nanos {
 impl Add<Duration> for Nanos {
     type Output = Self;
     fn add(self, rhs: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(nanos(rhs)))
     }
 }
 
@@ -39,4 +39,9 @@ impl Sub for Nanos {
     fn sub(self, rhs: Self) -> Duration {
         self.since(rhs)
     }
+}
+
+/// Nanoseconds of a duration; more than fit are the most that fit.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -29,7 +29,7 @@ use florelay_wire::oam::{self as body, MIN_WIRE_VERSION, State, TAG_BYTES, WIRE_
 
 use crate::config::LinkConfig;
 use crate::egress::MIN_FRAME_BYTES;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 use super::link_state::{DownReason, LinkChange, LivenessError, LivenessEvent, LivenessState};
 use super::tag::{same_tag, tag_of};
@@ -490,10 +490,6 @@ impl Liveness {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
