@@ -19,6 +19,8 @@ enum What {
     Micro(Rest),
     /// Instructions a packet of QUIC in memory, bare and through the engine; needs valgrind, no privilege, no quiet machine
     Instructions(Rest),
+    /// The project's scenarios in simulation, as a table; virtual time, so a busy machine changes nothing
+    Scenarios(Rest),
     /// Whole nodes over veth and AF_XDP beside the bounds: a raw blast, and bare QUIC in memory; as root
     Veth(Rest),
 }
@@ -40,6 +42,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
         What::Instructions(rest) => {
             let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", "instructions"]);
             cmd::run(bench.args(&rest.arguments))
+        }
+        What::Scenarios(rest) => {
+            let example = ["run", "--release", "--package", "florelay-sim", "--example", "scenarios", "--"];
+            cmd::run(context.cargo(&example).args(&rest.arguments))
         }
         What::Veth(rest) => {
             anyhow::ensure!(context.is_root, "`bench veth` makes network namespaces: run it as root");

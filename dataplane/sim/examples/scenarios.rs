@@ -1,5 +1,5 @@
-//! Prints the table of scenarios with a measured figure in each row: `cargo run --release -p florelay-sim --example
-//! scenarios -- [--cut] [--seeds N] [NUMBER …]`. Virtual time: the figures depend on seeds, not on this machine.
+//! Prints the table of scenarios with a measured figure in each row: `cargo xtask bench scenarios [--cut] [--seeds N]
+//! [NUMBER …]`. Virtual time: the figures depend on seeds, not on this machine.
 
 use std::process::ExitCode;
 
