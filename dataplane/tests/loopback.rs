@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
-use florelay_dataplane::ipc::Status;
+use florelay_dataplane::ipc::{Answer, Status};
 use florelay_dataplane::plan::{AdapterPlan, NodePlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
 
 use nodes::{Node, Realm, assert_received, counter, link};
@@ -97,6 +97,13 @@ fn a_transfer_waits_while_its_link_is_down_and_goes_on() {
     assert_eq!(status.peers[0].state, "dark");
     let transfer = status.transfers.iter().find(|transfer| transfer.id == 2).expect("it is known");
     assert!(transfer.ended.is_none() && transfer.stalled, "{transfer:?}");
+    // Its id means this file and no other as long as it runs.
+    let (other, _) = realm.file("other.dat", 10);
+    let refused = a.client.send("b", &other, 2);
+    let answer = a.client.answer(refused);
+    assert!(matches!(&answer, Answer::Failed(reason) if reason.contains("is running: `pass.dat` to b")), "{answer:?}");
+    let again = a.client.send("b", &path, 2);
+    a.client.progress(again, |status| status.name == "pass.dat");
     a.client.set_admin("line", true);
     let ended = a.client.progress(tag, |status| status.ended.is_some());
     assert_eq!(ended.ended, Some(Ok(digest)));

@@ -18,7 +18,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   69   the control process or the dataplane cannot be reached
   70   an error inside florelay
   78   the configuration is refused; the reasons are on standard error
-  130  interrupted; a file goes on, a stream only if its input had ended";
+  130  interrupted; a file and a message that was asked for go on, a stream only if its input had ended";
 
 /// One program for the machine that stands between a network and a scarce, long, lossy link.
 #[derive(Debug, Parser)]

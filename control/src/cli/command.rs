@@ -93,7 +93,7 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
     let happenings = client.happenings()?;
     // Three digits are enough for percentiles, and need no upper bound.
     let mut latencies: Histogram<u64> = Histogram::new(3)?;
-    let mut interrupted = false;
+    let (mut interrupted, mut outstanding) = (false, false);
     for number in 1..=series.count {
         client
             .ask(RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() }, None)?;
@@ -104,12 +104,15 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
             }
             Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
             Ok(Happening::Gone(reason)) => return Err(Exit::unavailable(reason)),
-            Ok(Happening::Interrupt) | Err(_) => interrupted = true,
+            Ok(Happening::Interrupt) | Err(_) => (interrupted, outstanding) = (true, true),
         }
         interrupted = interrupted || (number < series.count && pause(&happenings, series.interval));
         if interrupted {
             break;
         }
+    }
+    if outstanding {
+        eprintln!("florelay: the message is with the node and goes when the path is there; it cannot be taken back");
     }
     if !latencies.is_empty() {
         println!("{}", report::latencies(&latencies, as_json));

@@ -45,13 +45,24 @@ pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Resu
         }
     };
     let id = id.unwrap_or_else(Uuid::new_v4);
+    let again = go_on(target, &shown, &to, priority, id, &name);
     let mut client = Client::connect(target)?;
     let happenings = client.happenings()?;
     let body = RequestBody::SendFile { to: to.clone(), id: id.as_u128(), name, priority, attributes: Vec::new() };
     client.ask(body, Some(file.as_fd()))?;
     drop(file);
-    let again = format!("florelay send {} --to {to} --id {id}", quoted(&shown));
     follow(&happenings, id, Some(&again), as_json)
+}
+
+/// The command line that goes on with a transfer after the node was restarted: it must mean the same file and name.
+fn go_on(target: &Target, file: &str, to: &str, priority: u8, id: Uuid, name: &str) -> String {
+    let mut text = format!("florelay send {} --to {to} --id {id} --name {}", quoted(file), quoted(name));
+    if priority > 0 {
+        text.push_str(&format!(" --priority {priority}"));
+    }
+    let (option, path) = target.socket.as_ref().map_or(("config", &target.config), |socket| ("socket", socket));
+    text.push_str(&format!(" --{option} {}", quoted(&path.display().to_string())));
+    text
 }
 
 /// `florelay watch`.

@@ -83,6 +83,12 @@ impl OutgoingFile {
         })
     }
 
+    /// Whether both are the same file of the disk.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+        identity(&self.file) == identity(&other.file)
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.size
     }

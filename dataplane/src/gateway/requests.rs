@@ -84,13 +84,24 @@ impl Gateway {
         replies: &Replies,
     ) -> Result<(), String> {
         let peer = self.peer(to)?;
-        if self.transfers.is_running(id) {
-            // The same command again: go on watching.
-            return self.transfers.watch(id, tag, replies);
-        }
         let descriptor = descriptor.ok_or("the request carries no file")?;
         let file = OutgoingFile::new(id, File::from(descriptor))?;
         meta.size = Some(file.size());
+        let name = &self.plan.peers[usize::from(peer.0)].name;
+        if let Some(running) = self.transfers.running(id) {
+            let same =
+                running.outgoing && running.peer == *name && running.name == meta.name && running.size == meta.size;
+            if !same || self.outgoing.get(&id).is_some_and(|other| !other.is_same_file(&file)) {
+                let (what, whom) = (&running.name, &running.peer);
+                let way = if running.outgoing { "to" } else { "from" };
+                return Err(format!(
+                    "transfer {} is running: `{what}` {way} {whom}; give another id",
+                    uuid::Uuid::from_u128(id.0)
+                ));
+            }
+            // The same command again: go on watching.
+            return self.transfers.watch(id, tag, replies);
+        }
         self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
         self.transfers.watch(id, tag, replies)?;
         self.outgoing.insert(id, file);

@@ -56,6 +56,11 @@ impl Transfers {
         self.running.contains_key(&id)
     }
 
+    /// What runs under this id.
+    pub(crate) fn running(&self, id: TransferId) -> Option<&TransferStatus> {
+        self.running.get(&id).map(|transfer| &transfer.status)
+    }
+
     pub(crate) fn peer_of(&self, id: TransferId) -> Option<&str> {
         self.running.get(&id).map(|transfer| transfer.status.peer.as_str())
     }

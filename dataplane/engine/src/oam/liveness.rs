@@ -10,7 +10,7 @@
 //!
 //! Frames are sent at the interval while the link is up or held, and at a quarter of it while it is looked for: nothing else
 //! uses the link then, and half an interval is a good part of the way back up. While the link carries other frames these are
-//! heard as well, and liveness keeps to a quarter of the pace: enough for round trips and for what the neighbour must know.
+//! heard as well, and liveness comes as seldom as each (multiplier − 2)th interval.
 //!
 //! What protects it: a keyed BLAKE3 tag; a rising sequence per boot; a frame with our own boot id is a loop; a neighbour
 //! that comes with a new boot id is believed only when it echoes *our* boot id (one round trip), and never with a boot id that
@@ -37,14 +37,12 @@ use super::tag::{same_tag, tag_of};
 /// Length of a liveness frame from LSE 0 on.
 pub const LIVENESS_FRAME_BYTES: usize = LINK_OAM_HEADER_BYTES + body::Liveness::LEN;
 
-/// Liveness takes at most 1/100 of the link's rate.
+/// Liveness takes at most 1/100 of the link's rate, while it looks for the link 4/100.
 const RATE_SHARE: u64 = 100;
 /// Frames leave after 75–100 % of the interval (RFC 5880 section 6.8.7), in percent.
 const JITTER_MIN_PERCENT: u64 = 75;
 /// While the link is looked for, frames leave this many times as often.
 const PROBES_PER_INTERVAL: u64 = 4;
-/// While other frames leave, a liveness frame leaves once in this many intervals.
-const INTERVALS_BESIDE_TRAFFIC: u64 = 4;
 /// Shortest interval between frames.
 const MIN_INTERVAL_NS: u64 = 1_000_000;
 /// Boot ids that the neighbour has left and may not come back with.
@@ -191,8 +189,10 @@ impl Liveness {
         if self.state != LivenessState::Up || self.announce > 0 || self.next_transmit <= now {
             return;
         }
+        // Should the neighbour not accept those frames (a wrong label, an MTU that is too large), then liveness alone still
+        // comes with two intervals of the detection time to spare.
         let pace = Duration::from_nanos(self.pace_ns / 100 * JITTER_MIN_PERCENT);
-        let latest = self.last_transmit + pace * INTERVALS_BESIDE_TRAFFIC as u32;
+        let latest = self.last_transmit + pace * u32::from(self.detect_mult).saturating_sub(2).max(1);
         self.next_transmit = self.next_transmit.max((now + pace).min(latest));
     }
 

@@ -27,6 +27,7 @@ const LIVENESS_SHARE: f64 = 0.01;
 const OVERHEAD_BYTES: usize = 42;
 /// Below this rate one frame is a noticeable time: the burst is one frame.
 const SLOW_BPS: u64 = 200_000;
+const SLOW_DETECT: u8 = 6;
 /// Bytes that the medium's own queue takes: a modem's buffer.
 const MODEM_QUEUE_BYTES: u64 = 256 << 10;
 const CONNECT_LIMIT: Nanos = Nanos(60_000_000_000);
@@ -50,6 +51,10 @@ impl Profile {
         let frame = spec.full_frame_bytes();
         (spec.rate_a, spec.rate_b) = (plan(self.down_bps, frame), plan(self.up_bps, frame));
         spec.liveness_interval = liveness_interval(self.down_bps.min(self.up_bps));
+        if self.down_bps < SLOW_BPS {
+            // An interval is a second there; a higher multiplier lets liveness step back behind traffic.
+            spec.detect_multiplier = SLOW_DETECT;
+        }
         spec.model_ab = change(spec.model_ab.rate(self.down_bps, MODEM_QUEUE_BYTES));
         spec.model_ba = change(spec.model_ba.rate(self.up_bps, MODEM_QUEUE_BYTES));
         spec
