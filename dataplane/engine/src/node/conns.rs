@@ -156,7 +156,8 @@ impl<F: FrameBuf> Engine<F> {
         while result.is_ok() {
             let open = session(&mut self.peers[usize::from(peer.0)], handle, lane);
             let Some(open) = open.filter(|open| open.unread) else { return };
-            if self.events.len() >= MAX_EVENTS_WAITING {
+            // What a control session brings is bounded by our own waiting messages, and bulk must not hold it up.
+            if lane == Lane::Bulk && self.events.len() >= MAX_EVENTS_WAITING {
                 if !self.paused.contains(&handle) {
                     self.paused.push(handle);
                 }
