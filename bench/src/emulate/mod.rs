@@ -153,11 +153,12 @@ impl Emulator {
     /// Take what has come, send what is due. Says whether anything moved.
     fn turn(&mut self) -> Result<bool> {
         let mut work = false;
-        let now = self.now();
-        let Self { sides, directions, umem, .. } = self;
+        let Self { sides, directions, umem, epoch } = self;
+        let clock = || Nanos::ZERO + epoch.elapsed();
         for (side, direction) in sides.iter_mut().zip(directions.iter_mut()) {
-            work |= side.receive(umem, BURST_FRAMES, |frame| direction.offer(now, frame)) > 0;
+            work |= side.receive(umem, BURST_FRAMES, clock, |now, frame| direction.offer(now, frame)) > 0;
         }
+        let now = clock();
         let [left, right] = sides;
         for (side, direction) in [right, left].into_iter().zip(directions.iter_mut()) {
             let sent = direction.release(now, |frame| side.send(umem, frame));

@@ -12,6 +12,7 @@ use florelay_wire::maps::XSK_MAP;
 use florelay_xsk::{BindMode, Frame, FrameSize, OpenOptions, RingSizes, Socket, Umem, UmemOptions};
 
 use super::report::SideReport;
+use florelay_impair::Nanos;
 
 /// In the eBPF object, beside the nodes' program.
 const PROGRAM: &str = "florelay_divert";
@@ -87,15 +88,24 @@ impl Side {
         self.sockets.iter().map(|socket| socket.as_fd())
     }
 
-    /// Show `each` what has come, at most `max` frames a queue. Returns how many.
-    pub(super) fn receive(&mut self, umem: &mut Umem, max: usize, mut each: impl FnMut(&[u8])) -> usize {
+    /// Show `each` what has come, at most `max` frames a queue, with a time at which it was there. Returns how many.
+    pub(super) fn receive(
+        &mut self,
+        umem: &mut Umem,
+        max: usize,
+        clock: impl Fn() -> Nanos,
+        mut each: impl FnMut(Nanos, &[u8]),
+    ) -> usize {
         let mut count = 0;
         for socket in &mut self.sockets {
             let rings = socket.rings();
             rings.completion.reap(umem, usize::MAX);
             count += rings.rx.receive(umem, &mut self.scratch, max);
+            // Read after the ring: a clock read before it makes frames that came meanwhile older than they are,
+            // and the link shorter than the profile says, by as long as this process was kept off its core.
+            let now = clock();
             for frame in self.scratch.drain(..) {
-                each(frame.bytes());
+                each(now, frame.bytes());
                 umem.free(frame);
             }
             let missing = FILL_FRAMES.saturating_sub(rings.fill.in_kernel(umem));
