@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{A, B, Line, PATIENCE, RELAY};
-use florelay_e2e::{Counters, Deadline, Job, LinkPlan, Rate, Status, root_or_skip};
+use florelay_e2e::{Counters, Deadline, End, Job, LinkPlan, Namespace, Rate, Status, VethPair, root_or_skip};
 
 const RATE_BPS: u64 = 40_000_000;
 const BYTES: u64 = 30_000_000;
@@ -100,6 +100,96 @@ fn a_transfer_follows_addresses_that_change() {
     line.arrive(&mut send, &file, Deadline::after(PATIENCE));
     line.assert_no_frame_leaked();
     line.stop();
+}
+
+/// The far hop leads through a router of two addresses, each with its own MAC, and the relay's route changes from one to
+/// the other, goes, and comes back, during one transfer.
+#[test]
+fn a_transfer_follows_its_route_to_another_gateway() {
+    if !root_or_skip("a_transfer_follows_its_route_to_another_gateway") {
+        return;
+    }
+    let plan = LinkPlan { rate: Rate::Bps(RATE_BPS), ..LinkPlan::default() };
+    let mut line = Line::prepare(true, &plan);
+    let router = router_on_the_far_hop(&line);
+    ip(&line, RELAY, &["route", "add", FAR, "via", GATEWAYS[0].1, "dev", "w2"]);
+    line.nodes = line.topology.start_all(common::CONNECT_TIME).unwrap();
+    let frames = |gateway: usize| Counters::read(&router, GATEWAYS[gateway].0).unwrap().rx_packets;
+    let file = line.file("image.raw", BYTES);
+    let mut send = line.send(&file);
+    line.confirmed(&mut send, STEP_BYTES, Deadline::after(PATIENCE));
+    // What the bridge floods before it has learnt where a station is.
+    let strays = frames(1);
+    assert!(strays < STEP_BYTES / FRAME_BYTES / 10, "{strays} frames over the second gateway, to which no route leads");
+
+    let route = |what: &str, gateway: &str| {
+        drop(ip(&line, RELAY, &["route", what, FAR, "via", gateway, "dev", "w2"]));
+    };
+    route("replace", GATEWAYS[1].1);
+    let step = STEP_BYTES / FRAME_BYTES;
+    let over_it = || Ok((frames(1) >= strays + step).then_some(()));
+    Deadline::after(common::SOON).wait("frames over the second gateway", over_it).unwrap();
+    let first = frames(0);
+    let so_far = send.last_json()["confirmed"].as_u64().unwrap_or(0);
+    line.confirmed(&mut send, so_far + STEP_BYTES, Deadline::after(PATIENCE));
+    let first = frames(0) - first;
+    println!("{} frames over the second gateway, {first} more over the first", frames(1));
+    assert!(first < step / 10, "{first} frames over the first gateway still");
+
+    // Without the route the far station seems to be on the wire, and does not answer there.
+    let (gone, back) = (|| route("del", GATEWAYS[1].1), || route("add", GATEWAYS[0].1));
+    outage(&line, &mut send, "the route", Duration::from_millis(500), gone, back);
+    line.arrive(&mut send, &file, Deadline::after(PATIENCE));
+    line.assert_no_frame_leaked();
+    line.stop();
+}
+
+/// The far station's address, as [`Topology`](florelay_e2e::Topology) gives it.
+const FAR: &str = "10.77.2.2";
+/// The router's interfaces towards the relay, each with its address.
+const GATEWAYS: [(&str, &str); 2] = [("bridge", "10.77.2.253"), ("second", "10.77.2.252")];
+
+/// Puts a router between relay and station-b: on the relay's side a bridge with an address of its own, and behind it a
+/// second interface with another address and MAC. Routes to it at station-b; those of the relay are the test's.
+fn router_on_the_far_hop(line: &Line) -> Namespace {
+    let router = Namespace::create("router").unwrap();
+    // Each interface answers for its own address alone, and takes what the other one would be the way back for.
+    let settings = "for f in arp_ignore:1 arp_announce:2 rp_filter:0 forwarding:1; do \
+                    for c in all default; do echo ${f#*:} > /proc/sys/net/ipv4/conf/$c/${f%:*}; done; done";
+    assert!(router.command("sh").args(["-c", settings]).status().unwrap().success());
+    let station = |node: usize| line.topology.stations[node].namespace.as_ref().unwrap();
+    ip(line, RELAY, &["link", "del", "w2"]);
+    let wire = |node: usize, [own, far]: [&'static str; 2], [address, gateway]: [&str; 2]| {
+        let end = |namespace, interface, address: &str| End { namespace, interface, address: address.parse().unwrap() };
+        let ends = [end(station(node), own, address), end(&router, far, gateway)];
+        VethPair::connect(ends, 1, 1500).unwrap();
+    };
+    let near = "10.77.2.1";
+    wire(RELAY, ["w2", "to-relay"], [near, "10.77.2.251"]);
+    wire(B, ["w3", "to-b"], [FAR, "10.77.2.254"]);
+    let [(bridge, first), (second, other)] = GATEWAYS;
+    for command in [
+        "address flush dev to-relay".to_owned(),
+        format!("link add {bridge} type bridge"),
+        format!("link set {bridge} addrgenmode none"),
+        format!("link add port type veth peer name {second}"),
+        "link set port addrgenmode none".to_owned(),
+        format!("link set {second} addrgenmode none"),
+        format!("link set to-relay master {bridge}"),
+        format!("link set port master {bridge}"),
+        format!("link set {bridge} up"),
+        "link set port up".to_owned(),
+        format!("link set {second} up"),
+        format!("address add {first}/32 dev {bridge}"),
+        format!("address add {other}/32 dev {second}"),
+        format!("route add {near}/32 dev {bridge}"),
+        format!("route add {FAR}/32 dev to-b"),
+    ] {
+        let done = router.ip().args(command.split(' ')).output().unwrap();
+        assert!(done.status.success(), "ip {command}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    ip(line, B, &["route", "add", near, "via", "10.77.2.254", "dev", "w3"]);
+    router
 }
 
 fn ip(line: &Line, node: usize, arguments: &[&str]) -> String {
