@@ -195,8 +195,10 @@ fn what_cannot_be_sent_is_refused_at_once() {
     // Nobody will ever write to it: a command that opened it would not end.
     for path in [pipe.to_str().unwrap(), node.dir.path().to_str().unwrap()] {
         let (code, _, said) = finish(node.spawn(&["send", path, "--to", "station-b"]));
-        assert!(code == 1 && said.contains("not a regular file"), "{code} {said}");
+        assert!(code == 66 && said.contains("not a regular file"), "{code} {said}");
     }
+    let (code, _, said) = finish(node.spawn(&["send", "nowhere.raw", "--to", "station-b"]));
+    assert!(code == 66 && said.contains("nowhere.raw cannot be read: No such file"), "{code} {said}");
     let file = node.file();
     let child = node.spawn(&["send", &file, "--to", "station-c", "--id", ID]);
     let (tag, ..) = node.request();
@@ -248,6 +250,26 @@ fn control_ends_with_its_supervisor() {
     assert_eq!(request.body, RequestBody::Status);
     drop(supervisor);
     assert!(control.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_contact_plan_that_cannot_be_read_is_not_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    for (args, hint) in [
+        (&["contacts", "set", "to-b", "nowhere.toml"][..], "[[contact]] tables"),
+        (&["contacts", "set", "to-b", folder], "[[contact]] tables"),
+        (&["contacts", "import", "nowhere.json", "--map", "1:2=to-b"], "HDTN's contact plan"),
+    ] {
+        let (code, _, said) = run(args);
+        assert!(code == 66 && said.contains("cannot be read") && said.contains(hint), "{code} {said}");
+        assert!(!said.contains("configuration"), "{said}");
+    }
+    // One that can be read and is wrong is refused as the same text would be in the configuration.
+    let file = dir.path().join("passes.toml");
+    fs::write(&file, "[[contact]]\nstart = 1").unwrap();
+    let (code, _, said) = run(&["contacts", "set", "to-b", file.to_str().unwrap()]);
+    assert!(code == 78 && said.contains("passes.toml:2:"), "{code} {said}");
 }
 
 #[test]

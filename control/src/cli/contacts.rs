@@ -1,7 +1,6 @@
 //! `florelay contacts`, and what `status` says of contacts.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +17,9 @@ use super::{Exit, command};
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::config::{contact, hdtn};
 
+const PLAN_HINT: &str = "name a file of [[contact]] tables, or say --always; florelay contacts set --help has an example";
+const HDTN_HINT: &str = "name a file with HDTN's contact plan in JSON";
+
 pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {
     match verb {
         ContactsVerb::Show { link, json, target } => show(&target, link.as_deref(), json),
@@ -25,7 +27,8 @@ pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {
             let plan = match &file {
                 None => None,
                 Some(file) => {
-                    let (plan, warnings) = contact::load(file)?;
+                    let text = contact::read_file(file).map_err(|e| Exit::no_input(file, e, PLAN_HINT))?;
+                    let (plan, warnings) = contact::compile(file, &text)?;
                     warn(&warnings);
                     Some(plan)
                 }
@@ -50,7 +53,7 @@ pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {
 
 fn import(file: &Path, maps: &[hdtn::Mapping], epoch: Option<u64>) -> anyhow::Result<Vec<(String, Vec<ContactPlan>)>> {
     let failed = |reason: String| Exit::failed(format!("{}: {reason}", file.display()));
-    let text = fs::read_to_string(file).map_err(|e| failed(e.to_string()))?;
+    let text = contact::read_file(file).map_err(|e| Exit::no_input(file, e, HDTN_HINT))?;
     hdtn::read(&text, maps, epoch.unwrap_or(0)).map_err(failed)
 }
 

@@ -15,6 +15,7 @@ mod stream;
 mod tests;
 mod transfer;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use args::{Cli, LinkVerb, Verb};
@@ -27,6 +28,8 @@ use crate::printable::printable_lines;
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
+/// A file that the command line names cannot be read; EX_NOINPUT of sysexits.h.
+pub const EXIT_NO_INPUT: u8 = 66;
 /// Nobody there; EX_UNAVAILABLE of sysexits.h.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// An error inside florelay; EX_SOFTWARE.
@@ -47,6 +50,12 @@ pub(crate) struct Exit {
 impl Exit {
     fn failed(message: impl Into<String>) -> anyhow::Error {
         Self { code: EXIT_FAILED, message: message.into() }.into()
+    }
+
+    /// `file` is shown as it was given.
+    fn no_input(file: &Path, reason: impl std::fmt::Display, hint: &str) -> anyhow::Error {
+        let message = format!("{} cannot be read: {reason}\n    hint: {hint}", file.display());
+        Self { code: EXIT_NO_INPUT, message }.into()
     }
 
     fn unavailable(message: impl Into<String>) -> anyhow::Error {

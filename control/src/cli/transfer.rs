@@ -17,6 +17,8 @@ use super::args::{Target, file_name};
 use super::client::{Client, Happening};
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
 
+const FILE_HINT: &str = "name a regular file that you may read; what has no end goes by florelay stream";
+
 /// What `florelay send` was told.
 pub(super) struct Order {
     pub(super) file: PathBuf,
@@ -31,11 +33,11 @@ pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Resu
     let Order { file: path, to, priority, id, name } = order;
     let shown = path.display().to_string();
     // Before it is opened: opening a pipe would wait for somebody to write to it.
-    let metadata = std::fs::metadata(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
+    let metadata = std::fs::metadata(&path).map_err(|e| Exit::no_input(&path, e, FILE_HINT))?;
     if !metadata.is_file() {
-        return Err(Exit::failed(format!("{shown} is not a regular file")));
+        return Err(Exit::no_input(&path, "it is not a regular file", FILE_HINT));
     }
-    let file = File::open(&path).map_err(|e| Exit::failed(format!("{shown}: {e}")))?;
+    let file = File::open(&path).map_err(|e| Exit::no_input(&path, e, FILE_HINT))?;
     let name = match name {
         Some(name) => name,
         None => {

@@ -1,6 +1,6 @@
 //! Contact plans: `[[link.contact]]`, or `[[contact]]` in a file of its own that `contact-plan` names.
 
-use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,15 @@ use florelay_dataplane::wall;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Refusal, Source};
-use super::files::{Checks, resolve};
+use super::files::{Checks, read_bounded, resolve};
 use super::link::{MAX_DELAY_NS, duration};
 use super::read::{Field, Table, Wrong, boolean, string, unit};
 use super::units;
 
 /// Longest guard: nobody gives away more of a pass.
 const MAX_GUARD_NS: u64 = 60_000_000_000;
+/// More than any file of [`MAX_CONTACTS`] contacts needs, ours or HDTN's.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 const TIME_HINT: &str = "RFC 3339 with an offset, for example 2026-11-21T12:00:00Z";
 
 /// The keys of a link that speak of contacts.
@@ -45,14 +47,23 @@ pub(super) fn read(source: &mut Source<'_>, t: &mut Table<'_>, checks: Checks) -
     LinkContacts { plan, guard_ns, require_synchronised_clock }
 }
 
-/// Reads a file of `[[contact]]`, as `florelay contacts set` takes it. Also gives what is doubtful in it.
+/// The text of a file with a contact plan, ours or HDTN's: a regular file of at most 16 MiB.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn read_file(path: &Path) -> io::Result<String> {
+    let bytes = read_bounded(path, MAX_FILE_BYTES)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+/// Compiles the text of a file of `[[contact]]`, as `florelay contacts set` takes it. Also gives what is doubtful in it.
+/// `path` is where it came from.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(path: &Path) -> Result<(Vec<ContactPlan>, Vec<Diagnostic>), Refusal> {
-    let text = super::read_text(path)?;
-    let mut source = Source::new(path, &text);
-    let plan = document(&mut source, &text);
+pub fn compile(path: &Path, text: &str) -> Result<(Vec<ContactPlan>, Vec<Diagnostic>), Refusal> {
+    let mut source = Source::new(path, text);
+    let plan = document(&mut source, text);
     match plan {
         Some(plan) if !source.has_errors() => Ok((plan, source.into_warnings())),
         _ => source.refuse(),
@@ -77,7 +88,7 @@ pub fn show(plan: &[ContactPlan]) -> String {
 /// What is wrong in the file is reported there, in the order of the configuration.
 fn from_file(source: &mut Source<'_>, file: &Field<PathBuf>) -> Option<Vec<ContactPlan>> {
     let path = resolve(source, &file.value);
-    let text = match fs::read_to_string(&path) {
+    let text = match read_file(&path) {
         Ok(text) => text,
         Err(e) => {
             file.error(source, format!("{} cannot be read: {e}", path.display()), "a file of [[contact]] tables");

@@ -12,7 +12,7 @@ use super::read::Field;
 use crate::pki::certificate::{self, CertificateError};
 
 /// More than any certificate chain, key or trust store of one realm needs.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Whether the files that a configuration names are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ fn pem_file<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, CertificateError>,
 ) -> Option<T> {
     let path = resolve(source, &field.value);
-    match read_bounded(&path) {
+    match read_bounded(&path, MAX_FILE_BYTES) {
         Ok(pem) => match parse(&pem) {
             Ok(parsed) => return Some(parsed),
             Err(e) => field.error(source, format!("{}: {e}", path.display()), "a PEM file of certificates is expected"),
@@ -108,7 +108,7 @@ fn secret_file(source: &mut Source<'_>, field: &Field<PathBuf>) -> Option<Vec<u8
             return None;
         }
     }
-    match read_bounded(&path) {
+    match read_bounded(&path, MAX_FILE_BYTES) {
         Ok(bytes) => Some(bytes),
         Err(e) => {
             field.error(source, format!("cannot read {}: {e}", path.display()), path_hint(&e));
@@ -117,8 +117,8 @@ fn secret_file(source: &mut Source<'_>, field: &Field<PathBuf>) -> Option<Vec<u8
     }
 }
 
-/// A regular file of at most 1 MiB.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// A regular file of at most so many bytes.
+pub(super) fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let regular = |metadata: fs::Metadata| match metadata.file_type() {
         kind if kind.is_file() => Ok(()),
         kind if kind.is_dir() => Err(io::Error::other("it is a directory")),
@@ -130,9 +130,9 @@ pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
     regular(file.metadata()?)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("larger than 1 MiB"));
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("larger than {} MiB", most >> 20)));
     }
     Ok(bytes)
 }

@@ -180,7 +180,7 @@ fn read_text(path: &Path) -> Result<String, Refusal> {
         let (file, hint) = (path.to_owned(), hint.to_owned());
         Refusal(vec![Diagnostic { file, line, column: line.min(1), key: String::new(), message, hint }])
     };
-    let bytes = files::read_bounded(path)
+    let bytes = files::read_bounded(path, files::MAX_FILE_BYTES)
         .map_err(|e| refusal(0, format!("cannot be read: {e}"), "name the configuration with --config FILE"))?;
     String::from_utf8(bytes).map_err(|e| {
         let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];

@@ -97,7 +97,7 @@ fn a_plan_that_is_over_or_empty_is_a_warning() {
     assert_eq!(read.len(), 2);
     // what is shown reads as the same
     fs::write(&file, contact::show(&read)).unwrap();
-    assert_eq!(contact::load(&file).unwrap().0, read);
+    assert_eq!(contact::compile(&file, &contact::read_file(&file).unwrap()).unwrap().0, read);
 }
 
 #[test]
