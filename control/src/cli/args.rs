@@ -19,7 +19,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   69   the control process or the dataplane cannot be reached
   70   an error inside florelay
   78   the configuration is refused; the reasons are on standard error
-  130  interrupted; a file and a message that was asked for go on, a stream only if its input had ended";
+  130  interrupted; files and messages go on, streams if their input had ended";
 
 /// One program for the machine that stands between a network and a scarce, long, lossy link.
 #[derive(Debug, Parser)]
@@ -56,7 +56,7 @@ pub enum Verb {
     ///
     /// Warns of cores, interfaces and addresses that this machine lacks: the configuration may be another machine's.
     #[command(
-        after_help = "Examples:\n  florelay check --config station-a.toml\n  florelay check --strict --config /etc/florelay/florelay.toml   (on the machine it is for)"
+        after_help = "Examples:\n  florelay check --config station-a.toml\n  florelay check --strict --config station-a.toml   (on the machine it is for)"
     )]
     Check {
         /// The configuration
@@ -86,7 +86,7 @@ pub enum Verb {
     #[command(after_help = "Examples:
   florelay send image.raw --to station-b
   florelay send image.raw --to station-b --priority 80 --name today.raw
-  florelay send image.raw --to station-b --id 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11   (goes on where it was)
+  florelay send image.raw --to station-b --id UUID   (goes on where it was)
 
 Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the transfer.")]
     Send {
@@ -116,7 +116,7 @@ Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the 
   tail -F telemetry.log | florelay stream --to station-b --name telemetry
   florelay stream --to station-b --priority 70 < /dev/ttyUSB0
 
-What the receiver has not read is kept, up to 16 MiB; then input is not read. The command ends when the receiver has
+What the receiver has not read is kept, up to 16 MiB; then input is not read. The command ends when the receiver has \
 read everything. Ctrl-C gives the stream up, unless input had ended: then the rest goes on by itself.")]
     Stream {
         /// The receiving node
@@ -143,7 +143,7 @@ read everything. Ctrl-C gives the stream up, unless input had ended: then the re
   florelay listen --name telemetry | tee telemetry.log
   florelay listen --from station-a --once > image.raw
 
-A stream waits for a listener. A listener that ends before its stream gives the stream up. Progress goes to standard
+A stream waits for a listener. A listener that ends before its stream gives the stream up. Progress goes to standard \
 error.")]
     Listen {
         /// Only streams of this name
@@ -204,7 +204,9 @@ error.")]
     /// Send a command message and wait until it is acknowledged
     #[command(after_help = "Examples:
   florelay c2 --to station-b 'antenna stow'
-  florelay c2 --to station-b --count 100 --interval 1s ping   (latency percentiles at the end)")]
+  florelay c2 --to station-b --count 100 --interval 1s ping
+
+A series ends with the percentiles of its round trips.")]
     C2 {
         /// The receiving node
         #[arg(long, value_name = "NODE", value_parser = node_name)]
@@ -334,7 +336,7 @@ The file has a [[contact]] table for each contact: start, end, rate, and delay i
     /// Take the contact plans of links from HDTN's contact plan in JSON
     #[command(after_help = "Examples:
   florelay contacts import plan.json --map 1:10=to-relay
-  florelay contacts import plan.json --map 1:10=to-relay --epoch 2026-11-21T12:00:00Z
+  florelay contacts import plan.json --map 1:10=up --epoch 2026-11-21T12:00:00Z
   florelay contacts import plan.json --map 1:10=to-relay --toml > passes.toml")]
     Import {
         /// HDTN's file

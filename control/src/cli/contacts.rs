@@ -17,7 +17,8 @@ use super::{Exit, command};
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::config::{contact, hdtn};
 
-const PLAN_HINT: &str = "name a file of [[contact]] tables, or say --always; florelay contacts set --help has an example";
+const PLAN_HINT: &str =
+    "name a file of [[contact]] tables, or say --always; florelay contacts set --help has an example";
 const HDTN_HINT: &str = "name a file with HDTN's contact plan in JSON";
 
 pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {

@@ -39,6 +39,29 @@ fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
     assert!(command.render_long_help().to_string().contains("78   the configuration is refused"));
 }
 
+/// clap breaks long lines itself. A line that was broken by hand is broken twice on a narrow terminal, and an example that
+/// is broken cannot be copied.
+#[test]
+fn help_fits_a_terminal_of_80_columns() {
+    fn every<'c>(command: &'c clap::Command, found: &mut Vec<&'c clap::Command>) {
+        found.push(command);
+        command.get_subcommands().for_each(|sub| every(sub, found));
+    }
+    let command = Cli::command().max_term_width(80);
+    let mut commands = Vec::new();
+    every(&command, &mut commands);
+    for command in commands {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines: Vec<_> = after.lines().collect();
+        for (line, next) in lines.iter().zip(lines.iter().skip(1).chain([&""])) {
+            let indented = line.starts_with("  ");
+            assert!(!indented || line.chars().count() <= 80, "{}: too long: {line}", command.get_name());
+            let broken = !indented && !line.is_empty() && !next.is_empty() && !next.starts_with("  ");
+            assert!(!broken, "{}: broken by hand: {line}", command.get_name());
+        }
+    }
+}
+
 #[test]
 fn contacts_are_said_by_file_map_and_epoch() {
     let import = ["contacts", "import", "plan.json", "--map", "1:10=up", "--epoch", "2026-11-21T12:34:56Z"];
