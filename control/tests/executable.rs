@@ -38,7 +38,9 @@ impl Drop for Running {
 struct Node {
     dir: tempfile::TempDir,
     dataplane: IpcStream,
-    _control: Running,
+    /// Where the dataplane listens.
+    listener: UnixListener,
+    control: Running,
 }
 
 impl Node {
@@ -46,15 +48,35 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dataplane.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let socket = dir.path().join("control.sock");
-        let control = florelay(&["control", "--socket"]).arg(&socket).arg("--dataplane").arg(&path).spawn().unwrap();
-        let control = Running(control);
-        // Control listens for clients before it looks for the dataplane.
-        let dataplane = IpcStream::new(listener.accept().unwrap().0).unwrap();
-        dataplane.greet().unwrap();
-        let node = Self { dir, dataplane, _control: control };
+        let control = Self::control(&dir);
+        let dataplane = Self::greeted(&listener);
+        let node = Self { dir, dataplane, listener, control };
         assert_eq!(node.request().1, RequestBody::Status);
         node
+    }
+
+    fn control(dir: &tempfile::TempDir) -> Running {
+        let [socket, dataplane] = ["control.sock", "dataplane.sock"].map(|name| dir.path().join(name));
+        Running(florelay(&["control", "--socket"]).arg(socket).arg("--dataplane").arg(dataplane).spawn().unwrap())
+    }
+
+    /// Control listens for clients before it looks for the dataplane.
+    fn greeted(listener: &UnixListener) -> IpcStream {
+        let dataplane = IpcStream::new(listener.accept().unwrap().0).unwrap();
+        dataplane.greet().unwrap();
+        dataplane
+    }
+
+    /// kill -9 of the control process. The next one is there, and has not been met by the dataplane.
+    fn replace_control(&mut self) {
+        self.control.0.kill().unwrap();
+        self.control.0.wait().unwrap();
+        self.control = Self::control(&self.dir);
+    }
+
+    fn meet_control(&mut self) {
+        self.dataplane = Self::greeted(&self.listener);
+        assert_eq!(self.request().1, RequestBody::Status);
     }
 
     fn request(&self) -> (u64, RequestBody, Option<OwnedFd>) {
@@ -184,6 +206,55 @@ fn send_reports_until_the_end() {
     node.answer(tag, 5, false, Some(Err("disk full".into())));
     let (code, _, said) = finish(child);
     assert!(code == 1 && said.contains("disk full"), "{code} {said}");
+}
+
+#[test]
+fn send_outlives_the_control_process() {
+    let mut node = Node::start();
+    let file = node.file();
+    let mut child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID, "--json"]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 2, false, None);
+    let mut said = BufReader::new(child.0.stderr.take().unwrap());
+    let mut shown = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    shown.read_line(&mut line).unwrap();
+    for end in [None, Some(Ok([0xcd; 32]))] {
+        node.replace_control();
+        line.clear();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("looking for the control process"), "{line}");
+        // Before they meet, the sender is told that there is no dataplane, and asks again.
+        node.meet_control();
+        let (tag, body, fd) = node.request();
+        assert!(matches!(body, RequestBody::Watch { id } if uuid::Uuid::from_u128(id).to_string() == ID), "{body:?}");
+        assert!(fd.is_none());
+        node.answer(tag, 5, false, end);
+        line.clear();
+        shown.read_line(&mut line).unwrap();
+        assert!(line.contains(r#""confirmed":5"#), "{line}");
+    }
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+
+    // A dataplane that has started anew knows nothing of it: what to do is said.
+    let child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 2, false, None);
+    node.replace_control();
+    node.meet_control();
+    let (tag, ..) = node.request();
+    let body = Answer::Failed(format!("no transfer {ID} is known"));
+    node.dataplane.send(&Response { tag, body }, None).unwrap();
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("is known") && said.contains(&format!("--id {ID}")), "{code} {said}");
+
+    // The dataplane goes: nobody waits for it, because the transfer was in its memory.
+    let child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 2, false, None);
+    node.dataplane.shutdown();
+    let (code, _, said) = finish(child);
+    assert!(code == 69 && said.contains("has stopped") && said.contains(&format!("--id {ID}")), "{code} {said}");
 }
 
 #[test]

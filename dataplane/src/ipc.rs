@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{ContactPlan, Rung};
 
 /// Version of these messages.
-pub const IPC_VERSION: u32 = 2;
+pub const IPC_VERSION: u32 = 3;
 /// Largest encoded message in bytes; a longer one is a protocol error.
 pub const MAX_IPC_BYTES: u32 = 4 << 20;
 
@@ -173,6 +173,8 @@ pub enum Answer {
     },
     /// The contact plans of all links that have one.
     Contacts(Vec<ContactsOfLink>),
+    /// From control alone: there is no dataplane to ask, or it has gone before it answered. The text is for a person.
+    Unavailable(String),
 }
 
 /// A link's contact plan.

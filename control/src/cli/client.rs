@@ -2,8 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
 use florelay_dataplane::ipc_codec::IpcStream;
@@ -11,6 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
 use super::args::Target;
+
+/// How long a node that went away may take to come back before what waits for it is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two attempts.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
+
+/// Ctrl-C came: whoever does not look at what happens just now can see it here.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// A greeted connection to the control process.
 pub(super) struct Client {
@@ -43,6 +53,11 @@ impl Client {
         Ok(Self { stream, next_tag: 1 })
     }
 
+    #[cfg(test)]
+    pub(super) fn over(socket: UnixStream) -> anyhow::Result<Self> {
+        Ok(Self { stream: IpcStream::new(socket)?, next_tag: 1 })
+    }
+
     /// Asks, and leaves the answers to [`Self::answer`] or [`Self::happenings`].
     pub(super) fn ask(&mut self, body: RequestBody, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
         self.next_tag += 1;
@@ -55,6 +70,7 @@ impl Client {
     pub(super) fn answer(&self) -> anyhow::Result<Answer> {
         match receive(&self.stream, Some(self.next_tag)) {
             Happening::Answer(Answer::Failed(reason)) => Err(Exit::failed(reason)),
+            Happening::Answer(Answer::Unavailable(reason)) => Err(Exit::unavailable(reason)),
             Happening::Answer(answer) => Ok(answer),
             Happening::Gone(reason) => Err(Exit::unavailable(reason)),
             Happening::Interrupt => Err(Exit::failed("interrupted")),
@@ -100,6 +116,29 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
     }
 }
 
+/// Connects again to a control process that has gone, and has it report to `sender`. `None`: Ctrl-C came meanwhile.
+///
+/// # Errors
+/// It is not back after `patience`.
+pub(super) fn reconnect<T: From<Happening> + Send + 'static>(
+    target: &Target,
+    sender: &SyncSender<T>,
+    patience: Duration,
+) -> anyhow::Result<Option<Client>> {
+    let begun = Instant::now();
+    loop {
+        match Client::connect(target) {
+            Ok(client) => {
+                client.report_to(sender)?;
+                return Ok(Some(client));
+            }
+            Err(_) if INTERRUPTED.load(Ordering::Relaxed) => return Ok(None),
+            Err(error) if begun.elapsed() >= patience => return Err(error),
+            Err(_) => thread::sleep(RETRY),
+        }
+    }
+}
+
 /// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
 pub(super) fn on_interrupt<T: From<Happening> + Send + 'static>(sender: SyncSender<T>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -110,6 +149,7 @@ pub(super) fn on_interrupt<T: From<Happening> + Send + 'static>(sender: SyncSend
     thread::spawn(move || {
         runtime.block_on(async {
             while interrupts.recv().await.is_some() {
+                INTERRUPTED.store(true, Ordering::Relaxed);
                 if sender.send(Happening::Interrupt.into()).is_err() {
                     break;
                 }

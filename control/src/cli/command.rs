@@ -102,8 +102,10 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
             Ok(Happening::Answer(Answer::Failed(reason))) => {
                 return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
             }
+            Ok(Happening::Answer(Answer::Unavailable(reason)) | Happening::Gone(reason)) => {
+                return Err(Exit::unavailable(reason));
+            }
             Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
-            Ok(Happening::Gone(reason)) => return Err(Exit::unavailable(reason)),
             Ok(Happening::Interrupt) | Err(_) => (interrupted, outstanding) = (true, true),
         }
         interrupted = interrupted || (number < series.count && pause(&happenings, series.interval));

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::bail;
 use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
@@ -23,16 +23,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use uuid::Uuid;
 
 use super::args::Target;
-use super::client::{Client, Happening, on_interrupt};
+use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
 use super::transfer::{new_bar, show};
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
 
 /// Most bytes copied at once.
 const COPY_BYTES: usize = 64 << 10;
-/// How long a node that went away may take to come back before a stream is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two attempts.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// What happens, beside what the control process says.
 enum Local {
@@ -94,11 +90,14 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
                 }
             }
             // A control process that has just come back does not know its dataplane yet.
-            Ok(Local::Client(Happening::Answer(Answer::Failed(_)))) if state.may_come_back() => {
+            Ok(Local::Client(Happening::Answer(Answer::Failed(_) | Answer::Unavailable(_))))
+                if state.may_come_back() =>
+            {
                 thread::sleep(RETRY);
                 state.ask_again(&mut client)?;
             }
             Ok(Local::Client(Happening::Answer(Answer::Failed(reason)))) => return Err(Exit::failed(reason)),
+            Ok(Local::Client(Happening::Answer(Answer::Unavailable(reason)))) => return Err(Exit::unavailable(reason)),
             Ok(Local::Client(Happening::Answer(other))) => bail!("unexpected answer: {other:?}"),
             Ok(Local::Copied(_, Ok(size))) => {
                 state.size = Some(size);
@@ -111,7 +110,10 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
             Ok(Local::Ended(_)) => state.closed = true,
             Ok(Local::Client(Happening::Gone(reason))) => {
                 eprintln!("florelay: {reason}; the stream goes on, looking for the control process");
-                client = reconnect(target, &sender, &reason)?;
+                let Some(again) = reconnect(target, &sender, PATIENCE).map_err(|e| e.context(reason))? else {
+                    return Ok(ExitCode::from(EXIT_INTERRUPTED));
+                };
+                client = again;
                 state.lost = Some(Instant::now());
                 state.ask_again(&mut client)?;
             }
@@ -283,8 +285,8 @@ impl Listening<'_> {
                 if self.eof {
                     thread::sleep(RETRY);
                     self.eof = false;
-                    if std::mem::take(&mut self.gone) {
-                        self.client = reconnect(self.target, self.sender, reason)?;
+                    if std::mem::take(&mut self.gone) && !self.reconnect(reason)? {
+                        return Ok(ExitCode::from(EXIT_INTERRUPTED));
                     }
                     self.ask()?;
                 }
@@ -310,7 +312,10 @@ impl Listening<'_> {
                 Ok(Local::Client(Happening::Answer(Answer::Failed(reason)))) if self.at.id.is_none() => {
                     return Err(Exit::failed(reason));
                 }
-                Ok(Local::Client(Happening::Answer(Answer::Failed(reason)))) => {
+                Ok(Local::Client(Happening::Answer(Answer::Unavailable(reason)))) if self.at.id.is_none() => {
+                    return Err(Exit::unavailable(reason));
+                }
+                Ok(Local::Client(Happening::Answer(Answer::Failed(reason) | Answer::Unavailable(reason)))) => {
                     lost.get_or_insert_with(|| (Instant::now(), reason));
                 }
                 Ok(Local::Client(Happening::Answer(other))) => bail!("unexpected answer: {other:?}"),
@@ -319,7 +324,9 @@ impl Listening<'_> {
                     self.gone = lost.is_some();
                     if lost.is_none() {
                         eprintln!("florelay: {reason}; looking for the control process");
-                        self.client = reconnect(self.target, self.sender, &reason)?;
+                        if !self.reconnect(&reason)? {
+                            return Ok(ExitCode::from(EXIT_INTERRUPTED));
+                        }
                         self.client.ask(RequestBody::Watch { id }, None)?;
                     }
                 }
@@ -336,6 +343,12 @@ impl Listening<'_> {
                 }
             }
         }
+    }
+
+    /// Finds the control process again; `false`: Ctrl-C came meanwhile.
+    fn reconnect(&mut self, reason: &str) -> anyhow::Result<bool> {
+        let client = reconnect(self.target, self.sender, PATIENCE).map_err(|e| e.context(reason.to_owned()))?;
+        Ok(client.map(|client| self.client = client).is_some())
     }
 
     /// Ask for a stream, or for the rest of ours.
@@ -393,20 +406,6 @@ fn drain(pipe: OwnedFd, place: &Place, attempt: u64, to: &SyncSender<Local>) {
         }
     }
     let _ = to.send(Local::Ended(attempt));
-}
-
-fn reconnect(target: &Target, sender: &SyncSender<Local>, reason: &str) -> anyhow::Result<Client> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match Client::connect(target) {
-            Ok(client) => {
-                client.report_to(sender)?;
-                return Ok(client);
-            }
-            Err(error) if Instant::now() > end => return Err(error.context(reason.to_owned())),
-            Err(_) => thread::sleep(RETRY),
-        }
-    }
 }
 
 /// Progress for people or machines. Standard output is the stream's with `listen`.

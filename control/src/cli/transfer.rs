@@ -1,12 +1,15 @@
 //! `send` and `watch`: a file on its way, with a bar for people or lines of JSON for machines.
 //!
-//! The dataplane has the open file; this process only watches. Ctrl-C therefore ends the watching, not the transfer.
+//! The dataplane has the open file; this process only watches. Ctrl-C therefore ends the watching, not the transfer, and a
+//! control process that dies is looked for again.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
@@ -14,7 +17,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
 use super::args::{Target, file_name};
-use super::client::{Client, Happening};
+use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
 
 const FILE_HINT: &str = "name a regular file that you may read; what has no end goes by florelay stream";
@@ -48,12 +51,11 @@ pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Resu
     };
     let id = id.unwrap_or_else(Uuid::new_v4);
     let again = go_on(target, &shown, &to, priority, id, &name);
-    let mut client = Client::connect(target)?;
-    let happenings = client.happenings()?;
+    let mut watched = Watched::connect(target, id, Some(again), as_json)?;
     let body = RequestBody::SendFile { to: to.clone(), id: id.as_u128(), name, priority, attributes: Vec::new() };
-    client.ask(body, Some(file.as_fd()))?;
+    watched.client.ask(body, Some(file.as_fd()))?;
     drop(file);
-    follow(&happenings, id, Some(&again), as_json)
+    watched.follow()
 }
 
 /// The command line that goes on with a transfer after the node was restarted: it must mean the same file and name.
@@ -69,62 +71,137 @@ fn go_on(target: &Target, file: &str, to: &str, priority: u8, id: Uuid, name: &s
 
 /// `florelay watch`.
 pub(super) fn watch(target: &Target, id: Uuid, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(target)?;
-    let happenings = client.happenings()?;
-    client.ask(RequestBody::Watch { id: id.as_u128() }, None)?;
-    follow(&happenings, id, None, as_json)
+    let mut watched = Watched::connect(target, id, None, as_json)?;
+    watched.client.ask(RequestBody::Watch { id: id.as_u128() }, None)?;
+    watched.follow()
 }
 
-fn follow(
-    happenings: &std::sync::mpsc::Receiver<Happening>,
+/// A transfer that is watched to its end.
+struct Watched<'a> {
+    target: &'a Target,
     id: Uuid,
-    again: Option<&str>,
+    /// The command line that goes on with it, at its sender.
+    again: Option<String>,
     as_json: bool,
-) -> anyhow::Result<ExitCode> {
-    let mut bar = None;
-    let mut begun = false;
-    loop {
-        match happenings.recv() {
-            Ok(Happening::Answer(Answer::Transfer(status))) => {
-                begun = true;
-                if as_json {
-                    println!("{}", report::transfer_json(&status));
-                } else {
-                    show(bar.get_or_insert_with(|| new_bar(&status)), &status);
-                }
-                if let Some(result) = &status.ended {
-                    if let Some(bar) = &bar {
-                        bar.finish_and_clear();
+    client: Client,
+    sender: SyncSender<Happening>,
+    happenings: Receiver<Happening>,
+    patience: Duration,
+    bar: Option<ProgressBar>,
+    /// Something was heard of it.
+    begun: bool,
+    /// Since when the control process, or behind it the dataplane, is looked for.
+    lost: Option<Instant>,
+}
+
+impl<'a> Watched<'a> {
+    fn connect(target: &'a Target, id: Uuid, again: Option<String>, as_json: bool) -> anyhow::Result<Self> {
+        let client = Client::connect(target)?;
+        let (sender, happenings) = sync_channel(16);
+        on_interrupt(sender.clone())?;
+        client.report_to(&sender)?;
+        Ok(Self {
+            target,
+            id,
+            again,
+            as_json,
+            client,
+            sender,
+            happenings,
+            patience: PATIENCE,
+            bar: None,
+            begun: false,
+            lost: None,
+        })
+    }
+
+    fn follow(mut self) -> anyhow::Result<ExitCode> {
+        loop {
+            match self.happenings.recv() {
+                Ok(Happening::Answer(Answer::Transfer(status))) => {
+                    (self.begun, self.lost) = (true, None);
+                    if self.as_json {
+                        println!("{}", report::transfer_json(&status));
+                    } else {
+                        show(self.bar.get_or_insert_with(|| new_bar(&status)), &status);
                     }
-                    return Ok(ended(&status, result.as_ref().map_err(String::as_str), as_json));
+                    if let Some(result) = &status.ended {
+                        if let Some(bar) = &self.bar {
+                            bar.finish_and_clear();
+                        }
+                        return Ok(ended(&status, result.as_ref().map_err(String::as_str), self.as_json));
+                    }
                 }
-            }
-            Ok(Happening::Answer(Answer::Failed(reason))) => {
-                // What was refused at once has nothing to go on with.
-                let hint = again
-                    .filter(|_| begun)
-                    .map_or(String::new(), |a| format!("\n    hint: to go on with this transfer: {a}"));
-                return Err(Exit::failed(format!("{reason}{hint}")));
-            }
-            Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
-            Ok(Happening::Gone(reason)) => {
-                return Err(Exit::unavailable(format!(
-                    "{reason}\n    hint: the transfer may go on; florelay watch {id}"
-                )));
-            }
-            Ok(Happening::Interrupt) | Err(_) => {
-                if let Some(bar) = &bar {
-                    bar.abandon();
+                // A control process that has just come back does not know its dataplane yet.
+                Ok(Happening::Answer(Answer::Unavailable(_))) if self.may_come_back() => {
+                    thread::sleep(RETRY);
+                    self.ask_again();
                 }
-                eprintln!(
-                    "\nThe transfer goes on. To watch it:   florelay watch {id}\nTo give it up:                       florelay cancel {id}"
-                );
-                if let Some(again) = again {
-                    eprintln!("If the node was restarted meanwhile: {again}");
+                Ok(Happening::Answer(Answer::Unavailable(reason))) => {
+                    return Err(Exit::unavailable(format!("{reason}{}", self.hint())));
                 }
-                return Ok(ExitCode::from(EXIT_INTERRUPTED));
+                Ok(Happening::Answer(Answer::Failed(reason))) => {
+                    return Err(Exit::failed(format!("{reason}{}", self.hint())));
+                }
+                Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
+                Ok(Happening::Gone(reason)) => {
+                    self.say(&format!("florelay: {reason}; the transfer goes on, looking for the control process"));
+                    let since = *self.lost.get_or_insert_with(Instant::now);
+                    match reconnect(self.target, &self.sender, self.patience.saturating_sub(since.elapsed())) {
+                        Ok(Some(client)) => {
+                            self.client = client;
+                            self.ask_again();
+                        }
+                        Ok(None) => return Ok(self.leave()),
+                        Err(error) => {
+                            let id = self.id;
+                            return Err(Exit::unavailable(format!(
+                                "{reason}, and is not back: {error}\n    hint: the transfer may go on; florelay watch {id}"
+                            )));
+                        }
+                    }
+                }
+                Ok(Happening::Interrupt) | Err(_) => return Ok(self.leave()),
             }
         }
+    }
+
+    fn may_come_back(&self) -> bool {
+        self.lost.is_some_and(|since| since.elapsed() < self.patience)
+    }
+
+    /// A control process that is gone again is reported by the reader.
+    fn ask_again(&mut self) {
+        let _ = self.client.ask(RequestBody::Watch { id: self.id.as_u128() }, None);
+    }
+
+    /// What was refused at once has nothing to go on with.
+    fn hint(&self) -> String {
+        let again = self.again.as_ref().filter(|_| self.begun || self.lost.is_some());
+        again.map_or(String::new(), |again| format!("\n    hint: to go on with this transfer: {again}"))
+    }
+
+    /// Beside the bar, if one is drawn.
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Ctrl-C.
+    fn leave(&self) -> ExitCode {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+        let id = self.id;
+        eprintln!(
+            "\nThe transfer goes on. To watch it:   florelay watch {id}\nTo give it up:                       florelay cancel {id}"
+        );
+        if let Some(again) = &self.again {
+            eprintln!("If the node was restarted meanwhile: {again}");
+        }
+        ExitCode::from(EXIT_INTERRUPTED)
     }
 }
 
@@ -186,6 +263,34 @@ mod tests {
     use florelay_dataplane::ipc::TransferKind;
 
     use super::*;
+
+    #[test]
+    fn a_control_process_that_does_not_come_back_is_given_up_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target { socket: Some(folder.path().join("control.sock")), config: PathBuf::new() };
+        let (sender, happenings) = sync_channel(16);
+        sender.send(Happening::Gone("the control process has closed the connection".into())).unwrap();
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let watched = Watched {
+            target: &target,
+            id: Uuid::from_u128(7),
+            again: None,
+            as_json: true,
+            client: Client::over(ours).unwrap(),
+            sender,
+            happenings,
+            patience: Duration::ZERO,
+            bar: None,
+            begun: true,
+            lost: None,
+        };
+        let error = watched.follow().unwrap_err();
+        let exit = error.downcast_ref::<Exit>().unwrap();
+        assert_eq!(exit.code, super::super::EXIT_UNAVAILABLE);
+        for part in ["has closed the connection, and is not back: no control process at", "florelay watch 0000"] {
+            assert!(exit.message.contains(part), "{exit}");
+        }
+    }
 
     #[test]
     fn quoting() {

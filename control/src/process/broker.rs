@@ -161,7 +161,8 @@ impl Broker {
         if let Err(absence) = &self.dataplane {
             let age = show_duration(nanos(now, absence.since));
             let why = format!("the dataplane is not connected since {age}: {}", absence.reason);
-            let answer = if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Failed(why) };
+            let answer =
+                if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Unavailable(why) };
             return refuse(answer);
         }
         let carries =
@@ -208,7 +209,7 @@ impl Broker {
             .into_iter()
             .map(|((client, tag), deadline)| {
                 let why = format!("the dataplane has stopped: {reason}");
-                let body = if deadline.is_some() { self.kept_status(now, &why) } else { Answer::Failed(why) };
+                let body = if deadline.is_some() { self.kept_status(now, &why) } else { Answer::Unavailable(why) };
                 Output::ToClient(client, Response { tag, body })
             })
             .collect()
@@ -227,7 +228,7 @@ impl Broker {
     /// The last status, with a note how old it is and why it is not a new one.
     fn kept_status(&self, now: Instant, why: &str) -> Answer {
         let Some((at, status)) = &self.kept else {
-            return Answer::Failed(format!("{why}; no earlier status is known"));
+            return Answer::Unavailable(format!("{why}; no earlier status is known"));
         };
         let mut status = status.clone();
         status.note = Some(format!("as of {} ago; {why}", show_duration(nanos(now, *at))));
@@ -244,6 +245,11 @@ fn is_last(answer: &Answer) -> bool {
     match answer {
         Answer::Transfer(transfer) => transfer.ended.is_some(),
         Answer::Hop { last, .. } => *last,
-        Answer::Failed(_) | Answer::Done | Answer::Status(_) | Answer::Message { .. } | Answer::Contacts(_) => true,
+        Answer::Failed(_)
+        | Answer::Unavailable(_)
+        | Answer::Done
+        | Answer::Status(_)
+        | Answer::Message { .. }
+        | Answer::Contacts(_) => true,
     }
 }

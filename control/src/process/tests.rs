@@ -183,7 +183,7 @@ fn status_comes_from_the_copy_when_the_dataplane_is_gone_and_anew_when_it_return
     let control = Control::start();
     let client = control.client();
     client.ask(1, RequestBody::Status);
-    assert!(matches!(client.answer(), (1, Answer::Failed(why)) if why.contains("no earlier status")));
+    assert!(matches!(client.answer(), (1, Answer::Unavailable(why)) if why.contains("no earlier status")));
 
     let dataplane = control.stand_in(1);
     client.ask(2, RequestBody::Status);
@@ -195,9 +195,9 @@ fn status_comes_from_the_copy_when_the_dataplane_is_gone_and_anew_when_it_return
     client.ask(4, RequestBody::Watch { id: 9 });
     let _ = dataplane.next();
     drop(dataplane);
-    assert!(matches!(client.answer(), (4, Answer::Failed(why)) if why.contains("has stopped")));
+    assert!(matches!(client.answer(), (4, Answer::Unavailable(why)) if why.contains("has stopped")));
     client.ask(5, RequestBody::Cancel { id: 9 });
-    assert!(matches!(client.answer(), (5, Answer::Failed(why)) if why.contains("not connected")));
+    assert!(matches!(client.answer(), (5, Answer::Unavailable(why)) if why.contains("not connected")));
     client.ask(6, RequestBody::Status);
     let (6, Answer::Status(kept)) = client.answer() else { panic!() };
     assert!(kept.snapshot == 2 && kept.note.unwrap().contains("not connected"));

@@ -277,7 +277,7 @@ impl Client {
         let tag = self.ask(RequestBody::Message { to: to.into(), payload: payload.into() }, None);
         match self.answer(tag) {
             Answer::Message { rtt_ns } => Ok(rtt_ns),
-            Answer::Failed(reason) => Err(reason),
+            Answer::Failed(reason) | Answer::Unavailable(reason) => Err(reason),
             other => panic!("sent a message, got {other:?}"),
         }
     }

@@ -128,6 +128,7 @@ pub(crate) fn answers() -> Vec<Answer> {
     };
     vec![
         Answer::Failed("no such peer".to_owned()),
+        Answer::Unavailable("it has not been started yet".to_owned()),
         Answer::Done,
         Answer::Status(Box::new(status)),
         Answer::Transfer(TransferStatus { ended: None, ..transfer.clone() }),
