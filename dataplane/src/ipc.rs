@@ -221,7 +221,7 @@ pub struct TransferStatus {
     pub spooled: u64,
     /// An incoming stream that waits for a reader.
     pub waiting: bool,
-    /// Nanoseconds since it was offered.
+    /// Nanoseconds since it was offered, up to its end if it has ended.
     pub age_ns: u64,
     /// The path is dark or the peer not connected.
     pub stalled: bool,

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::args::Target;
 use super::client::{Client, Happening};
+use super::table::terminal_columns;
 use super::{EXIT_INTERRUPTED, Exit, report};
 use crate::config::units::show_duration;
 
@@ -42,7 +43,7 @@ pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode>
     let _ = if as_json {
         writeln!(std::io::stdout(), "{:#}", report::status_json(&status))
     } else {
-        write!(std::io::stdout(), "{}", report::status(&status))
+        write!(std::io::stdout(), "{}", report::status(&status, terminal_columns()))
     };
     Ok(ExitCode::SUCCESS)
 }

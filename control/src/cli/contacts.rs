@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::args::{ContactsVerb, Target};
 use super::client::Client;
-use super::report::{table, warn};
+use super::report::warn;
+use super::table::{table, terminal_columns};
 use super::{Exit, command};
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::config::{contact, hdtn};
@@ -73,13 +74,13 @@ fn show(target: &Target, link: Option<&str>, as_json: bool) -> anyhow::Result<Ex
     } else if links.is_empty() {
         println!("no link has a contact plan");
     } else {
-        print!("{}", plans(&links, wall::now_unix_ns()));
+        print!("{}", plans(&links, wall::now_unix_ns(), terminal_columns()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// All plans as one table.
-fn plans(links: &[ContactsOfLink], now: u64) -> String {
+fn plans(links: &[ContactsOfLink], now: u64, columns: Option<usize>) -> String {
     let mut rows = vec![["LINK", "START", "END", "LENGTH", "RATE", "DELAY", ""].map(str::to_owned).to_vec()];
     for of_link in links {
         for contact in &of_link.plan {
@@ -101,7 +102,7 @@ fn plans(links: &[ContactsOfLink], now: u64) -> String {
             ]);
         }
     }
-    let mut text = table(&rows);
+    let mut text = table(&rows, &[0], columns);
     for of_link in links {
         if let Some(reason) = &of_link.refused {
             let _ = writeln!(text, "  {} does not follow its plan: {reason}", of_link.link);
@@ -227,7 +228,7 @@ mod tests {
     fn plans_say_what_is_over_and_what_is_refused() {
         let plan = vec![contact(0, 10), contact(20, 30), contact(40, 50)];
         let link = ContactsOfLink { link: "up".into(), plan, refused: Some("no clock".into()) };
-        let text = plans(&[link], START + 25_000_000_000);
+        let text = plans(&[link], START + 25_000_000_000, None);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].ends_with("over") && lines[2].ends_with("now") && lines[3].ends_with("20 ms"), "{text}");
         assert_eq!(lines[4], "  up does not follow its plan: no clock");

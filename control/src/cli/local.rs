@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ControlArgs, PkiVerb};
+use super::table::terminal_columns;
 use super::{EXIT_CONFIG, report};
 use crate::config::{Diagnostic, Refusal};
 use crate::process::broker::Timing;
@@ -29,7 +30,7 @@ pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<
     match (checked, as_json) {
         (Ok((plan, lacks)), false) => {
             report::warn(&lacks);
-            print!("{}", report::plan(path, &plan));
+            print!("{}", report::plan(path, &plan, terminal_columns()));
         }
         (Ok((plan, lacks)), true) => {
             let (links, peers) = (plan.links.len(), plan.peers.len());

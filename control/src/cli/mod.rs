@@ -11,6 +11,7 @@ mod drops;
 mod local;
 mod report;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transfer;

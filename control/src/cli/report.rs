@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::table::table;
 use super::{contacts, drops};
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::config::{Diagnostic, frame};
@@ -21,8 +22,8 @@ use crate::printable::printable;
 /// Percentiles that `c2` prints.
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// What a configuration amounts to.
-pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
+/// What a configuration amounts to. `columns`: of the terminal, if there is one; so below.
+pub(super) fn plan(path: &Path, plan: &NodePlan, columns: Option<usize>) -> String {
     let mut rows =
         vec![["LINK", "ADAPTER", "LOCAL", "REMOTE", "RATE", "BURST", "QUIC PACKET"].map(str::to_owned).to_vec()];
     for link in &plan.links {
@@ -46,8 +47,13 @@ pub(super) fn plan(path: &Path, plan: &NodePlan) -> String {
             quic,
         ]);
     }
-    let mut text =
-        format!("{}: accepted; node {} of realm {}\n\n{}", path.display(), plan.node, plan.realm, table(&rows));
+    let mut text = format!(
+        "{}: accepted; node {} of realm {}\n\n{}",
+        path.display(),
+        plan.node,
+        plan.realm,
+        table(&rows, &[0], columns)
+    );
     for link in &plan.links {
         if let AdapterPlan::Sim(sim) = &link.adapter {
             let _ = writeln!(text, "link {} is simulated, on its way out: {}", link.name, sim.model);
@@ -85,7 +91,7 @@ pub(super) fn diagnostic_json(d: &Diagnostic) -> Value {
 }
 
 /// `florelay status`.
-pub(super) fn status(s: &Status) -> String {
+pub(super) fn status(s: &Status, columns: Option<usize>) -> String {
     let mut text = String::new();
     if let Some(note) = &s.note {
         let _ = writeln!(text, "NOTE: {note}\n");
@@ -108,7 +114,7 @@ pub(super) fn status(s: &Status) -> String {
             drops.to_string(),
         ]);
     }
-    text.push_str(&table(&rows));
+    text.push_str(&table(&rows, &[0], columns));
     for l in &s.links {
         if let Some(reason) = &l.reason {
             let _ = writeln!(text, "  {} is {}: {reason}", l.name, l.state);
@@ -133,11 +139,11 @@ pub(super) fn status(s: &Status) -> String {
         rows.push(vec![p.name.clone(), state, p.rtt_ns.map_or("-".to_owned(), show_duration)]);
     }
     if !s.peers.is_empty() {
-        let _ = write!(text, "\n{}", table(&rows));
+        let _ = write!(text, "\n{}", table(&rows, &[0], columns));
     }
     if !s.transfers.is_empty() {
         let mut rows =
-            vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "AGE", "STATE"].map(str::to_owned).to_vec()];
+            vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "TIME", "STATE"].map(str::to_owned).to_vec()];
         for t in &s.transfers {
             let way = if t.outgoing { "to" } else { "from" };
             rows.push(vec![
@@ -147,11 +153,11 @@ pub(super) fn status(s: &Status) -> String {
                 t.name.clone(),
                 t.priority.to_string(),
                 progress(t),
-                show_duration(t.age_ns),
+                time(t),
                 state(t),
             ]);
         }
-        let _ = write!(text, "\n{}", table(&rows));
+        let _ = write!(text, "\n{}", table(&rows, &[2, 3], columns));
     }
     if s.capabilities != "none" {
         let _ = writeln!(text, "\nthe dataplane has capabilities: {}", s.capabilities);
@@ -276,6 +282,12 @@ fn progress(t: &TransferStatus) -> String {
     }
 }
 
+/// How long it has been running, or how long it took.
+fn time(t: &TransferStatus) -> String {
+    let age = show_duration(t.age_ns);
+    if t.ended.is_some() { format!("took {age}") } else { age }
+}
+
 fn state(t: &TransferStatus) -> String {
     match &t.ended {
         Some(Ok(_)) => "done".to_owned(),
@@ -284,17 +296,4 @@ fn state(t: &TransferStatus) -> String {
         None if t.waiting => "waits for a reader".to_owned(),
         None => "running".to_owned(),
     }
-}
-
-/// Left-aligned columns, two blanks between them.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    rows.iter().fold(String::new(), |mut text, row| {
-        let line: String = row.iter().zip(&widths).map(|(cell, w)| format!("{:w$}  ", printable(cell))).collect();
-        text.push_str(line.trim_end());
-        text.push('\n');
-        text
-    })
 }

@@ -206,7 +206,7 @@ fn example() -> Status {
 
 #[test]
 fn status_for_people_says_why() {
-    let text = report::status(&example());
+    let text = report::status(&example(), None);
     for part in [
         "NOTE: as of 3 s ago",
         "up 1 min 30 s",
@@ -224,6 +224,17 @@ fn status_for_people_says_why() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn status_says_how_long_a_transfer_took_and_cuts_its_name() {
+    let mut status = example();
+    status.transfers[0].name = "x".repeat(255);
+    status.transfers[0].ended = Some(Ok([1; 32]));
+    let text = report::status(&status, Some(120));
+    assert!(text.contains("took 1 s  done") && text.contains("xxx…xxx"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    assert_eq!(report::status_json(&status)["transfers"][0]["name"], "x".repeat(255));
 }
 
 #[test]

@@ -18,8 +18,12 @@ use uuid::Uuid;
 
 use super::args::{Target, file_name};
 use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
+use super::table::cut;
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
+use crate::printable::printable;
 
+/// A name's longest in front of a bar.
+const NAME_COLUMNS: usize = 30;
 const FILE_HINT: &str = "name a regular file that you may read; what has no end goes by florelay stream";
 
 /// What `florelay send` was told.
@@ -231,7 +235,7 @@ pub(super) fn new_bar(status: &TransferStatus) -> ProgressBar {
     // The templates are fixed; the default style is the answer to a mistake in them.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
-    bar.set_prefix(status.name.clone());
+    bar.set_prefix(cut(&printable(&status.name), NAME_COLUMNS));
     // What an earlier run has sent is neither rate nor ETA of this one.
     bar.set_position(status.confirmed);
     bar.reset_eta();

@@ -213,6 +213,8 @@ mod tests {
         // Who asks late is told at once.
         book.watch(ID, 2, &sender).unwrap();
         assert_eq!(told(&receiver).len(), 1);
+        // How long it took does not change any more.
+        assert_eq!(book.list(), last);
         assert_eq!(book.list().len(), 1);
     }
 }
