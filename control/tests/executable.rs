@@ -270,6 +270,10 @@ fn what_cannot_be_sent_is_refused_at_once() {
     }
     let (code, _, said) = finish(node.spawn(&["send", "nowhere.raw", "--to", "station-b"]));
     assert!(code == 66 && said.contains("nowhere.raw cannot be read: No such file"), "{code} {said}");
+    let hidden = node.dir.path().join(".profile");
+    fs::write(&hidden, "").unwrap();
+    let (code, _, said) = finish(node.spawn(&["send", hidden.to_str().unwrap(), "--to", "station-b"]));
+    assert!(code == 1 && said.contains("no hidden files") && said.contains("--name NAME"), "{code} {said}");
     let file = node.file();
     let child = node.spawn(&["send", &file, "--to", "station-c", "--id", ID]);
     let (tag, ..) = node.request();

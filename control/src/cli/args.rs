@@ -102,7 +102,7 @@ Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the 
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
         /// File name at the receiver; the file's own if absent
-        #[arg(long, value_name = "NAME", value_parser = file_name)]
+        #[arg(long, value_name = "NAME", value_parser = inbox_name)]
         name: Option<String>,
         /// One JSON object per line: progress, and at last the end
         #[arg(long)]
@@ -457,4 +457,13 @@ pub(super) fn file_name(text: &str) -> Result<String, String> {
         return Err("a file name without control characters".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// What the inbox of a receiver takes, beyond that.
+pub(super) fn inbox_name(text: &str) -> Result<String, String> {
+    let name = file_name(text)?;
+    if name.starts_with('.') {
+        return Err("a name without a leading dot: the receiver's inbox takes no hidden files".to_owned());
+    }
+    Ok(name)
 }

@@ -16,7 +16,7 @@ use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
-use super::args::{Target, file_name};
+use super::args::{Target, inbox_name};
 use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
 use super::table::cut;
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
@@ -49,7 +49,7 @@ pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Resu
         Some(name) => name,
         None => {
             let own = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            file_name(own)
+            inbox_name(own)
                 .map_err(|e| Exit::failed(format!("{shown}: its name cannot be sent ({e}); use --name NAME")))?
         }
     };

@@ -62,10 +62,8 @@ impl Gateway {
     pub(super) fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: TransferMeta) {
         let refusal = if self.finishing.contains(&id) {
             Some("the file is just being put into the inbox".to_owned())
-        } else if incoming::is_reserved(&meta.name) {
-            Some(format!("the receiver keeps the name `{}` for itself", meta.name))
         } else {
-            None
+            incoming::unfit(&meta.name)
         };
         if let Some(reason) = refusal {
             self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));

@@ -74,9 +74,14 @@ fn numbered(name: &str, attempt: u32) -> String {
     name[..end].to_owned() + &number
 }
 
-/// Names in the inbox that are ours: partial files, and the message log.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    name == super::log::FILE_NAME || (name.starts_with('.') && name.ends_with(".part"))
+/// Why no file of this name goes into an inbox, asked at both ends. The engine has refused before what is no file name at all:
+/// a path, control characters, `.` and `..`, more than 255 bytes.
+pub(crate) fn unfit(name: &str) -> Option<String> {
+    if name == super::log::FILE_NAME {
+        return Some(format!("the receiver keeps the name `{name}` for itself"));
+    }
+    // Programs that read the inbox pass over hidden files, as they must because of ours; a shell's profile is one, too.
+    name.starts_with('.').then(|| format!("`{name}` is a hidden name, and an inbox takes none"))
 }
 
 impl IncomingFile {
@@ -230,6 +235,16 @@ mod tests {
             assert_eq!(arrived.knows("a", TransferId(id), &meta), Known::Yes);
         }
         assert_eq!(numbered(&"ä".repeat(127), 10_000), "ä".repeat(124) + ".10000");
+    }
+
+    #[test]
+    fn names_that_an_inbox_does_not_take() {
+        for name in [".profile", ".x.part", "...", "messages.jsonl"] {
+            assert!(unfit(name).is_some_and(|reason| reason.contains(name)), "{name}");
+        }
+        for name in ["image.tif", "a.", "x.part", "messages.jsonl.1", "-", "~", " "] {
+            assert_eq!(unfit(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use florelay_engine::Command;
 use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
 use florelay_engine::config::LinkId;
 
+use super::incoming;
 use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
@@ -84,6 +85,10 @@ impl Gateway {
         replies: &Replies,
     ) -> Result<(), String> {
         let peer = self.peer(to)?;
+        // The receiver would refuse it; here it is said at once.
+        if let Some(reason) = incoming::unfit(&meta.name) {
+            return Err(reason);
+        }
         let descriptor = descriptor.ok_or("the request carries no file")?;
         let file = OutgoingFile::new(id, File::from(descriptor))?;
         meta.size = Some(file.size());
