@@ -107,6 +107,11 @@ fn files_and_commands_cross_an_impaired_link() {
     for node in nodes {
         node.stop().unwrap();
     }
+    // Nobody wants memory of AF_XDP here, so that it could not be had is no news.
+    for name in ["ground", "craft"] {
+        let log = fs::read_to_string(at(name).join("log")).unwrap();
+        assert!(!log.contains("locked memory"), "{log}");
+    }
     assert_eq!(fs::read_dir(at("link")).unwrap().count(), 0, "sockets are left");
 }
 

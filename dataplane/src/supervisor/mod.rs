@@ -47,7 +47,7 @@ pub use self::seccomp::{SeccompError, confine};
 use self::warrant::Warrant;
 use crate::broker::LocalBroker;
 use crate::ipc_codec::{IpcError, IpcStream};
-use crate::plan::NodePlan;
+use crate::plan::{AdapterPlan, LinkPlan, NodePlan, Rung};
 
 /// Where the dataplane is spoken to, below the state directory.
 pub const DATAPLANE_SOCKET: &str = "dataplane.sock";
@@ -124,7 +124,9 @@ pub fn run(options: &SupervisorOptions) -> Result<(), SupervisorError> {
     for directory in [&options.plan.state_dir, &options.plan.inbox] {
         std::fs::create_dir_all(directory).map_err(path_error(directory))?;
     }
-    raise_memlock();
+    if options.plan.links.iter().any(wants_af_xdp) {
+        raise_memlock();
+    }
     raise_open_files();
     let socket = options.plan.state_dir.join(DATAPLANE_SOCKET);
     let (listener, ports_free_by) = listen(&socket)?;
@@ -285,6 +287,11 @@ fn listen(path: &Path) -> Result<(UnixListener, Instant), SupervisorError> {
     let listener = UnixListener::bind(path).map_err(path_error(path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(path_error(path))?;
     Ok((listener, Instant::now() + patience))
+}
+
+/// Whether a link's ladder has a rung of AF_XDP.
+fn wants_af_xdp(link: &LinkPlan) -> bool {
+    matches!(&link.adapter, AdapterPlan::Xdp { highest_rung, .. } if *highest_rung != Rung::Socket)
 }
 
 /// The UMEMs that the broker registers count against RLIMIT_MEMLOCK without CAP_IPC_LOCK.
