@@ -347,7 +347,7 @@ The file has a [[contact]] table for each contact: start, end, rate, and delay i
         /// What HDTN's time 0 is, or `now`; absent: its times are Unix times
         #[arg(long, value_name = "TIME", value_parser = epoch)]
         epoch: Option<u64>,
-        /// Write the plan in florelay's format instead of setting it
+        /// Write the plan of one link in florelay's format instead of setting it
         #[arg(long)]
         toml: bool,
         /// Where to ask.

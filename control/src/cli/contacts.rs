@@ -40,9 +40,11 @@ pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {
         ContactsVerb::Import { file, maps, epoch, toml, target } => {
             let plans = import(&file, &maps, epoch)?;
             if toml {
-                for (link, plan) in &plans {
-                    print!("# link {link}\n\n{}", contact::show(plan));
-                }
+                // Contacts of several links would read as those of one.
+                let [(link, plan)] = plans.as_slice() else {
+                    return Err(Exit::failed("--toml writes the plan of one link: say --map once"));
+                };
+                print!("# link {link}\n\n{}", contact::show(plan));
                 return Ok(ExitCode::SUCCESS);
             }
             for (link, plan) in plans {

@@ -70,15 +70,15 @@ pub fn compile(path: &Path, text: &str) -> Result<(Vec<ContactPlan>, Vec<Diagnos
     }
 }
 
-/// A plan as such a file has it.
+/// A plan as such a file has it: it compiles to the same plan.
 #[must_use]
 pub fn show(plan: &[ContactPlan]) -> String {
     plan.iter().fold(String::new(), |mut text, contact| {
-        let rate = contact.rate_bps.map_or("uncapped".to_owned(), |rate| format!("{rate} bit/s"));
+        let rate = units::exact_rate(contact.rate_bps);
         let (start, end) = (wall::show(contact.start_unix_ns), wall::show(contact.end_unix_ns));
         text.push_str(&format!("[[contact]]\nstart = {start}\nend = {end}\nrate = \"{rate}\"\n"));
         if let Some(delay) = contact.delay_ns {
-            text.push_str(&format!("delay = \"{delay} ns\"\n"));
+            text.push_str(&format!("delay = \"{}\"\n", units::exact_duration(delay)));
         }
         text.push('\n');
         text

@@ -8,6 +8,8 @@ use florelay_dataplane::contacts::{CLOCK_SET_UNIX_NS, check};
 use florelay_dataplane::plan::ContactPlan;
 use serde_json::Value;
 
+use super::link::MAX_DELAY_NS;
+
 const SECOND_NS: f64 = 1e9;
 
 /// Which of HDTN's contacts are a link's: from one node number to another.
@@ -81,12 +83,11 @@ fn one(contact: &Value, epoch_unix_ns: u64) -> Result<ContactPlan, String> {
         );
     }
     let rate = whole(contact, "rateBitsPerSec")?;
-    Ok(ContactPlan {
-        start_unix_ns,
-        end_unix_ns,
-        rate_bps: (rate > 0).then_some(rate),
-        delay_ns: contact.get("owlt").map(|_| seconds(contact, "owlt")).transpose()?,
-    })
+    let delay_ns = contact.get("owlt").map(|_| seconds(contact, "owlt")).transpose()?;
+    if delay_ns.is_some_and(|delay| delay > MAX_DELAY_NS) {
+        return Err("\"owlt\" is more than an hour: florelay has no such links".into());
+    }
+    Ok(ContactPlan { start_unix_ns, end_unix_ns, rate_bps: (rate > 0).then_some(rate), delay_ns })
 }
 
 fn whole(contact: &Value, key: &str) -> Result<u64, String> {
@@ -154,6 +155,11 @@ mod tests {
             ),
             (&PLAN.replacen("\"endTime\": 30", "\"endTime\": 101", 1), EPOCH, "begins before"),
             (&PLAN.replacen("\"owlt\": 1 ", "\"owlt\": -1 ", 1), EPOCH, "contacts[0]: \"owlt\" is -1"),
+            (
+                &PLAN.replacen("\"owlt\": 1 ", "\"owlt\": 3600.5 ", 1),
+                EPOCH,
+                "contacts[0]: \"owlt\" is more than an hour",
+            ),
             (&PLAN.replacen("\"source\": 1", "\"source\": \"a\"", 1), EPOCH, "contacts[0]: \"source\" is \"a\""),
         ] {
             let error = refused(text, up(), epoch);

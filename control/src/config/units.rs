@@ -97,6 +97,31 @@ pub fn show_rate(rate_bps: Option<u64>) -> String {
     }
 }
 
+/// The same without rounding: what is written reads as the same rate.
+#[must_use]
+pub fn exact_rate(rate_bps: Option<u64>) -> String {
+    rate_bps.map_or("uncapped".to_owned(), |rate| exact(rate, RATE_UNITS))
+}
+
+/// A duration without rounding, in seconds or less.
+#[must_use]
+pub fn exact_duration(nanos: u64) -> String {
+    exact(nanos, &[("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)])
+}
+
+/// In the largest of these units, powers of 1000, of which it is at least one.
+fn exact(value: u64, units: &[(&str, u64)]) -> String {
+    let fitting = units.iter().rev().find(|(_, factor)| *factor <= value).or(units.first());
+    let (unit, factor) = fitting.copied().unwrap_or(("", 1));
+    let digits = usize::try_from(factor.ilog10()).unwrap_or(0);
+    let (whole, rest) = (value / factor, value % factor);
+    if rest == 0 {
+        return format!("{whole} {unit}");
+    }
+    let rest = format!("{rest:0digits$}");
+    format!("{whole}.{} {unit}", rest.trim_end_matches('0'))
+}
+
 /// A number of bytes as people write it, decimal.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
@@ -211,7 +236,25 @@ mod tests {
         assert_eq!(show_duration(61_000_000_000), "1 min 1 s");
     }
 
+    #[test]
+    fn shown_without_rounding() {
+        assert_eq!(exact_rate(Some(10_000_000)), "10 Mbit/s");
+        assert_eq!(exact_rate(Some(9_600)), "9.6 kbit/s");
+        assert_eq!(exact_rate(Some(1_000_000_007)), "1.000000007 Gbit/s");
+        assert_eq!((exact_rate(Some(0)).as_str(), exact_rate(None).as_str()), ("0 bit/s", "uncapped"));
+        assert_eq!(exact_duration(300_000_000), "300 ms");
+        assert_eq!(exact_duration(1_280_500_000_000), "1280.5 s");
+        assert_eq!(exact_duration(0), "0 ns");
+    }
+
     proptest! {
+        #[test]
+        fn what_is_shown_without_rounding_reads_as_the_same(value: u64, shift in 0_u32..64) {
+            let value = value >> shift;
+            prop_assert_eq!(rate(&exact_rate(Some(value))), Ok(Some(value)));
+            prop_assert_eq!(duration(&exact_duration(value)), Ok(Duration::from_nanos(value)));
+        }
+
         #[test]
         fn never_panics(text in ".{0,60}") {
             let _ = (rate(&text), bytes(&text), duration(&text));

@@ -1,8 +1,10 @@
 //! Contact plans in the configuration and in a file of their own.
 
 use florelay_dataplane::plan::ContactPlan;
+use proptest::prelude::*;
 
 use super::*;
+use crate::config::link::MAX_DELAY_NS;
 
 const PLAN: &str = r#"
 [[link.contact]]
@@ -116,4 +118,44 @@ fn errors_in_the_file_are_reported_there() {
     fs::write(&file, "contacts = 1\n").unwrap();
     let refusal = load(&path).unwrap_err();
     assert!(refusal.to_string().contains("did you mean \"contact\"?"), "{refusal}");
+}
+
+#[test]
+fn a_plan_is_shown_as_people_write_it() {
+    let contact = ContactPlan {
+        start_unix_ns: 4_000_000_000_000_000_000,
+        end_unix_ns: 4_000_000_600_500_000_000,
+        rate_bps: Some(10_000_000),
+        delay_ns: Some(300_000_000),
+    };
+    let text = contact::show(&[contact]);
+    assert!(text.contains("rate = \"10 Mbit/s\"\ndelay = \"300 ms\"\n"), "{text}");
+}
+
+/// In order, some touching, most not: gap and length, rate, delay.
+fn plans() -> impl Strategy<Value = Vec<ContactPlan>> {
+    const NANOS: u64 = 1_000_000_000;
+    // To 2090, so that the longest plan ends within 64 bits. Most people write whole seconds and round rates.
+    let start = 0..3_786_912_000 * NANOS;
+    let length = prop_oneof![1..1_000_000 * NANOS, (1_u64..1_000_000).prop_map(|seconds| seconds * NANOS)];
+    let gap = prop_oneof![Just(0), 0..1_000_000 * NANOS];
+    let rate = prop_oneof![1..=u64::MAX, (1_u64..1_000_000).prop_map(|rate| rate * 1_000)];
+    let delay = prop_oneof![0..=MAX_DELAY_NS, (0_u64..3_600_000).prop_map(|ms| ms * 1_000_000)];
+    let contacts = prop::collection::vec((gap, length, prop::option::of(rate), prop::option::of(delay)), 0..30);
+    (start, contacts).prop_map(|(mut at, contacts)| {
+        let contact = |(gap, length, rate_bps, delay_ns)| {
+            let start_unix_ns = at + gap;
+            at = start_unix_ns + length;
+            ContactPlan { start_unix_ns, end_unix_ns: at, rate_bps, delay_ns }
+        };
+        contacts.into_iter().map(contact).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_shown_of_a_plan_compiles_to_the_same_plan(plan in plans()) {
+        let read = contact::compile(Path::new("passes.toml"), &contact::show(&plan));
+        prop_assert_eq!(read.map(|(plan, _)| plan), Ok(plan));
+    }
 }
