@@ -316,9 +316,21 @@ fn the_documented_example_is_accepted() {
     let example = blocks.next().and_then(|b| b.split("```").next()).unwrap();
     let plan = text_only(example).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((plan.links.len(), plan.peers.len()), (1, 1));
+    let (out, back) = (plan.peers[0].out_label, plan.peers[0].in_label);
     let transit = blocks.next().and_then(|b| b.split("```").next()).unwrap();
     let relay = example.replace("to-relay", "to-a").split("[[peer]]").next().unwrap().to_owned();
     let link_b = relay[relay.find("[[link]]").unwrap()..].replace("to-a", "to-b").replace("10.0.0.1:", "10.0.1.1:");
     let plan = text_only(&format!("{relay}{link_b}{transit}")).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((plan.links.len(), plan.transits.len()), (2, 1));
+    // The relay is the station's neighbour, and both are in the README's picture.
+    let row = &plan.transits[0];
+    assert_eq!((row.a.in_label, row.a.out_label), (out, back));
+    let picture = include_str!("../../../README.md");
+    for part in [
+        format!("forward label {out}, backward label {back}"),
+        format!("swap {out} → {}", row.b.out_label),
+        format!("pop {} → QUIC", row.b.out_label),
+    ] {
+        assert!(picture.contains(&part), "{part}");
+    }
 }
