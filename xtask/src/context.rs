@@ -26,10 +26,7 @@ pub(crate) struct Context {
 impl Context {
     /// Looks around; runs nothing.
     pub(crate) fn find() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?.to_path_buf();
-        if !root.join("rust-toolchain.toml").is_file() {
-            bail!("{} is not the source tree that this xtask was built in; run `cargo xtask` there", root.display());
-        }
+        let root = root(env::var_os("CARGO_MANIFEST_DIR"))?;
         Ok(Self {
             cache: cache_folder()?,
             toolchain: pinned_toolchain(&root)?,
@@ -91,6 +88,18 @@ impl Context {
     }
 }
 
+/// The source tree: `package`, the folder of xtask's package as `cargo run` says it, is in it.
+///
+/// Not what was said at compile time. Cargo gives xtask the same fingerprint in every clone, so that with a shared target folder
+/// the program that runs here may have been built in another one.
+fn root(package: Option<OsString>) -> Result<PathBuf> {
+    let package = package.map(PathBuf::from).context("CARGO_MANIFEST_DIR is not set: start it as `cargo xtask`")?;
+    match package.parent() {
+        Some(root) if root.join("rust-toolchain.toml").is_file() => Ok(root.to_path_buf()),
+        _ => bail!("{} is not xtask's folder in a source tree; start it as `cargo xtask`", package.display()),
+    }
+}
+
 /// The first executable of this name on PATH.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
@@ -113,4 +122,19 @@ fn pinned_toolchain(root: &Path) -> Result<String> {
         .find(|(key, _)| key.trim() == "channel")
         .map(|(_, value)| value.trim().trim_matches('"').to_owned())
         .with_context(|| format!("{}: no `channel`", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_tree_is_the_one_that_cargo_says() {
+        let clone = tempfile::tempdir().unwrap();
+        let package = clone.path().join("xtask");
+        assert!(root(Some(package.clone().into())).is_err(), "no source tree");
+        std::fs::write(clone.path().join("rust-toolchain.toml"), "").unwrap();
+        assert_eq!(root(Some(package.into())).unwrap(), clone.path());
+        assert!(root(None).unwrap_err().to_string().contains("cargo xtask"));
+    }
 }
