@@ -1,6 +1,9 @@
 //! The node's plan: what `control` compiles from the operator's TOML and hands to supervisor and dataplane.
 //! Closed, checked and numbered; nothing in it needs looking up again except key files, which the supervisor opens.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

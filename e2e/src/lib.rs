@@ -24,6 +24,7 @@ mod counters;
 mod deadline;
 mod job;
 mod namespace;
+mod nobody;
 mod node;
 mod process;
 mod program;
@@ -36,6 +37,7 @@ pub use counters::{Counters, SAMPLE_ERROR, Sample, Sampler, busiest_window_bps, 
 pub use deadline::{Deadline, interrupt_flag, interrupted};
 pub use job::Job;
 pub use namespace::Namespace;
+pub use nobody::again_as_nobody;
 pub use node::{Node, Status};
 pub use process::{Process, machine_cpu_time, start_time, tree};
 pub use program::Program;

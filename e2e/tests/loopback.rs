@@ -3,16 +3,12 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use common::{A, B, Line, PATIENCE, RELAY};
-use florelay_e2e::{Deadline, Job, LinkPlan, Program, Rate, Status};
+use florelay_e2e::{Deadline, Job, LinkPlan, Rate, Status, again_as_nobody};
 use rustix::process::Signal;
 use serde_json::Value;
-
-/// The user that the privileged run hands down to: nobody (65534 on Debian).
-const NOBODY: &str = "65534";
 
 #[test]
 fn sockets_carry_files_commands_and_traces() {
@@ -80,21 +76,5 @@ fn messages_of_every_length_are_written_once_also_when_the_receiver_is_killed() 
 
 #[test]
 fn an_unprivileged_user_can_run_all_of_it() {
-    if !rustix::process::geteuid().is_root() {
-        // Then the other test has just shown it.
-        return;
-    }
-    // Copies, because the build's folder may be closed to others.
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let [program, test] = ["florelay", "test"].map(|name| folder.path().join(name));
-    fs::copy(Program::for_tests().unwrap().path(), &program).unwrap();
-    fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", "--no-new-privs", "--"]);
-    command.arg(&test).args(["--exact", "sockets_carry_files_commands_and_traces", "--nocapture"]);
-    command.env("FLORELAY_BIN", &program).env("TMPDIR", "/tmp").current_dir("/");
-    let done = command.output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    again_as_nobody("sockets_carry_files_commands_and_traces");
 }

@@ -1,16 +1,12 @@
 //! Two nodes on one machine over an impaired link, with the `sim` adapter: no namespaces, no AF_XDP, no privileges.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use florelay_e2e::{Deadline, Job, Node, Program, Status};
+use florelay_e2e::{Deadline, Job, Node, Program, Status, again_as_nobody};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The user that the privileged run hands down to: nobody (65534 on Debian).
-const NOBODY: &str = "65534";
 const FILE_BYTES: usize = 1_000_000;
 
 /// A node's configuration, as somebody would write it who wants to try a link.
@@ -117,21 +113,5 @@ fn files_and_commands_cross_an_impaired_link() {
 
 #[test]
 fn an_unprivileged_user_can_try_it() {
-    if !rustix::process::geteuid().is_root() {
-        // Then the other test has just shown it.
-        return;
-    }
-    // Copies, because the build's folder may be closed to others.
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let [program, test] = ["florelay", "test"].map(|name| folder.path().join(name));
-    fs::copy(Program::for_tests().unwrap().path(), &program).unwrap();
-    fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", "--no-new-privs", "--"]);
-    command.arg(&test).args(["--exact", "files_and_commands_cross_an_impaired_link", "--nocapture"]);
-    command.env("FLORELAY_BIN", &program).env("TMPDIR", "/tmp").current_dir("/");
-    let done = command.output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    again_as_nobody("files_and_commands_cross_an_impaired_link");
 }

@@ -102,14 +102,7 @@ fn from_file(source: &mut Source<'_>, file: &Field<PathBuf>) -> Option<Vec<Conta
 }
 
 fn document(source: &mut Source<'_>, text: &str) -> Option<Vec<ContactPlan>> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    for error in &syntax {
-        let span = error.span().unwrap_or(0..0);
-        source.error(&span, "", format!("not TOML: {}", error.message().trim()), "TOML's syntax: https://toml.io");
-    }
-    if !syntax.is_empty() {
-        return None;
-    }
+    let document = super::parse(source, text)?;
     let mut root = Table::new(document.get_ref(), 0..0, "");
     let span = root.get("contact").map_or(0..0, toml::Spanned::span);
     let tables = root.tables(source, "contact", None);

@@ -30,6 +30,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use florelay_dataplane::plan::NodePlan;
+use toml::Spanned;
 use toml::de::DeTable;
 
 use diagnostic::Source;
@@ -82,10 +83,7 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
 
 fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
     let mut source = Source::new(path, text);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    if syntax(&mut source, text, errors) {
-        return source.refuse();
-    }
+    let Some(document) = parse(&mut source, text) else { return source.refuse() };
     // Where a whole section is missing, line 1 is as good as any.
     let mut root = Table::new(document.get_ref(), 0..0, "");
     version(&mut source, &mut root);
@@ -189,10 +187,10 @@ fn read_text(path: &Path) -> Result<String, Refusal> {
     })
 }
 
-/// Records what is not TOML. Says whether anything was.
-fn syntax(source: &mut Source<'_>, text: &str, errors: Vec<toml::de::Error>) -> bool {
-    let found = !errors.is_empty();
-    for error in errors {
+/// The document, or what of it is not TOML is recorded.
+fn parse<'t>(source: &mut Source<'_>, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let key = key_in_line(text, span.start);
         let message = error.message().trim();
@@ -202,7 +200,7 @@ fn syntax(source: &mut Source<'_>, text: &str, errors: Vec<toml::de::Error>) -> 
         }
         source.error(&span, key, format!("not TOML: {message}"), "TOML's syntax: https://toml.io");
     }
-    found
+    errors.is_empty().then_some(document)
 }
 
 fn version(source: &mut Source<'_>, root: &mut Table<'_>) {

@@ -5,11 +5,10 @@
 use std::path::Path;
 
 use florelay_impair::{CorruptMode, LinkModel};
-use toml::de::DeTable;
 
 use super::diagnostic::Source;
 use super::read::{Table, integer, string};
-use super::{Refusal, impair, read_text, syntax, version};
+use super::{Refusal, impair, parse, read_text, version};
 
 /// A link between two interfaces, called left and right.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,10 +39,7 @@ pub fn load(path: &Path) -> Result<Profile, Refusal> {
 /// Everything that is wrong with it.
 pub fn compile(path: &Path, text: &str) -> Result<Profile, Refusal> {
     let mut source = Source::new(path, text);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    if syntax(&mut source, text, errors) {
-        return source.refuse();
-    }
+    let Some(document) = parse(&mut source, text) else { return source.refuse() };
     let mut root = Table::new(document.get_ref(), 0..0, "");
     version(&mut source, &mut root);
     let name = root.required(&mut source, "name", "\"geo-small\"", string);

@@ -1,60 +1,20 @@
 //! Frames and states cross in order and none is lost or made; what is full is counted; who sleeps is woken.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
 use florelay_wire::mpls::Tc;
 
 use super::*;
 use crate::adapter::share::{Turn, shares};
-use crate::plan::{
-    AdapterPlan, LinkContacts, LinkPlan, PollMode, Rung, SpoolPlan, TransitEndPlan, TransitPlan, WorkerPlan,
-};
-
-fn link(worker: usize, interface: Option<&str>) -> LinkPlan {
-    let address: SocketAddr = "10.0.0.1:6635".parse().unwrap();
-    LinkPlan {
-        name: "line".into(),
-        worker,
-        adapter: interface.map_or(AdapterPlan::Udp, |interface| AdapterPlan::Xdp {
-            interface: interface.into(),
-            highest_rung: Rung::ZeroCopy,
-            fallback: true,
-        }),
-        local: address,
-        remote: address,
-        mtu: 1500,
-        extra_overhead: 0,
-        rate_bps: None,
-        burst_bytes: 30_000,
-        control_percent: 50,
-        delay_ns: 0,
-        contracted: false,
-        liveness_interval_ns: 50_000_000,
-        detect_multiplier: 3,
-        liveness_key: [7; 32],
-        admin_up: true,
-        contacts: LinkContacts::default(),
-    }
-}
+use crate::plan::{AdapterPlan, PollMode, TransitEndPlan, TransitPlan, fixture};
 
 /// Links by worker and interface; rows by their links.
 fn plan(workers: usize, links: &[(usize, Option<&str>)], rows: &[(u16, u16)]) -> NodePlan {
+    let link = |(worker, interface): &(usize, Option<&str>)| {
+        fixture::link("line", *worker, "10.0.0.1:6635", interface.map_or(AdapterPlan::Udp, fixture::xdp))
+    };
     let end = |link| TransitEndPlan { link, in_label: 100, out_label: 200 };
     NodePlan {
-        snapshot: 1,
-        spool: SpoolPlan::default(),
-        node: "r".into(),
-        realm: "test.rete".into(),
-        certificate: PathBuf::new(),
-        key: PathBuf::new(),
-        trust: PathBuf::new(),
-        inbox: PathBuf::new(),
-        state_dir: PathBuf::new(),
-        workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }; workers],
-        links: links.iter().map(|(worker, interface)| link(*worker, *interface)).collect(),
-        peers: Vec::new(),
         transits: rows.iter().map(|(a, b)| TransitPlan { a: end(*a), b: end(*b), weight: 1 }).collect(),
+        ..fixture::node(workers, PollMode::Adaptive, links.iter().map(link).collect())
     }
 }
 

@@ -208,26 +208,11 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::link::InfoKind;
-
+    use super::super::fuzzing::{default_route, vlan};
     use super::*;
 
-    /// What the kernel sends for `ip link add link eth0 name eth0.100 type vlan …`.
     fn vlan_device(id: u16, protocol: VlanProtocol, more: Option<LinkAttribute>) -> Option<Device> {
-        let mut message = LinkMessage::default();
-        message.header.index = 5;
-        message.header.link_layer_type = LinkLayerType::Ether;
-        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
-        message.attributes = vec![
-            LinkAttribute::IfName("eth0.100".to_owned()),
-            LinkAttribute::Mtu(1500),
-            LinkAttribute::Link(2),
-            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Vlan),
-                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(id)])),
-            ]),
-        ];
+        let mut message = vlan(5, "eth0.100", protocol, id);
         message.attributes.extend(more);
         match updates(RouteNetlinkMessage::NewLink(message), 0).pop()? {
             Update::Device(device) => Some(device),
@@ -256,12 +241,7 @@ mod tests {
 
     #[test]
     fn routes_of_other_tables_and_kinds_are_left_out_and_a_replacement_says_so() {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.kind = RouteType::Unicast;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.attributes =
-            vec![RouteAttribute::Oif(2), RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 2)))];
+        let message = default_route(Ipv4Addr::new(10, 0, 0, 2), 2);
         let given = |message: &RouteMessage, flags| updates(RouteNetlinkMessage::NewRoute(message.clone()), flags);
         let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let route = Route {

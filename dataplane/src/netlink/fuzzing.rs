@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
@@ -41,35 +41,15 @@ pub fn apply(table: &mut Table, datagram: &[u8]) -> std::io::Result<usize> {
 /// datagram, then the removals.
 #[must_use]
 pub fn datagrams() -> Vec<Vec<u8>> {
-    let mut parent = LinkMessage::default();
-    parent.header.index = 2;
-    parent.header.link_layer_type = LinkLayerType::Ether;
-    parent.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
-    parent.attributes = vec![
-        LinkAttribute::IfName("eth0".to_owned()),
-        LinkAttribute::Mtu(1500),
-        LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
-    ];
-    let mut vlan = parent.clone();
-    vlan.header.index = 3;
-    vlan.attributes[0] = LinkAttribute::IfName("eth0.7".to_owned());
-    vlan.attributes.push(LinkAttribute::Link(2));
-    let tag = LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7)]));
-    vlan.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), tag]));
+    let parent = ethernet(2, "eth0", 1);
+    let vlan = vlan(3, "eth0.7", VlanProtocol::Ieee8021Q, 7);
     let mut address = AddressMessage::default();
     address.header.index = 3;
     address.header.family = AddressFamily::Inet;
     address.attributes = vec![AddressAttribute::Local(LINK.1)];
     let gateway = Ipv4Addr::new(10, 0, 0, 2);
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    route.header.kind = RouteType::Unicast;
-    route.header.table = RouteHeader::RT_TABLE_MAIN;
-    route.attributes = vec![
-        RouteAttribute::Oif(3),
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
-    ];
+    let mut route = default_route(gateway, 3);
+    route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
     let mut neighbour = NeighbourMessage::default();
     neighbour.header.family = AddressFamily::Inet;
     neighbour.header.ifindex = 3;
@@ -102,4 +82,37 @@ fn bytes(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+/// An Ethernet interface that is up; `mac` ends its address.
+pub(super) fn ethernet(index: u32, name: &str, mac: u8) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.link_layer_type = LinkLayerType::Ether;
+    message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(1500),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
+    ];
+    message
+}
+
+/// What the kernel sends for `ip link add link PARENT name NAME type vlan …`, where PARENT has index 2.
+pub(super) fn vlan(index: u32, name: &str, protocol: VlanProtocol, id: u16) -> LinkMessage {
+    let mut message = ethernet(index, name, 9);
+    let data = LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(id)]));
+    message.attributes.push(LinkAttribute::Link(2));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), data]));
+    message
+}
+
+/// The default route of the main table.
+pub(super) fn default_route(gateway: Ipv4Addr, index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.kind = RouteType::Unicast;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+    message
 }

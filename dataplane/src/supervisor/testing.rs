@@ -9,45 +9,12 @@ use florelay_xsk::unbound::{Binding, Memory};
 
 use crate::attach::Mode;
 use crate::broker::{Broker, FreshSocket};
-use crate::plan::{AdapterPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, WorkerPlan};
+use crate::plan::{AdapterPlan, NodePlan, PollMode, fixture};
 
 /// Links at 127.0.0.1:0 on `eth1` and at 127.0.0.2:0 on a UDP socket, both of a worker that polls this way.
 pub(super) fn plan(poll: PollMode) -> NodePlan {
-    let adapter = AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::ZeroCopy, fallback: true };
-    let link = |name: &str, local: &str, adapter| LinkPlan {
-        name: name.into(),
-        worker: 0,
-        adapter,
-        local: local.parse().unwrap(),
-        remote: "127.0.0.9:6635".parse().unwrap(),
-        mtu: 1500,
-        extra_overhead: 0,
-        rate_bps: None,
-        burst_bytes: 30_000,
-        control_percent: 50,
-        delay_ns: 0,
-        contracted: false,
-        liveness_interval_ns: 50_000_000,
-        detect_multiplier: 3,
-        liveness_key: [7; 32],
-        admin_up: true,
-        contacts: LinkContacts::default(),
-    };
-    NodePlan {
-        snapshot: 1,
-        spool: SpoolPlan::default(),
-        node: "a".into(),
-        realm: "test.rete".into(),
-        certificate: "a.crt".into(),
-        key: "a.key".into(),
-        trust: "ca.crt".into(),
-        inbox: "inbox".into(),
-        state_dir: "state".into(),
-        workers: vec![WorkerPlan { core: None, poll }],
-        links: vec![link("line", "127.0.0.1:0", adapter), link("other", "127.0.0.2:0", AdapterPlan::Udp)],
-        peers: Vec::new(),
-        transits: Vec::new(),
-    }
+    let line = fixture::link("line", 0, "127.0.0.1:0", fixture::xdp("eth1"));
+    fixture::node(1, poll, vec![line, fixture::link("other", 0, "127.0.0.2:0", AdapterPlan::Udp)])
 }
 
 /// Every interface has two.
