@@ -348,6 +348,33 @@ fn a_contact_plan_that_cannot_be_read_is_not_the_configuration() {
 }
 
 #[test]
+fn a_reader_that_goes_is_no_panic() {
+    let closed = || {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("link.key");
+    let made = florelay(&["pki", "link-key", key.to_str().unwrap()]).stdout(closed()).status().unwrap();
+    assert_eq!(made.code(), Some(0));
+    let refused = florelay(&["check", "--config", "nowhere.toml"]).stderr(closed()).status().unwrap();
+    assert_eq!(refused.code(), Some(78));
+
+    // Who watches has nobody to watch for; the transfer goes on.
+    let node = Node::start();
+    let mut watch = florelay(&["watch", ID, "--json", "--socket"]);
+    watch.arg(node.dir.path().join("control.sock")).stdout(closed()).stderr(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+    let (tag, ..) = node.request();
+    node.answer(tag, 1, false, None);
+    let mut said = String::new();
+    watch.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(watch.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains(&format!("florelay watch {ID} --socket")), "{said}");
+}
+
+#[test]
 fn without_control_the_reason_is_said() {
     let (code, _, said) = run(&["status", "--socket", "/nonexistent/control.sock"]);
     assert!(code == 69 && said.contains("florelay up"), "{code} {said}");

@@ -15,7 +15,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   0    done
   1    refused or failed; the reason is on standard error
   2    the command line is wrong
-  66   a file that the command line names cannot be read
+  66   a file to send, or with contacts, cannot be read
   69   the control process or the dataplane cannot be reached
   70   an error inside florelay
   78   the configuration is refused; the reasons are on standard error

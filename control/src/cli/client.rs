@@ -1,5 +1,6 @@
 //! A client's end of the control socket.
 
+use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,8 +45,11 @@ impl Client {
             Some(path) => path.clone(),
             None => crate::config::control_socket(&target.config)?,
         };
-        let hint = "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)";
         let socket = UnixStream::connect(&path).map_err(|e| {
+            let hint = match e.kind() {
+                ErrorKind::PermissionDenied => "only root and the user that runs the node may ask it",
+                _ => "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)",
+            };
             Exit::unavailable(format!("no control process at {}: {e}\n    hint: {hint}", path.display()))
         })?;
         let stream = IpcStream::new(socket)?;

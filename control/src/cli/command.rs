@@ -1,6 +1,5 @@
 //! Short requests: one question, a few answers.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use serde_json::json;
 
 use super::args::Target;
 use super::client::{Client, Happening};
+use super::out::{print, say};
 use super::table::terminal_columns;
 use super::{EXIT_INTERRUPTED, Exit, report};
 use crate::config::units::show_duration;
@@ -39,12 +39,11 @@ pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode>
     let mut client = Client::connect(target)?;
     client.ask(RequestBody::Status, None)?;
     let Answer::Status(status) = client.answer()? else { bail!("not a status") };
-    // A pipe that is closed early, as by `head`, is not an error of ours.
-    let _ = if as_json {
-        writeln!(std::io::stdout(), "{:#}", report::status_json(&status))
+    if as_json {
+        print(format_args!("{:#}\n", report::status_json(&status)))?;
     } else {
-        write!(std::io::stdout(), "{}", report::status(&status, terminal_columns()))
-    };
+        print(report::status(&status, terminal_columns()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,14 +54,12 @@ pub(super) fn trace(target: &Target, node: &str, as_json: bool) -> anyhow::Resul
     loop {
         let Answer::Hop { hop, node: answered, rtt_ns, last } = client.answer()? else { bail!("not a hop") };
         if as_json {
-            println!(
-                "{}",
-                json!({ "hop": hop, "node": answered, "rtt_ns": answered.is_some().then_some(rtt_ns), "last": last })
-            );
+            let rtt_ns = answered.is_some().then_some(rtt_ns);
+            print(format_args!("{}\n", json!({ "hop": hop, "node": answered, "rtt_ns": rtt_ns, "last": last })))?;
         } else if let Some(name) = &answered {
-            println!("{hop:3}  {name}  {}", show_duration(rtt_ns));
+            print(format_args!("{hop:3}  {name}  {}\n", show_duration(rtt_ns)))?;
         } else {
-            println!("{hop:3}  no answer");
+            print(format_args!("{hop:3}  no answer\n"))?;
         }
         if last {
             return if answered.as_deref() == Some(node) {
@@ -115,10 +112,10 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
         }
     }
     if outstanding {
-        eprintln!("florelay: the message is with the node and goes when the path is there; it cannot be taken back");
+        say("florelay: the message is with the node and goes when the path is there; it cannot be taken back");
     }
     if !latencies.is_empty() {
-        println!("{}", report::latencies(&latencies, as_json));
+        print(format_args!("{}\n", report::latencies(&latencies, as_json)))?;
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
 }
@@ -127,7 +124,7 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
 fn patient(happenings: &Receiver<Happening>, to: &str) -> Result<Happening, RecvTimeoutError> {
     match happenings.recv_timeout(PATIENCE) {
         Err(RecvTimeoutError::Timeout) => {
-            eprintln!("florelay: {to} has not acknowledged yet; `florelay status` shows the path's state");
+            say(format_args!("florelay: {to} has not acknowledged yet; `florelay status` shows the path's state"));
             happenings.recv().map_err(|_| RecvTimeoutError::Disconnected)
         }
         other => other,

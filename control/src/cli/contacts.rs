@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::args::{ContactsVerb, Target};
 use super::client::Client;
+use super::out::print;
 use super::report::warn;
 use super::table::{table, terminal_columns};
 use super::{Exit, command};
@@ -44,7 +45,7 @@ pub(super) fn run(verb: ContactsVerb) -> anyhow::Result<ExitCode> {
                 let [(link, plan)] = plans.as_slice() else {
                     return Err(Exit::failed("--toml writes the plan of one link: say --map once"));
                 };
-                print!("# link {link}\n\n{}", contact::show(plan));
+                print(format_args!("# link {link}\n\n{}", contact::show(plan)))?;
                 return Ok(ExitCode::SUCCESS);
             }
             for (link, plan) in plans {
@@ -66,17 +67,19 @@ fn show(target: &Target, link: Option<&str>, as_json: bool) -> anyhow::Result<Ex
     client.ask(RequestBody::Contacts, None)?;
     let Answer::Contacts(mut links) = client.answer()? else { bail!("not contact plans") };
     if let Some(link) = link {
+        let all: Vec<_> = links.iter().map(|plan| plan.link.clone()).collect();
         links.retain(|plan| plan.link == link);
         if links.is_empty() {
-            return Err(Exit::failed(format!("link {link} has no contact plan")));
+            let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            return Err(Exit::failed(format!("no link {link} with a contact plan; links that have one: {all}")));
         }
     }
     if as_json {
-        println!("{:#}", Value::Array(links.iter().map(of_link_json).collect()));
+        print(format_args!("{:#}\n", Value::Array(links.iter().map(of_link_json).collect())))?;
     } else if links.is_empty() {
-        println!("no link has a contact plan");
+        print("no link has a contact plan\n")?;
     } else {
-        print!("{}", plans(&links, wall::now_unix_ns(), terminal_columns()));
+        print(plans(&links, wall::now_unix_ns(), terminal_columns()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ControlArgs, PkiVerb};
+use super::out::print;
 use super::table::terminal_columns;
 use super::{EXIT_CONFIG, report};
 use crate::config::{Diagnostic, Refusal};
@@ -30,7 +31,7 @@ pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<
     match (checked, as_json) {
         (Ok((plan, lacks)), false) => {
             report::warn(&lacks);
-            print!("{}", report::plan(path, &plan, terminal_columns()));
+            print(report::plan(path, &plan, terminal_columns()))?;
         }
         (Ok((plan, lacks)), true) => {
             let (links, peers) = (plan.links.len(), plan.peers.len());
@@ -38,11 +39,11 @@ pub(super) fn check(path: &Path, strict: bool, as_json: bool) -> anyhow::Result<
                 "ok": true, "node": plan.node, "realm": plan.realm, "links": links, "peers": peers,
                 "transits": plan.transits.len(), "warnings": diagnostics(&lacks),
             });
-            println!("{ok}");
+            print(format_args!("{ok}\n"))?;
         }
         (Err(refusal), false) => return Err(refusal.into()),
         (Err(refusal), true) => {
-            println!("{}", json!({ "ok": false, "errors": diagnostics(&refusal.0) }));
+            print(format_args!("{}\n", json!({ "ok": false, "errors": diagnostics(&refusal.0) })))?;
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
     }
@@ -121,10 +122,11 @@ pub(super) fn pki(verb: PkiVerb) -> anyhow::Result<ExitCode> {
         }
         PkiVerb::LinkKey { file, force } => {
             pki::link_key(&file, force)?;
-            println!("{} (keep it secret; the same file at both ends)", file.display());
+            print(format_args!("{} (keep it secret; the same file at both ends)\n", file.display()))?;
             return Ok(ExitCode::SUCCESS);
         }
     };
-    println!("{} for {}\n{} (keep it secret)", pair.certificate.display(), pair.spiffe_id, pair.key.display());
+    let (certificate, key) = (pair.certificate.display(), pair.key.display());
+    print(format_args!("{certificate} for {}\n{key} (keep it secret)\n", pair.spiffe_id))?;
     Ok(ExitCode::SUCCESS)
 }

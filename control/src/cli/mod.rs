@@ -9,6 +9,7 @@ mod command;
 mod contacts;
 mod drops;
 mod local;
+mod out;
 mod report;
 mod stream;
 mod table;
@@ -29,7 +30,7 @@ use crate::printable::printable_lines;
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
-/// A file that the command line names cannot be read; EX_NOINPUT of sysexits.h.
+/// A file to send, or one with contacts, cannot be read; EX_NOINPUT of sysexits.h.
 pub const EXIT_NO_INPUT: u8 = 66;
 /// Nobody there; EX_UNAVAILABLE of sysexits.h.
 pub const EXIT_UNAVAILABLE: u8 = 69;
@@ -70,7 +71,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.verb) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("florelay: {}", printable_lines(&explain(&error)));
+            out::say(format_args!("florelay: {}", printable_lines(&explain(&error))));
             ExitCode::from(code_of(&error))
         }
     }

@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::out::say;
 use super::table::table;
 use super::{contacts, drops};
 use crate::config::units::{show_bytes, show_duration, show_rate};
@@ -81,7 +82,7 @@ pub(super) fn plan(path: &Path, plan: &NodePlan, columns: Option<usize>) -> Stri
 /// What is doubtful in a file, on standard error.
 pub(super) fn warn(warnings: &[Diagnostic]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
 }
 

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use super::args::Target;
 use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
-use super::transfer::{new_bar, show};
+use super::out::say;
+use super::transfer::{new_bar, node_option, show};
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
 
 /// Most bytes copied at once.
@@ -86,7 +87,7 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
             Ok(Local::Client(Happening::Answer(Answer::Done))) => {
                 state.writer = None;
                 if state.leaving {
-                    return Ok(state.leave());
+                    return Ok(state.leave(target));
                 }
             }
             // A control process that has just come back does not know its dataplane yet.
@@ -109,7 +110,7 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
             }
             Ok(Local::Ended(_)) => state.closed = true,
             Ok(Local::Client(Happening::Gone(reason))) => {
-                eprintln!("florelay: {reason}; the stream goes on, looking for the control process");
+                say(format_args!("florelay: {reason}; the stream goes on, looking for the control process"));
                 let Some(again) = reconnect(target, &sender, PATIENCE).map_err(|e| e.context(reason))? else {
                     return Ok(ExitCode::from(EXIT_INTERRUPTED));
                 };
@@ -118,7 +119,7 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
                 state.ask_again(&mut client)?;
             }
             Ok(Local::Client(Happening::Interrupt)) | Err(_) => {
-                if let Some(code) = state.interrupt(&mut client, &mut shown)? {
+                if let Some(code) = state.interrupt(target, &mut client, &mut shown)? {
                     return Ok(code);
                 }
             }
@@ -154,19 +155,25 @@ impl Sending {
         client.ask(RequestBody::Watch { id }, None)
     }
 
-    fn leave(&self) -> ExitCode {
+    fn leave(&self, target: &Target) -> ExitCode {
         let id = self.id;
-        eprintln!(
-            "\nThe stream has ended here; what is left is being sent. To watch it: florelay watch {id}\nTo give it up: florelay cancel {id}"
-        );
+        let node = node_option(target);
+        say(format_args!(
+            "\nThe stream has ended here; what is left is being sent. To watch it: florelay watch {id}{node}\nTo give it up: florelay cancel {id}{node}"
+        ));
         ExitCode::from(EXIT_INTERRUPTED)
     }
 
     /// Ctrl-C. An ended stream goes on by itself; another one is given up, and we wait to hear so, unless asked again.
-    fn interrupt(&mut self, client: &mut Client, shown: &mut Shown) -> anyhow::Result<Option<ExitCode>> {
+    fn interrupt(
+        &mut self,
+        target: &Target,
+        client: &mut Client,
+        shown: &mut Shown,
+    ) -> anyhow::Result<Option<ExitCode>> {
         shown.abandon();
         if self.size.is_some() && self.writer.is_none() {
-            return Ok(Some(self.leave()));
+            return Ok(Some(self.leave(target)));
         }
         if self.interrupted || self.leaving {
             return Ok(Some(ExitCode::from(EXIT_INTERRUPTED)));
@@ -175,7 +182,7 @@ impl Sending {
             self.leaving = true;
         } else {
             self.interrupted = true;
-            eprintln!("\nInput has not ended: the stream is cancelled.");
+            say("\nInput has not ended: the stream is cancelled.");
             client.ask(RequestBody::Cancel { id: self.id.as_u128() }, None)?;
         }
         Ok(None)
@@ -323,7 +330,7 @@ impl Listening<'_> {
                     let Some(id) = self.at.id else { return Err(Exit::unavailable(reason)) };
                     self.gone = lost.is_some();
                     if lost.is_none() {
-                        eprintln!("florelay: {reason}; looking for the control process");
+                        say(format_args!("florelay: {reason}; looking for the control process"));
                         if !self.reconnect(&reason)? {
                             return Ok(ExitCode::from(EXIT_INTERRUPTED));
                         }
@@ -337,7 +344,7 @@ impl Listening<'_> {
                 Ok(Local::Client(Happening::Interrupt)) | Err(_) => {
                     shown.abandon();
                     if self.at.id.is_some() {
-                        eprintln!("\nThe stream is given up after {} bytes.", self.at.bytes());
+                        say(format_args!("\nThe stream is given up after {} bytes.", self.at.bytes()));
                     }
                     return Ok(ExitCode::from(EXIT_INTERRUPTED));
                 }
@@ -446,7 +453,7 @@ impl Shown {
             }
             Err(reason) => {
                 let way = if status.outgoing { "to" } else { "from" };
-                eprintln!("florelay: {} {way} {}: {reason}", status.name, status.peer);
+                say(format_args!("florelay: {} {way} {}: {reason}", status.name, status.peer));
                 ExitCode::from(EXIT_FAILED)
             }
         }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::args::{Target, inbox_name};
 use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
+use super::out::{print, say, try_print};
 use super::table::cut;
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
 use crate::printable::printable;
@@ -68,9 +69,14 @@ fn go_on(target: &Target, file: &str, to: &str, priority: u8, id: Uuid, name: &s
     if priority > 0 {
         text.push_str(&format!(" --priority {priority}"));
     }
-    let (option, path) = target.socket.as_ref().map_or(("config", &target.config), |socket| ("socket", socket));
-    text.push_str(&format!(" --{option} {}", quoted(&path.display().to_string())));
+    text.push_str(&node_option(target));
     text
+}
+
+/// The option that names the node, for a command line to copy.
+pub(super) fn node_option(target: &Target) -> String {
+    let (option, path) = target.socket.as_ref().map_or(("config", &target.config), |socket| ("socket", socket));
+    format!(" --{option} {}", quoted(&path.display().to_string()))
 }
 
 /// `florelay watch`.
@@ -125,7 +131,7 @@ impl<'a> Watched<'a> {
                 Ok(Happening::Answer(Answer::Transfer(status))) => {
                     (self.begun, self.lost) = (true, None);
                     if self.as_json {
-                        println!("{}", report::transfer_json(&status));
+                        try_print(format_args!("{}\n", report::transfer_json(&status))).map_err(|e| self.unread(&e))?;
                     } else {
                         show(self.bar.get_or_insert_with(|| new_bar(&status)), &status);
                     }
@@ -133,7 +139,7 @@ impl<'a> Watched<'a> {
                         if let Some(bar) = &self.bar {
                             bar.finish_and_clear();
                         }
-                        return Ok(ended(&status, result.as_ref().map_err(String::as_str), self.as_json));
+                        return ended(&status, result.as_ref().map_err(String::as_str), self.as_json);
                     }
                 }
                 // A control process that has just come back does not know its dataplane yet.
@@ -158,9 +164,9 @@ impl<'a> Watched<'a> {
                         }
                         Ok(None) => return Ok(self.leave()),
                         Err(error) => {
-                            let id = self.id;
+                            let (id, node) = (self.id, node_option(self.target));
                             return Err(Exit::unavailable(format!(
-                                "{reason}, and is not back: {error}\n    hint: the transfer may go on; florelay watch {id}"
+                                "{reason}, and is not back: {error}\n    hint: the transfer may go on; florelay watch {id}{node}"
                             )));
                         }
                     }
@@ -185,11 +191,17 @@ impl<'a> Watched<'a> {
         again.map_or(String::new(), |again| format!("\n    hint: to go on with this transfer: {again}"))
     }
 
+    /// Nobody reads what is told any more, or it cannot be written.
+    fn unread(&self, error: &std::io::Error) -> anyhow::Error {
+        let (id, node) = (self.id, node_option(self.target));
+        Exit::failed(format!("standard output: {error}\n    hint: the transfer goes on; florelay watch {id}{node}"))
+    }
+
     /// Beside the bar, if one is drawn.
     fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -198,28 +210,28 @@ impl<'a> Watched<'a> {
         if let Some(bar) = &self.bar {
             bar.abandon();
         }
-        let id = self.id;
-        eprintln!(
-            "\nThe transfer goes on. To watch it:   florelay watch {id}\nTo give it up:                       florelay cancel {id}"
-        );
+        let (id, node) = (self.id, node_option(self.target));
+        say(format_args!(
+            "\nThe transfer goes on. To watch it:   florelay watch {id}{node}\nTo give it up:                       florelay cancel {id}{node}"
+        ));
         if let Some(again) = &self.again {
-            eprintln!("If the node was restarted meanwhile: {again}");
+            say(format_args!("If the node was restarted meanwhile: {again}"));
         }
         ExitCode::from(EXIT_INTERRUPTED)
     }
 }
 
-fn ended(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool) -> ExitCode {
+fn ended(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool) -> anyhow::Result<ExitCode> {
     match result {
         Ok(digest) => {
             if !as_json {
-                println!("{}", report::transfer_done(status, digest));
+                print(format_args!("{}\n", report::transfer_done(status, digest)))?;
             }
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
         Err(reason) => {
-            eprintln!("florelay: {} to {}: {reason}", status.name, status.peer);
-            ExitCode::from(EXIT_FAILED)
+            say(format_args!("florelay: {} to {}: {reason}", status.name, status.peer));
+            Ok(ExitCode::from(EXIT_FAILED))
         }
     }
 }
