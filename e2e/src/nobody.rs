@@ -9,7 +9,8 @@ use crate::Program;
 /// nobody (65534 on Debian).
 const NOBODY: &str = "65534";
 
-/// Run `test` of the calling test binary again as nobody, without capabilities and without a way back to them. Does nothing
+/// Run `test` of the calling test binary again as nobody, without capabilities, without a way back to them, and with as little locked
+/// memory as old systems grant. Does nothing
 /// for a caller who is not root: that test has just run so.
 ///
 /// # Panics
@@ -24,8 +25,19 @@ pub fn again_as_nobody(test: &str) {
     let [program, binary] = ["florelay", "test"].map(|name| folder.path().join(name));
     fs::copy(Program::for_tests().unwrap().path(), &program).unwrap();
     fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", "--no-new-privs", "--"]);
+    let mut command = Command::new("prlimit");
+    command.args([
+        "--memlock=65536:65536",
+        "setpriv",
+        "--reuid",
+        NOBODY,
+        "--regid",
+        NOBODY,
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--no-new-privs",
+        "--",
+    ]);
     command.arg(&binary).args(["--exact", test, "--nocapture"]);
     command.env("FLORELAY_BIN", &program).env("TMPDIR", "/tmp").current_dir("/");
     let done = command.output().unwrap();

@@ -320,6 +320,17 @@ fn path_error(path: &Path) -> impl FnOnce(io::Error) -> SupervisorError {
 mod tests {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+    use super::wants_af_xdp;
+    use crate::plan::{AdapterPlan, Rung, fixture};
+
+    #[test]
+    fn only_ladders_with_af_xdp_want_its_memory() {
+        let sockets = AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::Socket, fallback: true };
+        for (adapter, wanted) in [(fixture::xdp("eth1"), true), (sockets, false), (AdapterPlan::Udp, false)] {
+            assert_eq!(wants_af_xdp(&fixture::link("line", 0, "127.0.0.1:0", adapter.clone())), wanted, "{adapter:?}");
+        }
+    }
+
     #[test]
     fn open_files_may_reach_the_hard_limit() {
         let limit = getrlimit(Resource::Nofile);
