@@ -99,7 +99,7 @@ Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the 
         #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
         priority: u8,
         /// The transfer's UUID; give the same one to go on with a transfer
-        #[arg(long, value_name = "UUID")]
+        #[arg(long, value_name = "UUID", value_parser = uuid)]
         id: Option<Uuid>,
         /// File name at the receiver; the file's own if absent
         #[arg(long, value_name = "NAME", value_parser = inbox_name)]
@@ -129,7 +129,7 @@ read everything. Ctrl-C gives the stream up, unless input had ended: then the re
         #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
         priority: u8,
         /// The stream's UUID, a new one
-        #[arg(long, value_name = "UUID")]
+        #[arg(long, value_name = "UUID", value_parser = uuid)]
         id: Option<Uuid>,
         /// One JSON object per line: progress, and at last the end
         #[arg(long)]
@@ -166,6 +166,7 @@ error.")]
     #[command(after_help = "Example:\n  florelay watch 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
     Watch {
         /// The transfer's UUID, as `send` and `status` show it
+        #[arg(value_parser = uuid)]
         id: Uuid,
         /// One JSON object per line: progress, and at last the end
         #[arg(long)]
@@ -178,6 +179,7 @@ error.")]
     #[command(after_help = "Example:\n  florelay cancel 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
     Cancel {
         /// The transfer's UUID
+        #[arg(value_parser = uuid)]
         id: Uuid,
         /// Where to ask.
         #[command(flatten)]
@@ -438,6 +440,10 @@ fn epoch(text: &str) -> Result<u64, String> {
         return Ok(florelay_dataplane::wall::now_unix_ns());
     }
     contact::parse_time(text).map_err(|(message, hint)| format!("{message}; {hint}, or now"))
+}
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "write a UUID, for example 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

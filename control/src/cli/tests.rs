@@ -123,7 +123,7 @@ fn wrong_arguments_are_refused_with_a_reason() {
         (&["send", "f"][..], "--to"),
         (&["send", "f", "--to", "B"], "not allowed in a name"),
         (&["send", "f", "--to", "b", "--priority", "128"], "0..=127"),
-        (&["send", "f", "--to", "b", "--id", "7"], "--id"),
+        (&["send", "f", "--to", "b", "--id", "7"], "write a UUID"),
         (&["send", "f", "--to", "b", "--name", "../f"], "without a directory"),
         (&["send", "f", "--to", "b", "--name", ".."], "without a directory"),
         (&["send", "f", "--to", "b", "--name", ".x"], "no hidden files"),
