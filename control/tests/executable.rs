@@ -257,6 +257,29 @@ fn send_outlives_the_control_process() {
     assert!(code == 69 && said.contains("has stopped") && said.contains(&format!("--id {ID}")), "{code} {said}");
 }
 
+/// The test stands in for the control process that comes back, too: it has no dataplane at first.
+#[test]
+fn send_waits_for_the_dataplane_behind_a_new_control_process() {
+    let mut node = Node::start();
+    let file = node.file();
+    let child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID]);
+    let (tag, ..) = node.request();
+    node.answer(tag, 2, false, None);
+    node.control.0.kill().unwrap();
+    node.control.0.wait().unwrap();
+    let socket = node.dir.path().join("control.sock");
+    fs::remove_file(&socket).unwrap();
+    let control = IpcStream::new(UnixListener::bind(&socket).unwrap().accept().unwrap().0).unwrap();
+    control.greet().unwrap();
+    for body in [Answer::Unavailable("not yet".into()), Answer::Failed("the disk is full".into())] {
+        let (Request { tag, body: asked }, _) = control.receive::<Request>().unwrap().unwrap();
+        assert!(matches!(asked, RequestBody::Watch { .. }), "{asked:?}");
+        control.send(&Response { tag, body }, None).unwrap();
+    }
+    let (code, _, said) = finish(child);
+    assert!(code == 1 && said.contains("the disk is full"), "{code} {said}");
+}
+
 #[test]
 fn what_cannot_be_sent_is_refused_at_once() {
     let node = Node::start();
