@@ -1,14 +1,12 @@
 //! Transfers at the gateway: offers taken or refused, files supplied in turns, ends.
 
-use std::ops::Bound;
-
 use florelay_engine::Command;
 use florelay_engine::api::{TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 
 use super::disk::{Open, Opened, Opening, Slow};
 use super::outgoing::OutgoingFile;
-use super::{Gateway, Wanted, incoming, peer_index, peer_worker};
+use super::{Gateway, Wanted, incoming};
 use crate::ring::ToWorker;
 
 /// Chunks of files read before requests and events have their turn: however many files are sent, a command waits for
@@ -16,30 +14,28 @@ use crate::ring::ToWorker;
 const SUPPLY_BATCH: usize = 16;
 
 impl Gateway {
-    /// Read the next chunk of some of the files that are ready, going round.
+    /// Read the next chunk of some of the files that are ready, going round. Says whether there were any: a step that only
+    /// hashed is work too.
     pub(super) fn supply(&mut self) -> bool {
-        let Self { outgoing, transfers, plan, backlog, .. } = self;
-        let after = self.supplied.map_or(Bound::Unbounded, Bound::Excluded);
-        let round = outgoing.range((after, Bound::Unbounded)).chain(outgoing.iter());
-        let turns = round.filter(|(_, file)| file.is_ready()).filter_map(|(id, _)| {
-            let peer = transfers.peer_of(*id).and_then(|name| peer_index(plan, name))?;
-            let worker = peer_worker(plan, peer);
+        // One that is ready alone has two turns.
+        let most = SUPPLY_BATCH.min(2 * self.turns.len());
+        for turn in 0..most {
             // Back-pressure: a worker that does not keep up is not read for.
-            backlog[worker].is_empty().then_some((*id, worker))
-        });
-        // One that is ready alone may have two turns.
-        let turns: Vec<_> = turns.take(SUPPLY_BATCH).collect();
-        for (id, worker) in &turns {
-            let Some(file) = self.outgoing.get_mut(id) else { continue };
-            let command =
-                file.step(&mut self.pieces).unwrap_or_else(|reason| Some(Command::Cancel { id: *id, reason }));
-            if let Some(command) = command {
-                self.tell_worker(*worker, ToWorker::Engine(command));
+            let Some((worker, id)) = self.turns.next(|worker| self.backlog[worker].is_empty()) else {
+                return turn > 0;
+            };
+            let Some(file) = self.outgoing.get_mut(&id) else {
+                self.turns.set(worker, id, false);
+                continue;
+            };
+            let step = file.step(&mut self.pieces);
+            // What could not be read is given up; nothing more is read of it until the engine has heard.
+            self.turns.set(worker, id, step.is_ok() && file.is_ready());
+            if let Some(command) = step.unwrap_or_else(|reason| Some(Command::Cancel { id, reason })) {
+                self.tell_worker(worker, ToWorker::Engine(command));
             }
         }
-        self.supplied = turns.last().map(|(id, _)| *id).or(self.supplied);
-        // A step that only hashed is work too.
-        !turns.is_empty()
+        most > 0
     }
 
     /// Write what was gathered, and say so: one write and one confirmation for a batch of packets.
@@ -113,9 +109,10 @@ impl Gateway {
         self.tell_worker(*worker, ToWorker::Engine(command));
     }
 
-    pub(super) fn ended(&mut self, id: TransferId, result: Result<(), String>) {
+    pub(super) fn ended(&mut self, worker: usize, id: TransferId, result: Result<(), String>) {
         self.opening.remove(&id);
         let outgoing = self.outgoing.remove(&id);
+        self.turns.set(worker, id, false);
         let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
         if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
             // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.

@@ -23,6 +23,7 @@ mod pipes;
 mod requests;
 mod streams;
 mod transfers;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -43,6 +44,7 @@ use self::outgoing::{OutgoingFile, Pieces};
 use self::pipes::{News, PipeId, Pipes};
 use self::streams::Streams;
 use self::transfers::Transfers;
+use self::turns::Turns;
 use crate::adapter::share::workers_on;
 use crate::broker::SharedBroker;
 use crate::contacts::Contacts;
@@ -101,8 +103,8 @@ pub(crate) struct Gateway {
     inputs: Receiver<Input>,
     bell: GatewayBell,
     outgoing: BTreeMap<TransferId, OutgoingFile>,
-    /// The file that was supplied last: the next one has the next turn.
-    supplied: Option<TransferId>,
+    /// Those of them that have something to do.
+    turns: Turns,
     pieces: Pieces,
     incoming: HashMap<TransferId, IncomingFile>,
     /// Transfers with gathered bytes that are not written yet, and their workers.
@@ -153,11 +155,11 @@ impl Gateway {
             backlog: workers.iter().map(|_| VecDeque::new()).collect(),
             urgent: workers.iter().map(|_| VecDeque::new()).collect(),
             reports: workers.iter().map(|_| None).collect(),
+            turns: Turns::new(workers.len()),
             workers,
             inputs,
             bell,
             outgoing: BTreeMap::new(),
-            supplied: None,
             pieces: Pieces::default(),
             incoming: HashMap::new(),
             touched: Vec::new(),
@@ -294,11 +296,12 @@ impl Gateway {
             Event::SupplyFrom { id, .. } | Event::SupplyUpTo { id, .. } => {
                 if let Some(file) = self.outgoing.get_mut(&id) {
                     file.event(&event);
+                    self.turns.set(worker, id, file.is_ready());
                 }
             }
             Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
             Event::TransferEnded { id, result } if self.streams.knows(id) => self.stream_ended(id, result),
-            Event::TransferEnded { id, result } => self.ended(id, result),
+            Event::TransferEnded { id, result } => self.ended(worker, id, result),
             Event::Offered { peer, id, meta } if meta.size.is_none() => self.stream_offered(worker, peer, id, &meta),
             Event::Offered { peer, id, meta } => self.offered(worker, peer, id, meta),
             Event::Data { id, offset, data } => {

@@ -24,7 +24,9 @@
 //!  receiver of a stream   ◄── Accept(offset), Credit(written + stream_credit_bytes), and again with each Confirm
 //! ```
 
+mod due;
 mod receive;
+mod remembered;
 mod send;
 mod stripe;
 
@@ -33,7 +35,9 @@ use std::collections::VecDeque;
 use quinn_proto::{Connection, Dir, StreamId};
 use rustc_hash::FxHashMap;
 
-use self::receive::{Incoming, StripeIn};
+use self::due::DueConfirmations;
+use self::receive::{Confirm, Incoming, StripeIn};
+use self::remembered::Remembered;
 use self::send::Outgoing;
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::config::{Limits, PeerId};
@@ -73,8 +77,10 @@ pub(crate) struct Relay {
     incoming: FxHashMap<TransferId, Incoming>,
     /// Own transfers that may have something to write, in the order of their turns: strict, bulk.
     turns: [VecDeque<TransferId>; 2],
-    /// Received and in place: id, name, size.
-    done: VecDeque<(TransferId, String, Option<u64>)>,
+    /// Confirmations that wait for company.
+    due: DueConfirmations,
+    /// Received and in place: name, size.
+    done: Remembered<(String, Option<u64>)>,
     /// Own transfers to offer on this session, then whether to say that these were all.
     offers: VecDeque<TransferId>,
     offers_end: bool,
@@ -84,11 +90,10 @@ pub(crate) struct Relay {
     /// Own transfers given up while there was no connection; the peer is told why at the next.
     cancelled: VecDeque<(TransferId, String)>,
     /// Incoming transfers given up here. One that is offered again was not heard of.
-    given_up: VecDeque<GivenUp>,
+    given_up: Remembered<GivenUp>,
 }
 
 struct GivenUp {
-    id: TransferId,
     reason: String,
     /// The sender was told on this session; what it offers afterwards is a new transfer.
     told: bool,
@@ -102,13 +107,14 @@ impl Relay {
             outgoing: FxHashMap::default(),
             incoming: FxHashMap::default(),
             turns: [VecDeque::new(), VecDeque::new()],
-            done: VecDeque::new(),
+            due: DueConfirmations::default(),
+            done: Remembered::new(MAX_REMEMBERED),
             offers: VecDeque::new(),
             offers_end: false,
             boot,
             peer_boot: None,
             cancelled: VecDeque::new(),
-            given_up: VecDeque::new(),
+            given_up: Remembered::new(MAX_GIVEN_UP),
         }
     }
 
@@ -145,7 +151,8 @@ impl Relay {
         for incoming in self.incoming.values_mut() {
             incoming.disconnected();
         }
-        for given_up in &mut self.given_up {
+        self.due.clear();
+        for given_up in self.given_up.values_mut() {
             given_up.told = false;
         }
     }
@@ -163,6 +170,7 @@ impl Relay {
         for transfer in self.incoming.values_mut() {
             transfer.disconnected();
         }
+        self.due.clear();
     }
 
     /// A message of an established session.
@@ -250,14 +258,17 @@ impl Relay {
 
     /// When `handle_timeout` wants to be called: the earliest confirmation that waits for company.
     pub(crate) fn next_timeout(&self) -> Option<Nanos> {
-        self.incoming.values().filter_map(Incoming::confirm_at).min()
+        self.due.next()
     }
 
     /// Confirmations whose time has come.
     pub(crate) fn handle_timeout(&mut self, now: Nanos, conn: &mut BulkConn) {
-        for (id, transfer) in &mut self.incoming {
-            if let Some(offset) = transfer.confirm_due(now, conn.session.is_busy()) {
-                transfer.push_confirm(conn, *id, offset);
+        while let Some((at, id)) = self.due.pop(now) {
+            let Some(transfer) = self.incoming.get_mut(&id) else { continue };
+            match transfer.confirm_due(at, now, conn.session.is_busy()) {
+                Confirm::Now(offset) => transfer.push_confirm(conn, id, offset),
+                Confirm::Later(at) => self.due.push(at, id),
+                Confirm::Not => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
-use super::{BulkConn, GivenUp, MAX_GIVEN_UP, MAX_REMEMBERED, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
+use super::{BulkConn, GivenUp, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::config::Limits;
 use crate::session::Message;
@@ -89,10 +89,6 @@ impl Incoming {
         self.end.get_or_insert((size, digest));
     }
 
-    pub(super) fn confirm_at(&self) -> Option<Nanos> {
-        self.confirm_at
-    }
-
     /// Everything below `offset` is written; and so much more may be sent.
     pub(super) fn push_confirm(&self, conn: &mut BulkConn, id: TransferId, offset: u64) {
         conn.session.push(&Message::Confirm { id: id.0, offset });
@@ -113,19 +109,31 @@ impl Incoming {
         self.push_confirm(conn, id, self.written);
     }
 
-    /// `busy`: the peer does not read what it is told; confirmations can be one later.
-    pub(super) fn confirm_due(&mut self, now: Nanos, busy: bool) -> Option<u64> {
-        if self.confirm_at? > now {
-            return None;
+    /// The confirmation that was made due for `at`. `busy`: the peer does not read what it is told; confirmations can be
+    /// one later.
+    pub(super) fn confirm_due(&mut self, at: Nanos, now: Nanos, busy: bool) -> Confirm {
+        if self.confirm_at != Some(at) {
+            return Confirm::Not;
         }
         if busy {
-            self.confirm_at = Some(now + CONFIRM_DELAY);
-            return None;
+            let later = now + CONFIRM_DELAY;
+            self.confirm_at = Some(later);
+            return Confirm::Later(later);
         }
         self.confirm_at = None;
         self.confirmed = self.written;
-        Some(self.written)
+        Confirm::Now(self.written)
     }
+}
+
+/// What to do about a confirmation whose time has come.
+pub(super) enum Confirm {
+    /// Everything below is written.
+    Now(u64),
+    /// Ask again then.
+    Later(Nanos),
+    /// It went with an earlier one.
+    Not,
 }
 
 impl Relay {
@@ -144,7 +152,7 @@ impl Relay {
             }
             return;
         }
-        if let Some((_, name, size)) = self.done.iter().find(|(known, ..)| *known == id) {
+        if let Some((name, size)) = self.done.get(id) {
             if *name == meta.name && *size == meta.size {
                 // Our `Done` was lost with the connection; nothing is sent again.
                 conn.session.push(&Message::Done { id: id.0 });
@@ -153,14 +161,13 @@ impl Relay {
             }
             return;
         }
-        if let Some(at) = self.given_up.iter().position(|given_up| given_up.id == id) {
-            let given_up = &mut self.given_up[at];
+        if let Some(given_up) = self.given_up.get_mut(id) {
             if !given_up.told {
                 given_up.told = true;
                 conn.session.push_cancel(id, &given_up.reason);
                 return;
             }
-            self.given_up.remove(at);
+            self.given_up.remove(id);
         }
         if let Some(transfer) = self.incoming.get_mut(&id) {
             if !std::mem::replace(&mut transfer.offered, true) && transfer.accepted {
@@ -211,10 +218,7 @@ impl Relay {
 
     /// An incoming transfer ends here, by this end.
     pub(super) fn give_up(&mut self, id: TransferId, reason: &str, told: bool) {
-        if self.given_up.len() == MAX_GIVEN_UP {
-            self.given_up.pop_front();
-        }
-        self.given_up.push_back(GivenUp { id, reason: reason.to_owned(), told });
+        self.given_up.insert(id, GivenUp { reason: reason.to_owned(), told });
     }
 
     /// The gateway takes an offered transfer from `offset` on.
@@ -243,14 +247,22 @@ impl Relay {
         }
         transfer.written = offset;
         let Some((conn, quic)) = conn else { return };
-        if offset - transfer.confirmed >= CONFIRM_STEP_BYTES && !conn.session.is_busy() {
-            transfer.confirmed = offset;
-            transfer.confirm_at = None;
-            transfer.push_confirm(conn, id, offset);
-        } else {
-            transfer.confirm_at.get_or_insert(now + CONFIRM_DELAY);
-        }
+        self.confirm_written(now, conn, id);
         self.deliver(conn, quic, id, events);
+    }
+
+    /// Confirm what is written, now or soon.
+    fn confirm_written(&mut self, now: Nanos, conn: &mut BulkConn, id: TransferId) {
+        let Some(transfer) = self.incoming.get_mut(&id) else { return };
+        if transfer.written - transfer.confirmed >= CONFIRM_STEP_BYTES && !conn.session.is_busy() {
+            transfer.confirmed = transfer.written;
+            transfer.confirm_at = None;
+            transfer.push_confirm(conn, id, transfer.written);
+        } else if transfer.confirm_at.is_none() {
+            let at = now + CONFIRM_DELAY;
+            transfer.confirm_at = Some(at);
+            self.due.push(at, id);
+        }
     }
 
     /// The gateway is through with the whole.
@@ -263,10 +275,7 @@ impl Relay {
     ) {
         let Some(transfer) = self.incoming.get(&id) else { return };
         if result.is_ok() {
-            if self.done.len() == MAX_REMEMBERED {
-                self.done.pop_front();
-            }
-            self.done.push_back((id, transfer.name.clone(), transfer.size));
+            self.done.insert(id, (transfer.name.clone(), transfer.size));
         }
         if let Err(reason) = &result {
             self.give_up(id, reason, conn.is_some());
@@ -468,3 +477,6 @@ fn read_chunk(quic: &mut Connection, stream: StreamId, limit: usize) -> Read {
     let _ = chunks.finalize();
     read
 }
+
+#[cfg(test)]
+mod tests;

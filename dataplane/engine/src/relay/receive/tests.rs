@@ -1,0 +1,81 @@
+use super::*;
+use crate::config::PeerId;
+use crate::session::Session;
+
+const BURST: Duration = Duration::from_micros(10);
+
+fn meta() -> TransferMeta {
+    TransferMeta { name: "f".into(), size: Some(1 << 40), priority: 0, attributes: Vec::new() }
+}
+
+/// Transfers that are under way on a session.
+fn receiving(transfers: u128) -> (Relay, BulkConn) {
+    let mut relay = Relay::new(PeerId(0), 1, Limits::default());
+    let mut conn = BulkConn { session: Session::greeted(2), ..BulkConn::default() };
+    let mut events = VecDeque::new();
+    for id in (0..transfers).map(TransferId) {
+        relay.offered(&mut conn, id, meta(), &mut events);
+        relay.accept(Some(&mut conn), id, 0);
+    }
+    assert_eq!(events.len() as u128, transfers);
+    conn.session.take_outbox();
+    (relay, conn)
+}
+
+fn write(relay: &mut Relay, conn: &mut BulkConn, now: Nanos, id: u128, bytes: u64) {
+    let transfer = relay.incoming.get_mut(&TransferId(id)).unwrap();
+    transfer.written += bytes;
+    relay.confirm_written(now, conn, TransferId(id));
+}
+
+#[test]
+fn a_burst_looks_at_what_is_due_however_many_transfers_there_are() {
+    let looked_at = |transfers: u128| {
+        let (mut relay, mut conn) = receiving(transfers);
+        let mut now = Nanos(1);
+        for id in 0..transfers {
+            write(&mut relay, &mut conn, now, id, 100);
+            now += Duration::from_nanos(1);
+        }
+        for _ in 0..1000 {
+            now += BURST;
+            assert!(relay.next_timeout().is_some_and(|at| at > now));
+            relay.handle_timeout(now, &mut conn);
+        }
+        assert!(conn.session.take_outbox().is_empty(), "not due yet");
+        relay.due.looked_at.get()
+    };
+    assert_eq!(looked_at(10_000), looked_at(1));
+}
+
+#[test]
+fn each_transfer_is_confirmed_at_its_time_and_once() {
+    let (mut relay, mut conn) = receiving(3);
+    let at = |ms| Nanos(0) + Duration::from_millis(ms);
+    for (ms, id, bytes) in [(10, 0, 100), (20, 1, 100), (30, 2, 100), (40, 0, CONFIRM_STEP_BYTES), (50, 0, 7)] {
+        write(&mut relay, &mut conn, at(ms), id, bytes);
+    }
+    let confirmed = |conn: &mut BulkConn| {
+        let mut said = Session::default();
+        said.deliver(&conn.session.take_outbox());
+        let mut confirmed = Vec::new();
+        while let Some(message) = said.next().unwrap() {
+            let Message::Confirm { id, offset } = message else { panic!("{message:?}") };
+            confirmed.push((id, offset));
+        }
+        confirmed
+    };
+    assert_eq!(confirmed(&mut conn), [(0, 100 + CONFIRM_STEP_BYTES)], "a whole step at once");
+    // The first entry is of what has gone with the step.
+    let mut times = Vec::new();
+    while let Some(at) = relay.next_timeout() {
+        relay.handle_timeout(at, &mut conn);
+        times.push((at, confirmed(&mut conn)));
+    }
+    let last = (0, 107 + CONFIRM_STEP_BYTES);
+    assert_eq!(times, [(at(210), vec![]), (at(220), vec![(1, 100)]), (at(230), vec![(2, 100)]), (at(250), vec![last])]);
+    // Nothing of an older connection is left.
+    write(&mut relay, &mut conn, at(300), 1, 1);
+    relay.disconnected();
+    assert_eq!(relay.next_timeout(), None);
+}
