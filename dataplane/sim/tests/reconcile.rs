@@ -129,3 +129,42 @@ fn a_stream_that_a_restarted_sender_has_forgotten_ends_at_the_reader_and_frees_i
         assert!(matches!(ended, Some(Err(reason)) if reason.contains("restarted")), "{ended:?}");
     });
 }
+
+/// A small file that is whole at the receiver, which takes longer to sync it than QUIC keeps an idle connection.
+fn syncing(seed: u64) -> Sim {
+    const SMALL: u64 = 100_000;
+    let spec = LinkSpec::new(Some(5_000_000), Duration::from_millis(5 + seed * 20)).both(|model| model.loss(0.01));
+    let mut net = Scenario::new(pair(spec)).seed(seed).write_delay(SILENCE).build();
+    net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(10 * SECOND));
+    net.send_file(A, PEER, FILE, SMALL, 10);
+    net.run_until(net.now() + Duration::from_secs(5));
+    assert_eq!(net.gateway(B).sinks[&FILE].received_bytes(), SMALL);
+    net
+}
+
+fn arrives(net: &mut Sim) {
+    net.send_file(A, PEER, OTHER, 1000, 10);
+    let end = net.now() + 3 * SILENCE;
+    let done = net.run_while(end, |net| net.gateway(B).sinks[&FILE].result().is_none());
+    let sink = &net.gateway(B).sinks[&FILE];
+    assert!(done && sink.result() == Some(&Ok(())) && sink.shelved_at().is_none(), "{sink:?}");
+}
+
+#[test]
+fn a_file_that_is_being_synced_arrives_although_its_sender_was_restarted() {
+    for_seeds(0..8, |seed| {
+        let mut net = syncing(seed);
+        net.gateway_mut(A).sources.remove(&FILE);
+        net.power_cut(A, PEER);
+        arrives(&mut net);
+    });
+}
+
+#[test]
+fn a_file_that_is_being_synced_arrives_although_its_sender_gave_it_up_meanwhile() {
+    for_seeds(0..8, |seed| {
+        let mut net = syncing(seed);
+        cut(&mut net, |net| cancel(net, A));
+        arrives(&mut net);
+    });
+}

@@ -200,7 +200,8 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         let same = self.peer_boot.replace(boot) == Some(boot);
-        let forgotten = self.incoming.iter().filter(|(_, transfer)| !transfer.offered);
+        // What is here whole is the gateway's to complete, whatever its sender remembers.
+        let forgotten = self.incoming.iter().filter(|(_, transfer)| !transfer.offered && !transfer.end_delivered);
         let mut forgotten: Vec<_> = forgotten.map(|(id, _)| *id).collect();
         // By id, so that equal seeds do the same.
         forgotten.sort_unstable();
