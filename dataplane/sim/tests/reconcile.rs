@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use florelay_engine::api::{Command, TransferId};
+use florelay_engine::api::{Command, PeerState, TransferId};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
 use florelay_sim::gateway::Pace;
@@ -127,6 +127,28 @@ fn a_stream_that_a_restarted_sender_has_forgotten_ends_at_the_reader_and_frees_i
         finish_other(&mut net);
         let ended = net.gateway(B).streams_in[&STREAM].result();
         assert!(matches!(ended, Some(Err(reason)) if reason.contains("restarted")), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_cancellation_by_the_receiver_before_the_offer_of_a_new_session_has_come_leaves_nothing_behind() {
+    for_seeds(0..8, |seed| {
+        for eighth in 0..8 {
+            let mut net = under_way(seed);
+            cut(&mut net, |_| {});
+            let end = net.now() + Duration::from_secs(60);
+            let ready = |net: &mut Sim| net.node(B).status().peers[0].state == PeerState::Connected;
+            assert!(net.run_while(end, |net| !ready(net)), "connected again");
+            // The sender's offer is on its way for some of these times.
+            let round_trip = Duration::from_millis(2 * (5 + seed * 20));
+            net.run_until(net.now() + round_trip * eighth / 8);
+            // The gateway asserts that nothing is offered to it a second time.
+            cancel(&mut net, B);
+            finish_other(&mut net);
+            for ended in [net.gateway(A).sources[&FILE].result(), net.gateway(B).sinks[&FILE].result()] {
+                assert!(matches!(ended, Some(Err(reason)) if reason.contains("by the operator")), "{ended:?}");
+            }
+        }
     });
 }
 

@@ -231,9 +231,11 @@ impl Relay {
         reason: &str,
         events: &mut VecDeque<Event>,
     ) {
-        let known = self.knows(id);
-        if self.incoming.contains_key(&id) {
-            self.give_up(id, reason, conn.is_some());
+        // One that its sender has not offered on this session yet is answered when it does: told now as well, it would be
+        // taken for a new one, whose offer is on its way.
+        let offered = self.incoming.get(&id).map(|transfer| transfer.offered);
+        if let Some(offered) = offered {
+            self.give_up(id, reason, conn.is_some() && offered);
         }
         let Some((conn, quic)) = conn else {
             if self.outgoing.contains_key(&id) {
@@ -249,7 +251,7 @@ impl Relay {
             }
             return;
         };
-        if known {
+        if self.outgoing.contains_key(&id) || offered == Some(true) {
             conn.session.push_cancel(id, reason);
         }
         self.end_outgoing(id, Err(reason.to_owned()), quic, events);

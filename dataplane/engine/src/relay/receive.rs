@@ -39,7 +39,7 @@ pub(super) struct Incoming {
     /// Its sender sends on credit.
     on_credit: bool,
     /// Its sender has offered it on this session.
-    offered: bool,
+    pub(super) offered: bool,
     /// The gateway has accepted it.
     accepted: bool,
     /// First byte not yet handed to the gateway.
@@ -278,12 +278,15 @@ impl Relay {
         if result.is_ok() {
             self.done.insert(id, (transfer.name.clone(), transfer.size));
         }
+        // Otherwise the offer of this session is still to come, and is answered then.
+        let offered = transfer.offered;
         if let Err(reason) = &result {
-            self.give_up(id, reason, conn.is_some());
+            self.give_up(id, reason, conn.is_some() && offered);
         }
         match conn {
             Some((conn, quic)) => {
                 match &result {
+                    _ if !offered => {}
                     Ok(()) => conn.session.push(&Message::Done { id: id.0 }),
                     Err(reason) => conn.session.push_cancel(id, reason),
                 }
