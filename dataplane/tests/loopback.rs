@@ -9,7 +9,9 @@ use std::os::unix::net::UnixStream;
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Status};
-use florelay_dataplane::plan::{AdapterPlan, NodePlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan};
+use florelay_dataplane::plan::{
+    AdapterPlan, NodePlan, PeerPlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan,
+};
 
 use nodes::{Node, Realm, assert_received, counter, link};
 
@@ -180,6 +182,55 @@ fn a_relay_of_two_workers_forwards_tells_of_outages_and_keeps_every_frame() {
     }
     assert!(worker(0, "ring_transit_out") * 1460 > 8_000_000 && worker(1, "ring_transit_out") > 100);
     assert!(counter(&status.links[1].counters, "tx_bytes") > 8_000_000);
+    a.stop();
+    r.stop();
+    c.stop();
+}
+
+#[test]
+fn peers_of_two_workers_that_use_one_id_do_not_disturb_each_other() {
+    let realm = Realm::new();
+    let ((a, r0), (c, r1)) = (addresses(), addresses());
+    let slow = Some(8_000_000);
+    let plan_a = realm.plan("a", "a", "r", link(a, r0, AdapterPlan::Udp, slow));
+    let plan_c = realm.plan("c", "c", "r", link(c, r1, AdapterPlan::Udp, slow));
+    let mut plan_r = realm.plan("r", "r", "a", link(r0, a, AdapterPlan::Udp, slow));
+    let mut second = link(r1, c, AdapterPlan::Udp, slow);
+    (second.name, second.worker) = ("second".into(), 1);
+    plan_r.links.push(second);
+    plan_r.workers.push(plan_r.workers[0].clone());
+    let to_c = PeerPlan {
+        name: "c".into(),
+        link: 1,
+        spiffe_id: plan_r.peers[0].spiffe_id.replace("/a", "/c"),
+        ..plan_r.peers[0].clone()
+    };
+    plan_r.peers.push(to_c);
+    let (inbox_r, inbox_c) = (plan_r.inbox.clone(), plan_c.inbox.clone());
+    let (mut a, mut r, mut c) =
+        (Node::start(plan_a, "unused"), Node::start(plan_r, "unused"), Node::start(plan_c, "unused"));
+    let refused = |node: &mut Node, tag| {
+        let ended = node.client.progress(tag, |status| status.ended.is_some()).ended;
+        assert!(matches!(&ended, Some(Err(reason)) if reason.contains("this id is running")), "{ended:?}");
+    };
+    // Two seconds at 8 Mbit/s.
+    let (first, digest) = realm.file("first.dat", 2_000_000);
+    let (other, _) = realm.file("other.dat", 1_000);
+    let tag = a.client.send("r", &first, 7);
+    a.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    let same = c.client.send("r", &other, 7);
+    refused(&mut c, same);
+    assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox_r, "first.dat", &digest);
+    // One that is sent to c, and offered by a.
+    let (second, digest) = realm.file("second.dat", 2_000_000);
+    let tag = r.client.send("c", &second, 8);
+    r.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    let same = a.client.send("r", &other, 8);
+    refused(&mut a, same);
+    assert_eq!(r.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox_c, "second.dat", &digest);
+    assert!(!inbox_r.join("other.dat").exists());
     a.stop();
     r.stop();
     c.stop();

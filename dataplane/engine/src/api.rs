@@ -312,6 +312,31 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The transfer that it is about, if it is about one.
+    #[must_use]
+    pub fn transfer(&self) -> Option<TransferId> {
+        match *self {
+            Self::SupplyFrom { id, .. }
+            | Self::SupplyUpTo { id, .. }
+            | Self::Confirmed { id, .. }
+            | Self::TransferEnded { id, .. }
+            | Self::Offered { id, .. }
+            | Self::Data { id, .. }
+            | Self::DataEnd { id, .. }
+            | Self::TransferShelved { id } => Some(id),
+            Self::Message { .. }
+            | Self::MessageAcked { .. }
+            | Self::MessageFailed { .. }
+            | Self::Datagram { .. }
+            | Self::DatagramRefused { .. }
+            | Self::Link { .. }
+            | Self::Peer { .. }
+            | Self::TraceHop { .. } => None,
+        }
+    }
+}
+
 /// What a peer's command messages hold of this node, and what was refused.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct MessageCounters {

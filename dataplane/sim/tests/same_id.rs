@@ -43,3 +43,25 @@ fn the_first_peer_keeps_an_id_and_the_second_is_refused_by_name() {
     assert!(refused.is_some_and(|reason| reason.contains("another peer")), "{refused:?}");
     assert_eq!(net.gateway(a).sinks[&ID].written_bytes(), SIZE);
 }
+
+#[test]
+fn an_id_that_comes_in_cannot_be_sent_back_and_what_comes_in_arrives() {
+    let mut topology = Topology::new();
+    for name in ["a", "b"] {
+        topology.node(name);
+    }
+    let wire = topology.link(0, 1, spec());
+    topology.path(1, &[wire], 100);
+    let (a, b) = (NodeId(0), NodeId(1));
+    let mut net = Scenario::new(topology).seed(4).build();
+    net.run_until_connected(&[(a, PEER), (b, PEER)], Nanos(5 * SECOND));
+    net.send_file(b, PEER, ID, SIZE, 0);
+    net.run_until(net.now() + Duration::from_millis(200));
+    assert!(net.gateway(a).sinks[&ID].written_bytes() < SIZE);
+    net.send_file(a, PEER, ID, SIZE, 0);
+    net.run_until(net.now() + Duration::from_millis(1));
+    let refused = net.gateway_mut(a).sources.remove(&ID).and_then(|source| source.result().cloned());
+    assert!(matches!(&refused, Some(Err(reason)) if reason.contains("the other way")), "{refused:?}");
+    let ended = net.run_while(Nanos(30 * SECOND), |net| net.gateway(b).sources[&ID].result().is_none());
+    assert!(ended && net.files_done(), "{:?}", net.gateway(b).sources[&ID].result());
+}

@@ -6,7 +6,7 @@ use florelay_engine::config::PeerId;
 
 use super::disk::{Open, Opened, Opening, Slow};
 use super::outgoing::OutgoingFile;
-use super::{Gateway, Wanted, incoming};
+use super::{Gateway, InOpener, Wanted, incoming};
 use crate::ring::ToWorker;
 
 /// Chunks of files read before requests and events have their turn: however many files are sent, a command waits for
@@ -66,7 +66,7 @@ impl Gateway {
             return;
         }
         let number = self.number();
-        self.opening.insert(id, (number, Wanted::Accept));
+        self.opening.insert(id, InOpener { number, wanted: Wanted::Accept, worker, peer });
         let from = self.plan.peers.get(usize::from(peer.0)).map_or_else(String::new, |peer| peer.name.clone());
         // The opener lives as long as the gateway.
         let opening = Opening { inbox: self.plan.inbox.clone(), worker, from, id, meta, number };
@@ -76,7 +76,7 @@ impl Gateway {
     pub(super) fn opened(&mut self, opening: &Opening, result: Opened) {
         let Opening { worker, from, id, meta, .. } = opening;
         match self.opening.get(id) {
-            Some((number, wanted)) if *number == opening.number => {
+            Some(InOpener { number, wanted, .. }) if *number == opening.number => {
                 let wanted = *wanted;
                 self.opening.remove(id);
                 if wanted == Wanted::Keep {
@@ -128,8 +128,8 @@ impl Gateway {
 
     /// The sender does not know the transfer any more: what has arrived is kept for a while, in case it is sent again.
     pub(super) fn shelved(&mut self, id: TransferId) {
-        if let Some((_, wanted)) = self.opening.get_mut(&id) {
-            *wanted = Wanted::Keep;
+        if let Some(opening) = self.opening.get_mut(&id) {
+            opening.wanted = Wanted::Keep;
         }
         if let Some(mut file) = self.incoming.remove(&id)
             && let Err(error) = file.flush()

@@ -21,7 +21,10 @@ mod log;
 mod outgoing;
 mod pipes;
 mod requests;
+mod strangers;
 mod streams;
+#[cfg(test)]
+mod testing;
 mod transfers;
 mod turns;
 
@@ -42,6 +45,7 @@ use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::{OutgoingFile, Pieces};
 use self::pipes::{News, PipeId, Pipes};
+use self::strangers::Strangers;
 use self::streams::Streams;
 use self::transfers::Transfers;
 use self::turns::Turns;
@@ -92,6 +96,15 @@ enum Wanted {
     Keep,
 }
 
+/// An offer that the opener has.
+struct InOpener {
+    /// Tells it from an earlier one of the same transfer that the opener still has.
+    number: u64,
+    wanted: Wanted,
+    worker: usize,
+    peer: PeerId,
+}
+
 pub(crate) struct Gateway {
     plan: Arc<NodePlan>,
     started: Instant,
@@ -122,8 +135,9 @@ pub(crate) struct Gateway {
     contacts: Contacts,
     log: MessageLog<(usize, PeerId)>,
     opener: Sender<Open>,
-    /// Offers that the opener has: the number of the last, and what is to become of it.
-    opening: HashMap<TransferId, (u64, Wanted)>,
+    /// Offers that the opener has, of each transfer the last.
+    opening: HashMap<TransferId, InOpener>,
+    strangers: Strangers,
     finisher: Sender<Slow>,
     /// Files that the finisher has.
     finishing: HashSet<TransferId>,
@@ -176,6 +190,7 @@ impl Gateway {
             log,
             opener,
             opening: HashMap::new(),
+            strangers: Strangers::default(),
             finisher,
             finishing: HashSet::new(),
             broker,
@@ -289,7 +304,7 @@ impl Gateway {
     }
 
     fn event(&mut self, worker: usize, event: Event) {
-        if self.stream_event(&event) {
+        if self.is_strangers(worker, &event) || self.stream_event(&event) {
             return;
         }
         match event {

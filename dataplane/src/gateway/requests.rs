@@ -107,6 +107,7 @@ impl Gateway {
             // The same command again: go on watching.
             return self.transfers.watch(id, tag, replies);
         }
+        self.check_not_offered(id)?;
         self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
         self.transfers.watch(id, tag, replies)?;
         self.outgoing.insert(id, file);

@@ -171,6 +171,7 @@ impl Gateway {
         if self.transfers.is_running(id) {
             return Err(format!("a transfer {} is running; a stream has one source", uuid::Uuid::from_u128(id.0)));
         }
+        self.check_not_offered(id)?;
         if self.streams.sending.len() >= MAX_SENDING {
             return Err(format!("{MAX_SENDING} streams are sent from here, which is the limit"));
         }

@@ -59,6 +59,8 @@ const MAX_CANCELLED: usize = 1024;
 const MAX_GIVEN_UP: usize = 1024;
 /// Why nothing comes of a stream with a peer of session version 1, which would not know of credit.
 const NO_STREAMS: &str = "the other node is older and cannot carry streams (session version 1)";
+/// Ids name transfers in both directions: one for two would mix up their ends.
+const OTHER_WAY: &str = "a transfer with this id goes the other way";
 /// Stripe header: 16 bytes id, 8 bytes offset, big-endian.
 const STRIPE_HEADER_BYTES: usize = 24;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
-use super::{BulkConn, GivenUp, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
+use super::{BulkConn, GivenUp, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::config::Limits;
 use crate::session::Message;
@@ -176,8 +176,7 @@ impl Relay {
             return;
         }
         let refusal = if self.outgoing.contains_key(&id) {
-            // Ids name transfers in both directions: one for two would mix up their ends.
-            Err("a transfer with this id goes the other way")
+            Err(OTHER_WAY)
         } else if self.is_full() {
             Err("the receiver's limit of transfers is reached")
         } else {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quinn_proto::{Connection, Dir, VarInt, WriteError};
 
 use super::stripe::StripeOut;
-use super::{BulkConn, NO_STREAMS, Relay, STRIPE_HEADER_BYTES, check_meta};
+use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta};
 use crate::api::{Event, TransferId, TransferMeta};
 use crate::session::Message;
 
@@ -120,6 +120,8 @@ impl Relay {
     pub(crate) fn send(&mut self, connected: bool, id: TransferId, meta: TransferMeta, events: &mut VecDeque<Event>) {
         let refusal = if self.outgoing.contains_key(&id) {
             Err("a transfer with this id is running".to_owned())
+        } else if self.incoming.contains_key(&id) {
+            Err(OTHER_WAY.to_owned())
         } else if self.is_full() {
             Err(format!("{} transfers with this peer are running, which is the limit", self.limits.transfers_per_peer))
         } else {

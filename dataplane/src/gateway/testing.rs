@@ -1,0 +1,126 @@
+//! A gateway without its thread: tests say what its workers and control would.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use florelay_engine::api::TransferId;
+use florelay_engine::{Command, Event};
+
+use super::{Gateway, Input};
+use crate::broker::{LocalBroker, SharedBroker};
+use crate::contacts::Contacts;
+use crate::ipc::{Answer, Request, RequestBody, Response};
+use crate::plan::{AdapterPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, WorkerPlan};
+use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
+
+/// A gateway of two workers, each with a link to a peer; what workers and control do is done by the test.
+pub(super) struct Bed {
+    dir: tempfile::TempDir,
+    pub(super) gateway: Gateway,
+    workers: Vec<Arc<Rings>>,
+    answers: Receiver<Response>,
+    replies: Sender<Response>,
+}
+
+fn plan(dir: &std::path::Path) -> NodePlan {
+    let link = |worker: usize| LinkPlan {
+        name: format!("line-{worker}"),
+        worker,
+        adapter: AdapterPlan::Udp,
+        local: ([127, 0, 0, 1], 0).into(),
+        remote: ([127, 0, 0, 1], 0).into(),
+        mtu: 1500,
+        extra_overhead: 0,
+        rate_bps: None,
+        burst_bytes: 30_000,
+        control_percent: 50,
+        delay_ns: 0,
+        contracted: false,
+        liveness_interval_ns: 50_000_000,
+        detect_multiplier: 3,
+        liveness_key: [7; 32],
+        admin_up: true,
+        contacts: LinkContacts::default(),
+    };
+    let peer = |(number, name): (u16, &str)| PeerPlan {
+        name: name.into(),
+        spiffe_id: String::new(),
+        link: number,
+        out_label: 100,
+        in_label: 200,
+        originator: true,
+        quic_mtu: 1460,
+        initial_rtt_ns: 10_000_000,
+        path_rate_bps: None,
+        return_rate_bps: None,
+        weight: 1,
+    };
+    NodePlan {
+        snapshot: 1,
+        node: "r".into(),
+        realm: "test.rete".into(),
+        certificate: "".into(),
+        key: "".into(),
+        trust: "".into(),
+        inbox: dir.join("inbox"),
+        state_dir: dir.join("state"),
+        spool: SpoolPlan::default(),
+        workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }; 2],
+        links: [0, 1].map(link).into(),
+        peers: [(0, "a"), (1, "b")].map(peer).into(),
+        transits: Vec::new(),
+    }
+}
+
+impl Bed {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Arc::new(plan(dir.path()));
+        let workers: Vec<_> = (0..2).map(|_| Rings::new().unwrap()).collect();
+        let contacts = Contacts::new(&plan, Instant::now());
+        let (to_gateway, inputs) = channel();
+        let (replies, answers) = channel();
+        let broker = SharedBroker::new(Box::new(LocalBroker::new("unused")));
+        let bell = GatewayBell::of_this_thread();
+        let gateway = Gateway::new(plan, contacts, workers.clone(), inputs, to_gateway, bell, 1, broker).unwrap();
+        Self { dir, gateway, workers, answers, replies }
+    }
+
+    /// What worker `worker` is told because its engine says this.
+    pub(super) fn says(&mut self, worker: usize, event: Event) -> Vec<Command> {
+        assert!(self.workers[worker].events.push(FromWorker::Event(event)).is_ok());
+        self.gateway.events(worker);
+        self.told(worker)
+    }
+
+    pub(super) fn told(&self, worker: usize) -> Vec<Command> {
+        let engine = |message| match message {
+            ToWorker::Engine(command) => Some(command),
+            _ => None,
+        };
+        std::iter::from_fn(|| self.workers[worker].commands.pop()).filter_map(engine).collect()
+    }
+
+    /// The opener's answer to an offer comes in.
+    pub(super) fn opened(&mut self) {
+        let input = self.gateway.inputs.recv().unwrap();
+        assert!(matches!(input, Input::Opened(..)));
+        self.gateway.input(input);
+    }
+
+    /// Ask for a file to be sent; the answer, if there is one at once.
+    pub(super) fn send(&mut self, to: &str, id: TransferId) -> Option<Answer> {
+        let path = self.dir.path().join("file");
+        std::fs::write(&path, b"12345").unwrap();
+        let file = std::fs::File::open(path).unwrap();
+        let body = RequestBody::SendFile { to: to.into(), id: id.0, name: "f".into(), priority: 0, attributes: vec![] };
+        self.gateway.request(Request { tag: 1, body }, Some(file.into()), &self.replies);
+        self.answers.try_recv().ok().map(|response| response.body)
+    }
+
+    /// Peer and direction of a running transfer.
+    pub(super) fn running(&self, id: TransferId) -> Option<(&str, bool)> {
+        self.gateway.transfers.running(id).map(|status| (status.peer.as_str(), status.outgoing))
+    }
+}
