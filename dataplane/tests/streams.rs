@@ -7,6 +7,7 @@ mod nodes;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
+use std::process::Command;
 use std::thread::JoinHandle;
 
 use florelay_dataplane::ipc::{Answer, RequestBody, TransferKind};
@@ -156,6 +157,43 @@ fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
         assert!(held(&status) <= SPOOL, "{}", held(&status));
     }
     finish(&mut a, &mut b, 1, (sent, writing), (heard, read(from)), &whole);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_program_that_goes_while_nobody_reads_its_stream_is_noticed_unless_it_had_said_the_end() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let full = |status: &florelay_dataplane::ipc::Status| {
+        status.transfers.iter().any(|transfer| transfer.ended.is_none() && transfer.spooled == SPOOL)
+    };
+    // It is killed in the midst of writing: its pipe is full, and may not be read.
+    let (sent, to) = stream(&mut a, "b", "killed", 1);
+    let mut program = Command::new("cat").arg("/dev/zero").stdout(to).spawn().expect("cat");
+    a.client.status_until("the spool to be full", full);
+    program.kill().expect("killed");
+    program.wait().expect("gone");
+    let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
+    assert!(why.contains("went away without saying the end"), "{why}");
+    // One that has said the end and closed its pipe, in which the last bytes are.
+    let whole = bytes("whole", SPOOL as usize + 30_000);
+    let (sent, to) = stream(&mut a, "b", "whole", 2);
+    let to = write(to, whole.clone()).join().expect("written");
+    a.client.status_until("the spool to be full", full);
+    done(&mut a, RequestBody::EndStream { id: 2, size: whole.len() as u64 });
+    drop(to);
+    let status = a.client.status();
+    assert!(full(&status), "{:?}", status.transfers);
+    let (heard, from) = listen(&mut b, Some("whole"), None);
+    let reading = read(from);
+    b.client
+        .progress(heard, |status| status.size == Some(whole.len() as u64) && status.confirmed == whole.len() as u64);
+    let digest = *blake3::hash(&whole).as_bytes();
+    done(&mut b, RequestBody::TakeStream { id: 2, digest });
+    assert_eq!(a.client.progress(sent, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert!(reading.join().expect("read") == whole);
     a.stop();
     b.stop();
 }

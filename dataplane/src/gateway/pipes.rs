@@ -47,8 +47,10 @@ pub(super) enum Order {
 pub(crate) enum News {
     /// These bytes were read.
     Read(Vec<u8>),
-    /// The program has closed its end.
+    /// The program has closed its end, and everything was read.
     Ended,
+    /// The program has closed its end; more may be read once it is granted.
+    HungUp,
     /// So many bytes were written in all.
     Wrote(u64),
     /// It does not work any more, for this reason.
@@ -68,7 +70,7 @@ impl Pipes {
         let rung = doorbell.clone();
         std::thread::Builder::new()
             .name("pipes".into())
-            .spawn(move || Poller { pipes: BTreeMap::new(), to_gateway, bell }.run(&orders, &rung))?;
+            .spawn(move || Poller { pipes: BTreeMap::new(), to_gateway, bell, poll }.run(&orders, &rung))?;
         Ok(Self { orders: Some(sender), doorbell })
     }
 
@@ -109,8 +111,16 @@ pub(super) fn has_reader(pipe: &OwnedFd) -> bool {
 }
 
 enum Side {
-    Read { read: u64, limit: u64 },
-    Write { queue: VecDeque<u8>, wrote: u64 },
+    Read {
+        read: u64,
+        limit: u64,
+        /// That its program has gone was said.
+        hung_up: bool,
+    },
+    Write {
+        queue: VecDeque<u8>,
+        wrote: u64,
+    },
 }
 
 struct Pipe {
@@ -119,10 +129,12 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// What to wait for; `None` = nothing. (Of a writing end, poll always says when its reader is gone.)
+    /// What to wait for; `None` = nothing. That the program at the other end has gone, poll says unasked: also of a pipe
+    /// that may not be read now.
     fn interest(&self) -> Option<PollFlags> {
         match &self.side {
-            Side::Read { read, limit } => (read < limit).then_some(PollFlags::IN),
+            Side::Read { read, limit, .. } if read < limit => Some(PollFlags::IN),
+            Side::Read { hung_up, .. } => (!hung_up).then_some(PollFlags::empty()),
             Side::Write { queue, .. } if queue.is_empty() => Some(PollFlags::empty()),
             Side::Write { .. } => Some(PollFlags::OUT),
         }
@@ -130,7 +142,10 @@ impl Pipe {
 
     fn serve(&mut self) -> Option<News> {
         match &mut self.side {
-            Side::Read { read, limit } => {
+            Side::Read { read, limit, hung_up } if *read >= *limit => {
+                (!std::mem::replace(hung_up, true)).then_some(News::HungUp)
+            }
+            Side::Read { read, limit, .. } => {
                 let mut buffer = vec![0; (*limit - *read).min(READ_BYTES as u64) as usize];
                 match rustix::io::read(&self.fd, &mut buffer) {
                     Ok(0) => Some(News::Ended),
@@ -164,10 +179,14 @@ impl Pipe {
     }
 }
 
+type Poll = fn(&mut [PollFd<'_>], Option<&Timespec>) -> Result<usize, Errno>;
+
 struct Poller {
     pipes: BTreeMap<PipeId, Pipe>,
     to_gateway: Sender<Input>,
     bell: GatewayBell,
+    /// `poll(2)`; a test has one that fails.
+    poll: Poll,
 }
 
 impl Poller {
@@ -186,11 +205,16 @@ impl Poller {
             let bell = doorbell.fd();
             let mut fds = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
             fds.extend(polled.iter().map(|(id, interest)| PollFd::new(&self.pipes[id].fd, *interest)));
-            if let Err(error) = poll(&mut fds, None)
-                && error != Errno::INTR
-            {
-                tracing::error!(%error, "pipes cannot be polled");
-                return;
+            match (self.poll)(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    self.give_up(error);
+                    // The bell cannot be polled either: the next order is waited for, and polling tried again with it.
+                    let Ok(order) = orders.recv() else { return };
+                    self.take(order);
+                    continue;
+                }
             }
             let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
             doorbell.awake(happened[0].contains(PollFlags::IN));
@@ -205,7 +229,7 @@ impl Poller {
     fn take(&mut self, order: Order) {
         match order {
             Order::Read(id, fd) => {
-                self.pipes.insert(id, Pipe { fd, side: Side::Read { read: 0, limit: 0 } });
+                self.pipes.insert(id, Pipe { fd, side: Side::Read { read: 0, limit: 0, hung_up: false } });
             }
             Order::Grant(id, granted) => {
                 if let Some(Pipe { side: Side::Read { limit, .. }, .. }) = self.pipes.get_mut(&id) {
@@ -227,6 +251,20 @@ impl Poller {
         }
     }
 
+    /// No pipe can be polled: a stream that would stand still for ever ends, with the reason.
+    fn give_up(&mut self, error: Errno) {
+        tracing::error!(%error, pipes = self.pipes.len(), "pipes cannot be polled");
+        for (id, _) in std::mem::take(&mut self.pipes) {
+            self.tell(id, News::Broken(format!("its pipe cannot be polled: {error}")));
+        }
+    }
+
+    fn tell(&self, id: PipeId, news: News) {
+        // The gateway is there as long as its orders come.
+        let _ = self.to_gateway.send(Input::Pipe(id, news));
+        self.bell.ring();
+    }
+
     fn serve(&mut self, id: PipeId, flags: PollFlags) {
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
         let news = match &pipe.side {
@@ -239,9 +277,7 @@ impl Poller {
         if matches!(news, News::Ended | News::Broken(_)) {
             self.pipes.remove(&id);
         }
-        // The gateway is there as long as its orders come.
-        let _ = self.to_gateway.send(Input::Pipe(id, news));
-        self.bell.ring();
+        self.tell(id, news);
     }
 }
 
@@ -257,6 +293,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -287,6 +324,51 @@ mod tests {
         }
         drop(writer);
         assert!(matches!(news(&inputs), News::Ended));
+    }
+
+    #[test]
+    fn a_program_that_goes_is_noticed_also_while_nothing_may_be_read_and_nothing_is_lost() {
+        let (pipes, inputs) = started();
+        let (reader, writer) = pair().unwrap();
+        let mut writer = File::from(writer);
+        writer.write_all(&[7; 5000]).unwrap();
+        pipes.order(Order::Read(ID, adopt(Some(reader)).unwrap()));
+        pipes.order(Order::Grant(ID, 100));
+        assert!(matches!(news(&inputs), News::Read(bytes) if bytes.len() == 100));
+        drop(writer);
+        assert!(matches!(news(&inputs), News::HungUp));
+        pipes.order(Order::Grant(ID, 1000));
+        // Once is enough: the next is what was granted.
+        assert!(matches!(news(&inputs), News::Read(bytes) if bytes.len() == 900));
+        pipes.order(Order::Grant(ID, 10_000));
+        assert!(matches!(news(&inputs), News::Read(bytes) if bytes.len() == 4000));
+        assert!(matches!(news(&inputs), News::Ended));
+    }
+
+    #[test]
+    fn where_pipes_cannot_be_polled_every_stream_hears_why_and_a_later_one_works() {
+        static FAILING: AtomicBool = AtomicBool::new(true);
+        let failing: Poll = |fds, timeout| {
+            if fds.len() > 1 && FAILING.swap(false, Ordering::SeqCst) { Err(Errno::NOMEM) } else { poll(fds, timeout) }
+        };
+        let (to_gateway, inputs) = channel();
+        let (sender, orders) = channel();
+        let doorbell = Arc::new(Doorbell::new().unwrap());
+        let (rung, bell) = (doorbell.clone(), GatewayBell::of_this_thread());
+        let thread = std::thread::spawn(move || {
+            Poller { pipes: BTreeMap::new(), to_gateway, bell, poll: failing }.run(&orders, &rung);
+        });
+        let pipes = Pipes { orders: Some(sender), doorbell };
+        let (reader, _writer) = pair().unwrap();
+        pipes.order(Order::Read(ID, adopt(Some(reader)).unwrap()));
+        assert!(matches!(news(&inputs), News::Broken(reason) if reason.contains("cannot be polled")));
+        let (reader, writer) = pair().unwrap();
+        pipes.order(Order::Read(ID, adopt(Some(reader)).unwrap()));
+        pipes.order(Order::Grant(ID, 100));
+        drop(writer);
+        while !matches!(news(&inputs), News::Ended) {}
+        drop(pipes);
+        thread.join().unwrap();
     }
 
     #[test]

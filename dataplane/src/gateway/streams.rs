@@ -333,6 +333,12 @@ impl Gateway {
                     let head = stream.spool.head();
                     format!("the writing program went away after {head} bytes without saying that this is the end")
                 }
+                // What it has written is read as there is room; whether that is all shows at the end.
+                News::HungUp if stream.said.is_some() => return,
+                News::HungUp => {
+                    let head = stream.spool.head();
+                    format!("the writing program went away without saying the end; {head} bytes of it were read")
+                }
                 News::Broken(reason) => reason,
                 News::Wrote(_) => return,
             };
