@@ -208,7 +208,8 @@ impl Link {
     }
 }
 
-/// What is wrong with a plan, if anything.
+/// What is wrong with a plan, if anything, whatever the link (for that,
+/// [`LinkPlan::check_contact`](crate::plan::LinkPlan::check_contact)).
 ///
 /// # Errors
 /// For people.

@@ -211,6 +211,42 @@ impl LinkPlan {
         u64::try_from(bits.div_ceil(detect_ns.max(1))).unwrap_or(u64::MAX)
     }
 
+    /// Whether this link can use a rate at all: what everybody asks who sets one, now or for a contact. No rate at all is
+    /// no cap.
+    ///
+    /// # Errors
+    /// For people: what the rate cannot carry.
+    pub fn check_rate(&self, rate_bps: Option<u64>) -> Result<(), String> {
+        let least = self.least_rate_bps();
+        if rate_bps.is_none_or(|rate| rate >= least) {
+            return Ok(());
+        }
+        let bytes = self.liveness_frame_bytes();
+        Err(format!(
+            "less than {least} bit/s cannot carry one liveness frame of {bytes} bytes in the link's detection time"
+        ))
+    }
+
+    /// Whether this link can use a contact: at its rate, liveness is heard in time and one full frame fits in it.
+    ///
+    /// # Errors
+    /// For people: which contact, and what it cannot carry.
+    pub fn check_contact(&self, contact: &ContactPlan) -> Result<(), String> {
+        let start = crate::wall::show(contact.start_unix_ns);
+        self.check_rate(contact.rate_bps).map_err(|reason| format!("the contact at {start}: {reason}"))?;
+        let Some(rate) = contact.rate_bps else { return Ok(()) };
+        let bytes = u32::from(self.mtu) + self.liveness_frame_bytes() - LIVENESS_FRAME_BYTES as u32;
+        let takes_ns = u128::from(bytes) * 8 * 1_000_000_000 / u128::from(rate.max(1));
+        let lasts_ns = contact.end_unix_ns.saturating_sub(contact.start_unix_ns);
+        if takes_ns <= u128::from(lasts_ns) {
+            return Ok(());
+        }
+        let (takes, lasts) = (takes_ns / 1_000_000, lasts_ns / 1_000_000);
+        Err(format!(
+            "the contact at {start} lasts {lasts} ms, and at {rate} bit/s one frame of {bytes} bytes takes {takes} ms"
+        ))
+    }
+
     /// Bytes of a liveness frame at layer 2, without a VLAN tag.
     #[must_use]
     pub fn liveness_frame_bytes(&self) -> u32 {
@@ -273,6 +309,41 @@ mod tests {
     use florelay_engine::Nanos;
 
     use super::*;
+
+    #[test]
+    fn a_contact_must_carry_liveness_and_a_frame() {
+        let link = LinkPlan {
+            name: "up".into(),
+            worker: 0,
+            adapter: AdapterPlan::Udp,
+            local: ([127, 0, 0, 1], 1).into(),
+            remote: ([127, 0, 0, 1], 2).into(),
+            mtu: 1500,
+            extra_overhead: 0,
+            rate_bps: None,
+            burst_bytes: 30_000,
+            control_percent: 50,
+            delay_ns: 0,
+            contracted: false,
+            liveness_interval_ns: 1_000_000_000,
+            detect_multiplier: 3,
+            liveness_key: [0; 32],
+            admin_up: true,
+            contacts: LinkContacts::default(),
+        };
+        let check = |seconds: u64, rate_bps| {
+            let contact =
+                ContactPlan { start_unix_ns: 0, end_unix_ns: seconds * 1_000_000_000, rate_bps, delay_ns: None };
+            link.check_contact(&contact)
+        };
+        assert!(check(600, Some(1)).unwrap_err().contains("liveness frame"));
+        let least = link.least_rate_bps();
+        assert!(check(600, Some(least - 1)).is_err());
+        assert_eq!(check(600, Some(least)), Ok(()));
+        // 1500 bytes and Ethernet's header: 12,112 bits.
+        assert!(check(10, Some(1200)).unwrap_err().contains("lasts 10000 ms, and at 1200 bit/s one frame of 15"));
+        assert_eq!((check(11, Some(1200)), check(1, None)), (Ok(()), Ok(())));
+    }
 
     #[test]
     fn adapters_survive_the_encoding_between_the_processes() {

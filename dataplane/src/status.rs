@@ -56,6 +56,15 @@ pub(crate) fn assemble(
     }
 }
 
+/// Datagrams that arrived and were dropped by the gateway, because no application takes them; by peer of the plan.
+pub(crate) fn add_untaken(plan: &NodePlan, status: &mut Status, untaken: &[u64]) {
+    for (peer, count) in plan.peers.iter().zip(untaken).filter(|(_, count)| **count > 0) {
+        if let Some(status) = status.peers.iter_mut().find(|status| status.name == peer.name) {
+            status.counters.push(("datagrams_drop_no_application".into(), *count));
+        }
+    }
+}
+
 /// What the XDP programs of a worker's interfaces counted, beside the worker's own counters and summed like them:
 /// `xdp_steered`, `xdp_drop_malformed`, `xdp_malformed_too_short`, …
 pub(crate) fn add_program_counters(

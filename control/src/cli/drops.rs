@@ -26,7 +26,6 @@ const HINTS: &[(&str, &str)] = &[
     ("drop_liveness_reflected", "something sends this node's own frames back"),
     ("drop_liveness_replay", "something repeats frames"),
     ("drop_exceeds_mtu", "mtu of the link is larger at the neighbour"),
-    ("drop_queue_full", "more comes for a path than its next link carries"),
     ("drop_egress_flow_full", "more comes for a path than its next link carries"),
     ("drop_egress_pool_full", "more comes for all paths than the next link carries"),
     ("drop_frames_short", "more comes than the links carry on"),

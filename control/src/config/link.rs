@@ -101,6 +101,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     let liveness = liveness(source, t, checks);
     let worker = t.optional(source, "worker", integer(0..=255)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
+    let contacts_at = ["contact", "contact-plan"].into_iter().find_map(|key| Some((t.get(key)?.span(), t.key(key))));
     let contacts = contact::read(source, t, checks);
     table.close(source);
 
@@ -129,6 +130,15 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     })();
     if let (Some(rate), Some(plan)) = (rate_span, &plan) {
         check_rate(source, &rate, plan);
+    }
+    if let (Some((span, key)), Some(plan)) = (contacts_at, &plan) {
+        // One of rate 0, or that ends before it starts, has its own reason.
+        let planned = plan.contacts.plan.iter().flatten();
+        for contact in planned.filter(|c| c.rate_bps != Some(0) && c.start_unix_ns < c.end_unix_ns) {
+            if let Err(reason) = plan.check_contact(contact) {
+                source.error(&span, &key, reason, "leave out a contact that the link cannot use");
+            }
+        }
     }
     LinkDraft { name, local, mtu, worker, plan }
 }

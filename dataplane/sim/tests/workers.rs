@@ -11,7 +11,8 @@
 use std::time::Duration;
 
 use florelay_engine::api::{Command, LinkState, PeerState, TransferId};
-use florelay_engine::config::{LinkId, PeerId};
+use florelay_engine::config::{LinkId, PeerId, RatePlan};
+use florelay_engine::egress::Class;
 use florelay_engine::time::Nanos;
 use florelay_sim::gateway::MessageSender;
 use florelay_sim::net::NodeId;
@@ -209,6 +210,39 @@ fn files_arrive_although_a_relay_of_two_workers_is_cut_off_power() {
         }
         finish(&mut scenario, seed);
     });
+}
+
+#[test]
+fn a_transit_frame_that_finds_its_queue_full_is_counted_once_whoever_owns_the_links() {
+    for workers in [1, 2] {
+        let mut topology = line(&[0, 1].map(|_| LinkSpec::new(Some(20_000_000), 5 * MS)));
+        topology.config_mut(1).limits.transit_queue_bytes = 20_000;
+        if workers == 2 {
+            topology.split(1, &[0, 1]);
+        }
+        let mut net = Scenario::new(topology).seed(6).build();
+        connected(&mut net);
+        // Rain on the second link, of which A has not been told: what it sends too much is dropped at the relay.
+        let owner = net.owner(RELAY, LinkId(1));
+        net.set_rate(
+            owner,
+            LinkId(1),
+            RatePlan { rate_bps: Some(2_000_000), burst_bytes: 6_000, control_percent: 100 },
+        );
+        net.send_file(A, PEER, FILE, 5_000_000, 10);
+        assert_through(&mut net);
+        let mut bulk = |id, link: u16| {
+            let owner = net.owner(id, LinkId(link));
+            let status = net.node(owner).status();
+            let link = status.links.into_iter().find(|report| report.id == LinkId(link)).expect("its owner has it");
+            let named: u64 = link.drops.iter().map(|(_, count)| count).sum();
+            (link.egress.tx_frames[Class::Bulk.index()], named + link.egress.drops.iter().sum::<u64>())
+        };
+        let (came, _) = bulk(A, 0);
+        let ((_, near), (left, far)) = (bulk(RELAY, 0), bulk(RELAY, 1));
+        assert!(far > 100, "{workers} workers: only {far} dropped");
+        assert_eq!((came, near), (left + far, 0), "{workers} workers");
+    }
 }
 
 #[test]

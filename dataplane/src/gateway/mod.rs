@@ -134,6 +134,8 @@ pub(crate) struct Gateway {
     rates: Vec<RatePlan>,
     contacts: Contacts,
     log: MessageLog<(usize, PeerId)>,
+    /// Datagrams for which there was no application, by peer.
+    untaken: Vec<u64>,
     opener: Sender<Open>,
     /// Offers that the opener has, of each transfer the last.
     opening: HashMap<TransferId, InOpener>,
@@ -188,6 +190,7 @@ impl Gateway {
             rates,
             contacts,
             log,
+            untaken: vec![0; plan.peers.len()],
             opener,
             opening: HashMap::new(),
             strangers: Strangers::default(),
@@ -349,7 +352,13 @@ impl Gateway {
                 self.log.append((worker, peer), name, id, payload);
             }
             // No application has a port here yet.
-            Event::Datagram { .. } | Event::DatagramRefused { .. } => {}
+            Event::Datagram { peer, .. } => {
+                if let Some(count) = self.untaken.get_mut(usize::from(peer.0)) {
+                    *count += 1;
+                }
+            }
+            // Nor has one sent any.
+            Event::DatagramRefused { .. } => {}
             Event::MessageAcked { id, rtt } => {
                 if let Some((tag, replies)) = self.messages.remove(&id) {
                     reply(&replies, tag, Answer::Message { rtt_ns: nanos(rtt) });
@@ -387,6 +396,7 @@ impl Gateway {
             let uptime = self.started.elapsed();
             let mut status =
                 crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list(), &self.contacts);
+            crate::status::add_untaken(&self.plan, &mut status, &self.untaken);
             crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
             for (tag, replies) in self.status_waiters.drain(..) {
                 reply(&replies, tag, Answer::Status(Box::new(status.clone())));
@@ -481,3 +491,6 @@ fn reply(replies: &Replies, tag: u64, body: Answer) {
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,13 +163,7 @@ impl Gateway {
         if rate_bps == Some(0) {
             return Err("a rate of 0 would stop the link; use `link down`".into());
         }
-        if rate_bps.is_some_and(|rate| rate < plan.least_rate_bps()) {
-            return Err(format!(
-                "less than {} bit/s cannot carry one liveness frame of {} bytes in the link's detection time",
-                plan.least_rate_bps(),
-                plan.liveness_frame_bytes()
-            ));
-        }
+        plan.check_rate(rate_bps)?;
         if rate.burst_bytes < frame {
             return Err(format!("the burst of {} bytes is smaller than one frame of {frame}", rate.burst_bytes));
         }
@@ -189,6 +183,10 @@ impl Gateway {
 
     fn set_contacts(&mut self, name: &str, plan: Option<Vec<ContactPlan>>) -> Result<(), String> {
         let link = self.link(name)?;
+        let of = &self.plan.links[usize::from(link.0)];
+        for contact in plan.iter().flatten() {
+            of.check_contact(contact).map_err(|reason| format!("link {}: {reason}", of.name))?;
+        }
         let command = self.contacts.set(link, plan)?;
         self.tell_link(link, command);
         Ok(())

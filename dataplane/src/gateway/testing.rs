@@ -119,6 +119,12 @@ impl Bed {
         self.answers.try_recv().ok().map(|response| response.body)
     }
 
+    /// Ask for something without a descriptor; the answer, if there is one at once.
+    pub(super) fn ask(&mut self, body: RequestBody) -> Option<Answer> {
+        self.gateway.request(Request { tag: 1, body }, None, &self.replies);
+        self.answers.try_recv().ok().map(|response| response.body)
+    }
+
     /// Peer and direction of a running transfer.
     pub(super) fn running(&self, id: TransferId) -> Option<(&str, bool)> {
         self.gateway.transfers.running(id).map(|status| (status.peer.as_str(), status.outgoing))

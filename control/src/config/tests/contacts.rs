@@ -76,6 +76,9 @@ fn what_is_wrong_names_line_key_and_hint() {
         }
         assert!(format!("{} {}", found.message, found.hint).contains(part) && !found.hint.is_empty(), "{refusal}");
     }
+    let slow = text_only(&with(&PLAN.replace("300 Mbit/s", "1 bit/s"))).expect_err("nothing gets through");
+    let found = slow.0.iter().find(|d| d.key == "link[to-a].contact").unwrap_or_else(|| panic!("{slow}"));
+    assert!(found.message.contains("2096-11-21T12:00:00Z") && found.message.contains("liveness frame"), "{slow}");
     let twice = text_only(&with(&format!("contact-plan = \"passes.toml\"\n{PLAN}"))).unwrap_err();
     assert_eq!(twice.0[0].key, "link[to-a].contact-plan");
 }

@@ -32,8 +32,6 @@ pub enum DropReason {
     UnwantedPayload,
     /// The transport refused the datagram.
     Transport,
-    /// The out link's queue was full.
-    QueueFull,
     /// The port has no frames to spare for queues; see [`Port::spare_frames`](crate::Port::spare_frames).
     FramesShort,
     /// The ring to the worker that owns the out link was full.
@@ -42,7 +40,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// The reasons that are not parse errors, in order of index.
-    const OWN: [DropReason; 15] = [
+    const OWN: [DropReason; 14] = [
         DropReason::UnknownLink,
         DropReason::UnknownLabel,
         DropReason::BackwardMismatch,
@@ -55,7 +53,6 @@ impl DropReason {
         DropReason::LivenessReflected,
         DropReason::UnwantedPayload,
         DropReason::Transport,
-        DropReason::QueueFull,
         DropReason::FramesShort,
         DropReason::RingFull,
     ];
@@ -93,9 +90,8 @@ impl DropReason {
             DropReason::LivenessReflected => 9,
             DropReason::UnwantedPayload => 10,
             DropReason::Transport => 11,
-            DropReason::QueueFull => 12,
-            DropReason::FramesShort => 13,
-            DropReason::RingFull => 14,
+            DropReason::FramesShort => 12,
+            DropReason::RingFull => 13,
         };
         ParseError::COUNT + own
     }
@@ -117,7 +113,6 @@ impl DropReason {
             DropReason::LivenessReflected => "liveness_reflected",
             DropReason::UnwantedPayload => "unwanted_payload",
             DropReason::Transport => "transport",
-            DropReason::QueueFull => "queue_full",
             DropReason::FramesShort => "frames_short",
             DropReason::RingFull => "ring_full",
         }

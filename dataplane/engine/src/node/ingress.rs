@@ -40,9 +40,8 @@ impl<F: FrameBuf> Engine<F> {
                     port.free(frame);
                     return;
                 }
-                let queued = self.links[to].egress.enqueue_transit(flow, Class::from_tc(tc), frame, ecn);
-                if let Err(frame) = queued {
-                    self.count_drop(index, DropReason::QueueFull);
+                // A refusal has been counted by the egress, by name.
+                if let Err(frame) = self.links[to].egress.enqueue_transit(flow, Class::from_tc(tc), frame, ecn) {
                     port.free(frame);
                 }
                 return;
