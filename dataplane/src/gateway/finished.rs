@@ -101,9 +101,7 @@ impl FinishedFiles {
             tracing::error!(transfer = %Uuid::from_u128(id), %error, "arrival not recorded in {FILE_NAME}");
         }
         book.insert(finished);
-        if let Err(error) = book.shrink() {
-            tracing::warn!(%error, "{FILE_NAME} not rewritten");
-        }
+        book.shrink();
     }
 
     /// The rename has failed, and the partial file is still there.
@@ -143,13 +141,12 @@ impl Book {
     }
 
     /// Rewrite the journal when most of it does not matter any more.
-    fn shrink(&mut self) -> io::Result<()> {
-        if self.journal.records() <= 2 * MAX_FINISHED {
-            return Ok(());
-        }
-        let files = self.order.iter().filter_map(|id| self.files.get(id));
-        let bodies = files.map(|file| encode(&Record::Finished(file.clone()))).collect::<io::Result<Vec<_>>>()?;
-        self.journal.rewrite(bodies.iter().map(Vec::as_slice))
+    fn shrink(&mut self) {
+        let Self { journal, files, order } = self;
+        journal.shrink(2 * MAX_FINISHED + 1, || {
+            let files = order.iter().filter_map(|id| files.get(id));
+            files.map(|file| encode(&Record::Finished(file.clone()))).collect()
+        });
     }
 }
 
@@ -239,7 +236,7 @@ mod tests {
                 book.journal.append(&body, false).unwrap();
                 book.insert(finished(id));
             }
-            book.shrink().unwrap();
+            book.shrink();
             assert_eq!((book.files.len(), book.order.len(), book.journal.records()), [MAX_FINISHED; 3].into());
         }
         assert_eq!((known(&files, 9), known(&files, 2 * MAX_FINISHED as u128 + 9)), (Known::No, Known::Yes));

@@ -24,6 +24,8 @@ pub(super) struct Journal {
     /// Length up to the end of the last whole record.
     length: u64,
     records: usize,
+    /// A rewrite has failed; none is tried before there are so many records.
+    not_before: Option<usize>,
 }
 
 impl Journal {
@@ -33,7 +35,7 @@ impl Journal {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let (bodies, whole) = parse(&bytes);
-        let mut journal = Self { path, file, length: whole as u64, records: bodies.len() };
+        let mut journal = Self { path, file, length: whole as u64, records: bodies.len(), not_before: None };
         if whole < bytes.len() {
             tracing::warn!(path = %journal.path.display(), bytes = bytes.len() - whole, "torn end of a journal cut off");
             journal.file.set_len(journal.length)?;
@@ -45,6 +47,7 @@ impl Journal {
     }
 
     /// Records in the file, those that do not matter any more included.
+    #[cfg(test)]
     pub(super) fn records(&self) -> usize {
         self.records
     }
@@ -56,8 +59,28 @@ impl Journal {
         if sync { self.file.sync_data() } else { Ok(()) }
     }
 
+    /// Replace all records by `live` once there are `most`. That may fail (a full disk) without harm but for the file's
+    /// length; then it is tried again when the journal has grown by half, and not with each record.
+    pub(super) fn shrink<B: AsRef<[u8]>>(&mut self, most: usize, live: impl FnOnce() -> io::Result<Vec<B>>) {
+        if self.records < self.not_before.unwrap_or(most).max(most) {
+            return;
+        }
+        let rewritten = live().and_then(|bodies| self.rewrite(bodies.iter().map(AsRef::as_ref)));
+        match rewritten {
+            Ok(()) if self.not_before.take().is_some() => {
+                tracing::info!(path = %self.path.display(), "journal can be rewritten again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if self.not_before.replace(self.records + self.records / 2).is_none() {
+                    tracing::warn!(path = %self.path.display(), %error, "journal grows: it cannot be rewritten");
+                }
+            }
+        }
+    }
+
     /// Replace all records by these.
-    pub(super) fn rewrite<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    fn rewrite<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut bytes = MAGIC.to_vec();
         let mut records = 0;
         for body in bodies {
@@ -71,7 +94,7 @@ impl Journal {
         file.write_all(&bytes)?;
         file.sync_all()?;
         std::fs::rename(&new, &self.path)?;
-        *self = Self { path: std::mem::take(&mut self.path), file, length: bytes.len() as u64, records };
+        (self.file, self.length, self.records) = (file, bytes.len() as u64, records);
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory)?.sync_all()
     }
@@ -179,6 +202,35 @@ mod tests {
         journal.append(b"added", true).unwrap();
         assert_eq!(journal.records(), 2);
         assert_eq!(Journal::open(path).unwrap().1, [b"kept".to_vec(), b"added".to_vec()]);
+    }
+
+    #[test]
+    fn a_rewrite_that_fails_is_tried_again_by_growth_and_not_for_every_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("messages.journal");
+        let (mut journal, _) = Journal::open(path.clone()).unwrap();
+        // In the new file's place is what cannot be written to, also by root.
+        std::fs::create_dir(path.with_extension("new")).unwrap();
+        let mut attempts = Vec::new();
+        let mut add = |journal: &mut Journal| {
+            journal.append(b"record", false).unwrap();
+            let records = journal.records();
+            journal.shrink(10, || {
+                attempts.push(records);
+                Ok(vec![b"kept"])
+            });
+        };
+        for _ in 0..100 {
+            add(&mut journal);
+        }
+        std::fs::remove_dir(path.with_extension("new")).unwrap();
+        for _ in 0..80 {
+            add(&mut journal);
+        }
+        // The last one succeeds, and from then on ten are the limit again.
+        assert_eq!(attempts[..8], [10, 15, 22, 33, 49, 73, 109, 10]);
+        assert!(journal.records() < 10);
+        assert_eq!(Journal::open(path).unwrap().1.len(), journal.records());
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(crate) struct MessageLog<P> {
     line: Vec<u8>,
     written: Remembered,
     failing: bool,
+    /// The same of the journal.
+    journal_failing: bool,
 }
 
 impl<P: Copy> MessageLog<P> {
@@ -72,7 +74,7 @@ impl<P: Copy> MessageLog<P> {
         for named in tail(&file)? {
             written.insert(&named.from, named.id)?;
         }
-        Ok(Self { file, unwritten: VecDeque::new(), line: Vec::new(), written, failing: false })
+        Ok(Self { file, unwritten: VecDeque::new(), line: Vec::new(), written, failing: false, journal_failing: false })
     }
 
     /// Take a message; `write_out` says when it is written.
@@ -93,8 +95,14 @@ impl<P: Copy> MessageLog<P> {
                     return;
                 }
                 // The log has it; without the journal it may only be there a second time after a restart.
-                if let Err(error) = self.written.insert(&first.from, first.id) {
-                    tracing::error!(%error, "message not recorded in {JOURNAL_NAME}");
+                let recorded = self.written.insert(&first.from, first.id);
+                let was_failing = std::mem::replace(&mut self.journal_failing, recorded.is_err());
+                match recorded {
+                    Err(error) if !was_failing => {
+                        tracing::error!(%error, "messages are not recorded: {JOURNAL_NAME} cannot be written");
+                    }
+                    Ok(()) if was_failing => tracing::info!("{JOURNAL_NAME} can be written again"),
+                    Ok(()) | Err(_) => {}
                 }
             }
             if std::mem::take(&mut self.failing) {
@@ -179,12 +187,9 @@ impl Remembered {
         self.peers.entry(from.to_owned()).or_default().insert(id);
         self.journal.append(&record(from, id), false)?;
         let live: usize = self.peers.values().map(|ids| ids.order.len()).sum();
-        if self.journal.records() < 2 * live.max(MAX_REMEMBERED) {
-            return Ok(());
-        }
         let each = |(from, ids): (&String, &Ids)| ids.order.iter().map(|id| record(from, *id)).collect::<Vec<_>>();
-        let bodies: Vec<_> = self.peers.iter().flat_map(each).collect();
-        self.journal.rewrite(bodies.iter().map(Vec::as_slice))
+        self.journal.shrink(2 * live.max(MAX_REMEMBERED), || Ok(self.peers.iter().flat_map(each).collect()));
+        Ok(())
     }
 }
 
