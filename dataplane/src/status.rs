@@ -190,6 +190,7 @@ fn peer_status(report: &PeerReport) -> PeerStatus {
         ("connections_lost", report.counters.lost),
         ("responses_dropped", report.counters.responses_dropped),
         ("session_errors", report.counters.session_errors),
+        ("hello_timeouts", report.counters.hello_timeouts),
         ("messages_unwritten", report.messages.unwritten),
         ("messages_unwritten_bytes", report.messages.unwritten_bytes),
         ("message_datagrams_refused", report.messages.refused_datagrams),

@@ -95,4 +95,10 @@ impl<F: FrameBuf> Engine<F> {
         self.touched(peer, handle, lane);
         true
     }
+
+    /// From now on this node says no hello on its connections, as a program that has its keys and speaks only QUIC.
+    #[doc(hidden)]
+    pub fn mute(&mut self, mute: bool) {
+        self.set_mute(mute);
+    }
 }

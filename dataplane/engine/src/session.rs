@@ -4,6 +4,8 @@
 //! What a peer can make this end hold is bounded: unread bytes stay in QUIC, whose window then shuts, while
 //! [`INBOX_BYTES`] are here; and a peer that lets more than [`MAX_OUTBOX_BYTES`] of answers wait is disconnected.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, BytesMut};
 use quinn_proto::{Connection, Dir, StreamId};
 use serde::{Deserialize, Serialize};
@@ -87,6 +89,8 @@ pub(crate) enum SessionError {
     Hello,
     #[error("the peer asks and does not read: {0} bytes of answers wait for it")]
     Unread(usize),
+    #[error("the peer has said no hello in {} s", .0.as_secs())]
+    NoHello(Duration),
 }
 
 /// One end of a session stream.

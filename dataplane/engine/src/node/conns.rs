@@ -1,8 +1,10 @@
 //! What connections say: established, lost, streams, datagrams; and dialling them again.
 
+use std::time::Duration;
+
 use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent};
 
-use super::{Engine, MAX_EVENTS_WAITING, PeerRuntime, RETRY_FIRST, RETRY_LIMIT, Retry};
+use super::{Engine, MAX_EVENTS_WAITING, PeerRuntime, RETRY_FIRST, RETRY_LIMIT, Retry, Unheard};
 use crate::api::{DatagramClass, Event, PeerState};
 use crate::config::{PeerId, Role};
 use crate::messages::Messages;
@@ -10,8 +12,12 @@ use crate::port::FrameBuf;
 use crate::session::{MIN_SESSION_VERSION, Message, SESSION_VERSION, Session, SessionError};
 use crate::time::Nanos;
 use crate::transport::tls::plain;
-use crate::transport::{Handle, Lane};
+use crate::transport::{Handle, Lane, PeerTransport};
 
+/// How long a peer that has shown who it is may take to say hello, of its path's time …
+const HELLO_WAIT: Duration = Duration::from_secs(60);
+/// … and as many round trips more, for links of minutes.
+const HELLO_ROUND_TRIPS: u32 = 8;
 const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
 
 impl<F: FrameBuf> Engine<F> {
@@ -76,7 +82,14 @@ impl<F: FrameBuf> Engine<F> {
         if conn.quic.side().is_client() {
             session.open(&mut conn.quic);
         }
-        session.push(&hello);
+        if !self.mute {
+            session.push(&hello);
+        }
+        let waits = HELLO_WAIT + conn.quic.rtt().saturating_mul(HELLO_ROUND_TRIPS);
+        if let Some(state) = self.transport.peer(peer) {
+            let until = state.clock.instant(now) + waits;
+            runtime.unheard.push(Unheard { handle, lane, waits, until });
+        }
     }
 
     fn lost(&mut self, now: Nanos, handle: Handle, peer: PeerId, lane: Lane, reason: &ConnectionError) {
@@ -100,6 +113,7 @@ impl<F: FrameBuf> Engine<F> {
     /// Forget a connection's session. Says whether there was one.
     fn disconnected(&mut self, handle: Handle, peer: PeerId, lane: Lane) -> bool {
         let runtime = &mut self.peers[usize::from(peer.0)];
+        runtime.unheard.retain(|waiting| waiting.handle != handle);
         let was = match lane {
             Lane::Control => runtime.control.remove(&handle).is_some(),
             Lane::Bulk => {
@@ -213,6 +227,7 @@ impl<F: FrameBuf> Engine<F> {
         let Some(session) = session(runtime, handle, lane) else { return Ok(()) };
         if !session.ready {
             session.greet(&message, lane as u8)?;
+            runtime.unheard.retain(|waiting| waiting.handle != handle);
             match lane {
                 Lane::Control => runtime.messages.connected(),
                 Lane::Bulk => {
@@ -243,6 +258,27 @@ impl<F: FrameBuf> Engine<F> {
             self.transfers.insert(id, peer);
         }
         Ok(())
+    }
+
+    /// Close connections whose peers have said no hello for too long: nothing else would ever end them. (QUIC's own
+    /// messages keep them alive.)
+    pub(super) fn close_unheard(&mut self, now: Nanos) {
+        let due = |(peer, waiting): (&PeerTransport, &Unheard)| {
+            (!peer.dark && peer.clock.instant(now) >= waiting.until).then_some((peer.config.id, *waiting))
+        };
+        // Mostly there is none, and nothing is allocated.
+        let due: Vec<_> = self.unheard().filter_map(due).collect();
+        for (peer, Unheard { handle, lane, waits, .. }) in due {
+            if let Some(state) = self.transport.peer_mut(peer) {
+                state.stats.hello_timeouts += 1;
+            }
+            self.close_session(now, handle, peer, lane, &SessionError::NoHello(waits));
+        }
+    }
+
+    pub(super) fn unheard(&self) -> impl Iterator<Item = (&PeerTransport, &Unheard)> {
+        let peers = self.transport.peers.iter().zip(&self.peers);
+        peers.flat_map(|(peer, runtime)| runtime.unheard.iter().map(move |waiting| (peer, waiting)))
     }
 
     /// The peer is connected once both sessions are.

@@ -16,7 +16,7 @@ mod status;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -95,6 +95,18 @@ struct PeerRuntime {
     alarm: PathAlarm,
     state: PeerState,
     retry: [Retry; 2],
+    /// Connections on which the peer has not said hello yet.
+    unheard: Vec<Unheard>,
+}
+
+/// A connection is authenticated, and its peer's hello is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Unheard {
+    handle: Handle,
+    lane: Lane,
+    waits: Duration,
+    /// Until then, in the path's time.
+    until: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +148,8 @@ pub struct Engine<F: FrameBuf> {
     urgent: VecDeque<Event>,
     /// Sessions that are not read while `events` is long.
     paused: Vec<Handle>,
+    /// For [`crate::fuzzing`]: says no hello.
+    mute: bool,
 }
 
 impl<F: FrameBuf> Engine<F> {
@@ -172,6 +186,7 @@ impl<F: FrameBuf> Engine<F> {
                 alarm: PathAlarm::new(),
                 state: PeerState::Connecting,
                 retry: [Retry::default(); 2],
+                unheard: Vec::new(),
             });
         }
         let size = config.links.iter().map(|l| usize::from(l.id.0) + 1).max().unwrap_or(0);
@@ -228,6 +243,7 @@ impl<F: FrameBuf> Engine<F> {
             events: VecDeque::new(),
             urgent: VecDeque::new(),
             paused: Vec::new(),
+            mute: false,
         };
         for index in 0..engine.peers.len() {
             let peer = PeerId(index as u16);
@@ -251,6 +267,7 @@ impl<F: FrameBuf> Engine<F> {
         self.service(now);
         self.retry(now);
         self.confirmations(now);
+        self.close_unheard(now);
         self.send_alarms(now);
         self.poll_traces(now);
     }
@@ -327,9 +344,13 @@ impl<F: FrameBuf> Engine<F> {
         let peers = self.peers.iter().flat_map(|peer| {
             [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), Some(peer.alarm.next_timeout())]
         });
+        let unheard = self.unheard().map(|(peer, waiting)| peer.clock.wakeup(waiting.until));
         let traces = self.traces.iter().map(|traced| Some(traced.trace.next_timeout()));
-        let next =
-            links.chain(peers).chain(traces).chain([self.transport.next_timeout(), Some(self.alarms.next_timeout())]);
+        let next = links
+            .chain(peers)
+            .chain(unheard)
+            .chain(traces)
+            .chain([self.transport.next_timeout(), Some(self.alarms.next_timeout())]);
         next.flatten().min().filter(|at| *at != Nanos::MAX)
     }
 
@@ -390,6 +411,10 @@ impl<F: FrameBuf> Engine<F> {
 impl<F: FrameBuf> Engine<F> {
     pub(crate) fn transport_mut(&mut self) -> &mut Transport {
         &mut self.transport
+    }
+
+    pub(crate) fn set_mute(&mut self, mute: bool) {
+        self.mute = mute;
     }
 
     pub(crate) fn touched(&mut self, peer: PeerId, handle: Handle, lane: Lane) {

@@ -117,6 +117,8 @@ pub struct PeerCounters {
     pub responses_dropped: u64,
     /// Sessions that this end closed because of what the peer said in them, or did not read.
     pub session_errors: u64,
+    /// Those of them that were closed because the peer never said hello.
+    pub hello_timeouts: u64,
 }
 
 /// What came of a packet.
@@ -267,7 +269,8 @@ impl Transport {
         let at = from.clock.instant(now);
         let address = from.address;
         self.scratch.clear();
-        let event = self.endpoint.handle(at, address, None, codepoint(ecn), data, &mut self.scratch);
+        let event =
+            self.endpoint.handle(at, address, None, EcnCodepoint::from_bits(ecn.bits()), data, &mut self.scratch);
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) else {
@@ -492,8 +495,4 @@ impl Transport {
 
 fn derive(seed: &[u8; 32], context: &str) -> [u8; 32] {
     blake3::derive_key(context, seed)
-}
-
-fn codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
-    EcnCodepoint::from_bits(ecn.bits())
 }
