@@ -135,7 +135,8 @@ const ALLOWED: &[(&str, &[i64])] = &[
     ("seeds, boot ids, the machine's name for kernel quirks", &[libc::SYS_getrandom, libc::SYS_uname]),
 ];
 
-/// Calls that only x86-64 has, beside their modern forms.
+/// Calls that not every architecture has, beside their modern forms. What the C library makes of `rename` is `renameat`
+/// where there is no `rename`, as on aarch64.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_OLD: &[i64] = &[
     libc::SYS_open,
@@ -146,10 +147,13 @@ const ALLOWED_OLD: &[i64] = &[
     libc::SYS_poll,
     libc::SYS_epoll_wait,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_unlink,
     libc::SYS_mkdir,
 ];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+const ALLOWED_OLD: &[i64] = &[libc::SYS_renameat];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ALLOWED_OLD: &[i64] = &[];
 
 /// Families that `socket` may be called with, and the one protocol where there is a choice: of netlink, routes and links.
@@ -240,6 +244,19 @@ mod tests {
             }
             let _ = florelay_xsk::unbound::create().unwrap_err();
             florelay_xsk::clock::synchronised().unwrap();
+        });
+    }
+
+    #[test]
+    fn files_can_be_renamed_by_each_call_that_does_so() {
+        use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+        std::fs::write(&one, b"journal").unwrap();
+        confined(move || {
+            std::fs::rename(&one, &two).unwrap();
+            renameat(CWD, &two, CWD, &one).unwrap();
+            renameat_with(CWD, &one, CWD, &two, RenameFlags::NOREPLACE).unwrap();
         });
     }
 
