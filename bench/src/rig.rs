@@ -170,10 +170,10 @@ pub fn hand_over(now: Nanos, from: &mut HeapPort, to: &mut Node, link: LinkId) -
     count
 }
 
-/// A plan of this rate, with a burst of 64 full frames.
+/// A plan of this rate, with a burst of 256 full frames: four of a worker's, so that it never binds at the pace of the rigs.
 #[must_use]
 pub fn rate_plan(rate_bps: Option<u64>) -> RatePlan {
-    RatePlan { rate_bps, burst_bytes: 64 * u32::from(MTU_PAYLOAD + OVERHEAD_BYTES), control_percent: 20 }
+    RatePlan { rate_bps, burst_bytes: 256 * u32::from(MTU_PAYLOAD + OVERHEAD_BYTES), control_percent: 20 }
 }
 
 /// A link of the rigs.

@@ -3,7 +3,20 @@
 //! Tokens are whole bytes; what a refill leaves over, less than a byte, is carried as (bit/s)·ns to the next one. So no
 //! rounding ever leaks rate or invents it, whatever the times between refills, and across changes of the rate.
 //!
-//! Invariant: over any window, bytes consumed ≤ Σ rate × time + the largest burst of the window.
+//! A clock that was read is not the wire: what is consumed at one refill leaves between that refill and the next, late if the
+//! sender was put aside meanwhile. A bucket that ran full in between would let a burst follow the late bytes at once, two
+//! bursts in no time. So what was consumed counts as having left at the next refill, the latest that it can be:
+//!
+//! ```text
+//!   refill t₁   consume s     s leaves        refill t₂: tokens ≤ burst − s, the bucket could not have held more
+//!   ────┴───────────┴────────────┴────────────────┴────►
+//! ```
+//!
+//! That costs what was earned from t₁ to t₂, and only where the bucket had been full at t₁: refill once more as soon as
+//! what was consumed is handed over, before sleeping.
+//!
+//! Invariant: over any window between two departures, bytes ≤ Σ rate × time + the largest burst of the window, if what is
+//! consumed leaves before the next refill.
 
 use std::time::Duration;
 
@@ -21,13 +34,15 @@ pub struct TokenBucket {
     /// Below `BIT_NS_PER_BYTE`.
     carry: u64,
     refilled: Nanos,
+    /// Consumed since the last refill.
+    consumed: u64,
 }
 
 impl TokenBucket {
     /// A full bucket. `rate_bps` = CIR in bit/s, `None` = uncapped; `burst_bytes` = CBS.
     #[must_use]
     pub fn new(now: Nanos, rate_bps: Option<u64>, burst_bytes: u64) -> Self {
-        Self { rate_bps, burst_bytes, tokens: burst_bytes, carry: 0, refilled: now }
+        Self { rate_bps, burst_bytes, tokens: burst_bytes, carry: 0, refilled: now, consumed: 0 }
     }
 
     /// Changes rate and burst. Credit earned so far at the old rate is kept, up to the new burst. A bucket that becomes
@@ -40,11 +55,13 @@ impl TokenBucket {
         }
         self.rate_bps = rate_bps;
         self.burst_bytes = burst_bytes;
-        self.cap();
+        self.cap(burst_bytes);
     }
 
-    /// Adds what was earned since the last refill. Time that goes back adds nothing.
+    /// Adds what was earned since the last refill; what was consumed since then has left by `now`. Time that goes back adds
+    /// nothing.
     pub fn refill(&mut self, now: Nanos) {
+        let consumed = std::mem::take(&mut self.consumed);
         let elapsed = now.0.saturating_sub(self.refilled.0);
         self.refilled = self.refilled.max(now);
         let Some(rate) = self.rate_bps else { return };
@@ -58,7 +75,7 @@ impl TokenBucket {
             self.tokens = self.tokens.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
             self.carry = (earned % u128::from(BIT_NS_PER_BYTE)) as u64;
         }
-        self.cap();
+        self.cap(self.burst_bytes.saturating_sub(consumed));
     }
 
     /// Takes `bytes`; `false`, and nothing taken, if there are not enough.
@@ -70,6 +87,7 @@ impl TokenBucket {
         match self.tokens.checked_sub(bytes) {
             Some(left) => {
                 self.tokens = left;
+                self.consumed += bytes;
                 true
             }
             None => false,
@@ -113,9 +131,9 @@ impl TokenBucket {
         self.burst_bytes
     }
 
-    fn cap(&mut self) {
-        if self.tokens >= self.burst_bytes {
-            self.tokens = self.burst_bytes;
+    fn cap(&mut self, most: u64) {
+        if self.tokens >= most {
+            self.tokens = most;
             self.carry = 0;
         }
     }
@@ -131,6 +149,7 @@ mod tests {
         // 7 bit/s over 8 s is 7 bytes, however finely it is refilled.
         let mut bucket = TokenBucket::new(Nanos(0), Some(7), 100);
         assert!(bucket.consume(100));
+        bucket.refill(Nanos(0));
         for step in 1..=800_000u64 {
             bucket.refill(Nanos(step * 10_000));
         }
@@ -141,14 +160,55 @@ mod tests {
     fn a_century_at_full_rate_is_one_burst() {
         let mut bucket = TokenBucket::new(Nanos(0), Some(400_000_000_000), 9000);
         assert!(bucket.consume(9000) && !bucket.consume(1));
+        bucket.refill(Nanos(0));
         bucket.refill(Nanos(u64::MAX));
         assert_eq!(bucket.available(), 9000);
+    }
+
+    #[test]
+    fn credit_earned_before_a_change_of_rate_is_kept_to_the_bit() {
+        // 3 bit/s for 3 s, then 5 bit/s for 3 s: 24 bits, three bytes, of which the change finds 9 bits.
+        for (first, second) in [(3, 5), (5, 3)] {
+            let mut bucket = TokenBucket::new(Nanos(0), Some(first), 100);
+            assert!(bucket.consume(100));
+            bucket.refill(Nanos(0));
+            bucket.set_rate(Nanos(3_000_000_000), Some(second), 50);
+            bucket.refill(Nanos(6_000_000_000));
+            assert_eq!((bucket.available(), bucket.carry), (3, 0));
+        }
+        // More credit than the new burst holds is gone.
+        let mut bucket = TokenBucket::new(Nanos(0), Some(8), 100);
+        bucket.set_rate(Nanos(0), Some(8), 60);
+        assert_eq!(bucket.available(), 60);
+        bucket.set_rate(Nanos(0), Some(8), 100);
+        assert_eq!(bucket.available(), 60, "a larger burst is no gift");
+    }
+
+    #[test]
+    fn what_left_late_is_followed_by_no_second_burst() {
+        // One byte per µs, burst 1000. 1000 consumed at 0, put aside until 600 µs, and only then on the wire.
+        let mut bucket = TokenBucket::new(Nanos(0), Some(8_000_000), 1000);
+        assert!(bucket.consume(1000));
+        bucket.refill(Nanos(600_000));
+        assert_eq!(bucket.available(), 0);
+        // A bucket that was not full has room for what is earned meanwhile.
+        bucket.refill(Nanos(1_000_000));
+        assert!(bucket.consume(300));
+        bucket.refill(Nanos(1_200_000));
+        assert_eq!(bucket.available(), 300);
+        // Handed over and refilled at once: nothing is lost.
+        bucket.refill(Nanos(1_900_000));
+        assert!(bucket.consume(1000));
+        bucket.refill(Nanos(1_900_001));
+        bucket.refill(Nanos(2_400_000));
+        assert_eq!(bucket.available(), 499);
     }
 
     #[test]
     fn what_never_comes_is_never() {
         let mut bucket = TokenBucket::new(Nanos(0), Some(0), 1500);
         assert!(bucket.consume(1500));
+        bucket.refill(Nanos(0));
         assert_eq!(bucket.time_until(1), None);
         bucket.set_rate(Nanos(5), Some(1000), 1500);
         assert_eq!(bucket.time_until(1501), None);
@@ -185,6 +245,29 @@ mod tests {
     }
 
     proptest! {
+        // The sender is put aside for any time between its clock and the wire: the cap holds between departures.
+        #[test]
+        fn the_cap_holds_where_bytes_leave_late(
+            rate in 1_000u64..20_000_000_000, burst in 1500u64..100_000,
+            bursts in prop::collection::vec((0u64..3_000_000, 1u64..100_000, 0u64..3_000_000), 1..100),
+        ) {
+            let mut bucket = TokenBucket::new(Nanos(0), Some(rate), burst);
+            let mut now = 0;
+            // Excess over the rate, (bit/s)·ns, and when it was looked at.
+            let (mut level, mut looked) = (0u128, 0u64);
+            for (pause, bytes, late) in bursts {
+                now += pause;
+                bucket.refill(Nanos(now));
+                let sent = bytes.min(bucket.available());
+                prop_assert!(bucket.consume(sent));
+                now += late;
+                level = level.saturating_sub(u128::from(now - looked) * u128::from(rate));
+                level += u128::from(sent) * u128::from(BIT_NS_PER_BYTE);
+                looked = now;
+                prop_assert!(level <= u128::from(burst) * u128::from(BIT_NS_PER_BYTE), "{sent} bytes at {now}");
+            }
+        }
+
         // The cap, over every window that begins and ends at a packet, to the bit and nanosecond; and full use of it:
         // a packet that waits for `ready_at` goes then, and would not have gone one nanosecond earlier.
         #[test]
@@ -225,6 +308,8 @@ mod tests {
                 bucket.refill(now);
                 if let Some(bytes) = take && bucket.consume(bytes) {
                     packets.push((allowed, u128::from(bytes)));
+                    // Handed over at once.
+                    bucket.refill(now);
                 }
             }
             for first in 0..packets.len() {

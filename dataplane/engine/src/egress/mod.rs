@@ -14,7 +14,8 @@
 //!
 //! Invariants
 //! - In any window, bytes sent at layer 2 ≤ rate × window + burst (the bucket), and of these OAM and control ≤ their
-//!   share of the rate × window + their burst (the policer).
+//!   share of the rate × window + their burst (the policer); also where the driver is put aside between its clock and the
+//!   wire, as long as what one pull gave has left when the next one begins.
 //! - A packet is pulled only if it can leave: bulk when the bucket holds the largest frame. A control packet's size is not
 //!   known before it is pulled; if tokens do not suffice it is staged and nothing but OAM overtakes it, except that bulk
 //!   goes while it is the *policer* that keeps it waiting.
@@ -195,7 +196,8 @@ impl<F: FrameBuf> Egress<F> {
         Ok(())
     }
 
-    /// Sends what may be sent now on `link`; how many frames went.
+    /// Sends what may be sent now on `link`; how many frames went. Call it again once they are handed over, before a sleep:
+    /// until then the bucket takes them for not yet sent ([`TokenBucket::refill`]).
     pub fn pull<P, S>(&mut self, now: Nanos, link: LinkId, port: &mut P, source: &mut S) -> usize
     where
         P: Port<Frame = F>,

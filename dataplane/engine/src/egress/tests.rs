@@ -211,7 +211,7 @@ fn run_until(
 ) {
     loop {
         feed(wire.now, egress, wire);
-        egress.pull(wire.now, LINK, wire, source);
+        while egress.pull(wire.now, LINK, wire, source) > 0 {}
         let completion = wire.ring.front().map(|(at, _)| *at);
         let next = [egress.next_wakeup(wire.now), completion].into_iter().flatten().min();
         match next.filter(|at| *at < end) {
@@ -437,6 +437,7 @@ fn bulk_is_not_asked_before_a_whole_frame_may_leave() {
     egress.add_flow(peer(0), 1);
     egress.mark_ready(peer(0), Class::Bulk);
     assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 1);
+    assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 0, "it has left");
     assert_eq!(egress.pull(Nanos(99_000_000), LINK, &mut wire, &mut source), 0);
     assert_eq!(source.asked, 1);
     assert_eq!(egress.next_wakeup(Nanos(99_000_000)), Some(Nanos(100_000_000)));

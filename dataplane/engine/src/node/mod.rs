@@ -272,7 +272,8 @@ impl<F: FrameBuf> Engine<F> {
         self.poll_traces(now);
     }
 
-    /// Pull frames for one link while tokens and room last. Returns the number sent.
+    /// Pull frames for one link while tokens and room last. Returns the number sent. To be called again before a sleep, once
+    /// they are handed over: see [`Egress::pull`](crate::egress::Egress::pull).
     pub fn transmit<P: Port<Frame = F>>(&mut self, now: Nanos, link: LinkId, port: &mut P) -> usize {
         self.service(now);
         let Some(index) = self.index(link) else { return 0 };
