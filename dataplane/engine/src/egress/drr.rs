@@ -55,12 +55,24 @@ pub(super) struct Flows {
     new: List,
     old: List,
     control: List,
+    /// Flows looked at, in either class.
+    #[cfg(test)]
+    pub(super) steps: u64,
 }
 
 impl Flows {
     /// `max_frame` = the largest frame in bytes at layer 2.
     pub(super) fn new(max_frame: u64) -> Self {
-        Self { flows: Vec::new(), max_frame, min_weight: u16::MAX, new: EMPTY, old: EMPTY, control: EMPTY }
+        Self {
+            flows: Vec::new(),
+            max_frame,
+            min_weight: u16::MAX,
+            new: EMPTY,
+            old: EMPTY,
+            control: EMPTY,
+            #[cfg(test)]
+            steps: 0,
+        }
     }
 
     /// Adds a flow and returns its index.
@@ -104,6 +116,10 @@ impl Flows {
     }
 
     pub(super) fn get_mut(&mut self, at: u32) -> &mut Flow {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
         &mut self.flows[at as usize]
     }
 
@@ -129,7 +145,7 @@ impl Flows {
             if at == NIL {
                 return None;
             }
-            let flow = &mut self.flows[at as usize];
+            let flow = self.get_mut(at);
             if flow.deficit > 0 {
                 return Some(at);
             }

@@ -15,7 +15,8 @@
 //! Invariants
 //! - In any window, bytes sent at layer 2 ≤ rate × window + burst (the bucket), and of these OAM and control ≤ their
 //!   share of the rate × window + their burst (the policer); also where the driver is put aside between its clock and the
-//!   wire, as long as what one pull gave has left when the next one begins.
+//!   wire. What the transmit ring has not completed when a pull begins may leave later; beyond half a burst of it the bound is
+//!   that much higher.
 //! - A packet is pulled only if it can leave: bulk when the bucket holds the largest frame. A control packet's size is not
 //!   known before it is pulled; if tokens do not suffice it is staged and nothing but OAM overtakes it, except that bulk
 //!   goes while it is the *policer* that keeps it waiting.
@@ -204,6 +205,7 @@ impl<F: FrameBuf> Egress<F> {
         S: PacketSource<P> + ?Sized,
     {
         self.bucket.refill(now);
+        self.bucket.still_here(port.in_flight_bytes(link));
         self.policer.refill(now);
         let mut sent = 0;
         while port.tx_room(link) > 0 {

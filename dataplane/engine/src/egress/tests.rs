@@ -241,6 +241,24 @@ fn bytes_of(sent: &[Sent], which: impl Fn(&Sent) -> bool) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
+    // Bytes that a modem adds to each frame are paid for like those of the frame, also by the smallest.
+    #[test]
+    fn overhead_is_paid_by_every_frame(modem in 0u16..200, size in 60u64..=MAX_FRAME, rate in 1_000_000u64..100_000_000) {
+        let mut config = link_config(plan(Some(rate), 5_000, 10));
+        config.overhead_bytes = OVERHEAD + modem;
+        let mut egress = Egress::new(Nanos(0), &config, EgressLimits { transit_flow_bytes: 20_000, transit_frames: 100 });
+        let mut wire = Wire::new(None);
+        let mut source = Source { bulk: vec![endless(&[size])], ..Source::default() };
+        egress.add_flow(peer(0), 1);
+        egress.mark_ready(peer(0), Class::Bulk);
+        let end = Nanos(1_000_000_000);
+        run_until(end, &mut egress, &mut wire, &mut source, |_, _, _| {});
+        let on_the_wire = wire.sent.len() as u64 * (size + u64::from(modem));
+        let allowed = rate / 8 + 5_000;
+        prop_assert!(on_the_wire <= allowed && on_the_wire + 2 * (MAX_FRAME + 200) >= allowed, "{on_the_wire} of {allowed}");
+        prop_assert_eq!(egress.counters().tx_bytes[Class::Bulk.index()], on_the_wire);
+    }
+
     // Local and transit flows, all backlogged, random sizes: bytes are shared by weight within DRR's bound, the cap holds
     // in every window, and nothing of the rate is left over.
     #[test]

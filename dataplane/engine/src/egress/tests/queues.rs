@@ -110,6 +110,57 @@ fn marks_reach_the_port_and_only_capable_frames_are_marked() {
     assert_eq!(ecn(1), [Ecn::NotEct; 10]);
 }
 
+/// Flows looked at, queued and pulled for one packet, on average: half of the flows are transit paths, weights differ by a
+/// factor of 1000, sizes are mixed; `control` of 64 packets are commands.
+fn steps_a_packet(flows: usize, control: usize) -> f64 {
+    const ROUNDS: usize = 400;
+    let limits = EgressLimits { transit_flow_bytes: 60_000, transit_frames: 20_000 };
+    let mut egress = Egress::new(Nanos(0), &link_config(plan(None, 10_000, 100)), limits);
+    let mut wire = Wire::new(None);
+    let mut source = Source { bulk: vec![endless(&[60, MAX_FRAME, 700]); flows], ..Source::default() };
+    source.control = vec![endless(&[300]); flows];
+    let key = |i: usize| if i.is_multiple_of(2) { peer(i) } else { FlowKey::Transit(i as u32) };
+    for i in 0..flows {
+        egress.add_flow(key(i), [1, 3, 1000][i % 3]);
+        egress.mark_ready(key(i), Class::Bulk);
+    }
+    source.control.iter_mut().for_each(|supply| supply.left = 0);
+    let (mut next, before) = (0, egress.flows.steps);
+    for _ in 0..ROUNDS {
+        for packet in 0..64 {
+            next = (next + 7) % flows;
+            let class = if packet < control { Class::Control } else { Class::Bulk };
+            match key(next) {
+                FlowKey::Transit(flow) => {
+                    let frame = wire.make(path_frame(300, 0, [60, 1000, MAX_FRAME][packet % 3]));
+                    if let Err(frame) = egress.enqueue_transit(flow, class, frame, Ecn::NotEct) {
+                        wire.free(frame);
+                    }
+                }
+                local => {
+                    source.control[next].left += usize::from(class == Class::Control);
+                    egress.mark_ready(local, class);
+                }
+            }
+        }
+        wire.room = 64;
+        assert_eq!(egress.pull(Nanos(0), LINK, &mut wire, &mut source), 64);
+    }
+    let steps = egress.flows.steps - before;
+    egress.drain(&mut wire);
+    steps as f64 / (ROUNDS * 64) as f64
+}
+
+#[test]
+fn what_a_packet_costs_does_not_grow_with_the_number_of_flows() {
+    for control in [0, 8, 64] {
+        let steps = [1, 100, 10_000].map(|flows| steps_a_packet(flows, control));
+        // Queued, looked at in its turn, taken; once more where its turn ends with it, or it has nothing left.
+        assert!(steps.iter().all(|steps| *steps <= 5.0), "{steps:?} with {control} commands of 64");
+        assert!(steps[2] <= steps[1] + 1.0, "{steps:?} with {control} commands of 64");
+    }
+}
+
 #[test]
 fn flows_beyond_counting_cost_nothing_to_serve() {
     // Work per packet must not depend on the number of flows: a source that is asked once per packet, and once more when dry.
