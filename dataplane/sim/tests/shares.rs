@@ -270,7 +270,12 @@ fn runaway(place: Where, seed: u64) {
     let frame = Duration::from_nanos(1514 * 8_000_000_000 / RATE_BPS);
     let most = DELAY + Duration::from_millis(3) + 2 * frame * 100 / u32::from(POLICER_PERCENT) + 2 * frame;
     assert!(inbox.percentile(1.0) <= Some(most), "{:?} > {most:?}", inbox.percentile(1.0));
-    println!("{place:?}: bulk {:.4}, commands {:.4}, the calm one's {:?}", part(bulk), part(flood + calm), inbox.percentile(1.0));
+    println!(
+        "{place:?}: bulk {:.4}, commands {:.4}, the calm one's {:?}",
+        part(bulk),
+        part(flood + calm),
+        inbox.percentile(1.0)
+    );
 }
 
 #[test]
