@@ -4,8 +4,8 @@
 //! |---|---|
 //! | wire | one 1514-byte frame: outer and link headers parsed; outer header written |
 //! | fib | one frame forwarded, over 1, 1000 and 100 000 transit rows |
-//! | bucket | one refill and one packet's tokens |
-//! | egress | 64 packets pulled from 1, 100 and 10 000 flows |
+//! | bucket | one refill and one packet's tokens, of 1, 100 and 10 000 buckets in turn |
+//! | egress | 64 packets pulled from 1, 100 and 10 000 flows: DRR alone, the strict queue alone, everything with cap and transit |
 //! | transit | 64 frames through `handle_frame` and `transmit` of a relay |
 //! | quic | one full packet, sent and received: bare quinn-proto, and our engine |
 //!

@@ -28,6 +28,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits until `bytes` of the job's transfer are confirmed; what it said last if they are not.
+pub(crate) fn confirmed(job: &mut Job, bytes: u64, deadline: Deadline) -> Result<(), String> {
+    let what = format!("{bytes} bytes to be confirmed");
+    let looked = deadline.wait(&what, || {
+        job.ended()?;
+        Ok(job.last_json()["confirmed"].as_u64().filter(|&confirmed| confirmed >= bytes))
+    });
+    looked.map(drop).map_err(|error| format!("{error:#}; last: {}", job.last_json()))
+}
+
 /// station-a — relay — station-b, connected. Fields are in the order in which they have to go.
 pub(crate) struct Line {
     pub(crate) nodes: Vec<Node>,
@@ -91,12 +101,7 @@ impl Line {
 
     /// Waits until `bytes` of the job's transfer are confirmed.
     pub(crate) fn confirmed(&self, job: &mut Job, bytes: u64, deadline: Deadline) {
-        let what = format!("{bytes} bytes to be confirmed");
-        let looked = deadline.wait(&what, || {
-            job.ended()?;
-            Ok(job.last_json()["confirmed"].as_u64().filter(|&confirmed| confirmed >= bytes))
-        });
-        looked.unwrap_or_else(|error| panic!("{error:#}; last: {}; {}", job.last_json(), self.states()));
+        confirmed(job, bytes, deadline).unwrap_or_else(|said| panic!("{said}; {}", self.states()));
     }
 
     /// Waits for the end of a transfer and compares the file; removes both copies.
