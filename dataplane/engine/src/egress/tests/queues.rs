@@ -137,7 +137,7 @@ fn steps_a_packet(flows: usize, control: usize) -> f64 {
                         wire.free(frame);
                     }
                 }
-                local => {
+                local @ FlowKey::Peer(_) => {
                     source.control[next].left += usize::from(class == Class::Control);
                     egress.mark_ready(local, class);
                 }
