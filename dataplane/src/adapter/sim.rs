@@ -8,8 +8,8 @@
 //! hold the queue of a connected pair to its few datagrams (`unix_dgram_sendmsg`, net/unix/af_unix.c). Whoever comes first
 //! waits for the other; a neighbour that was restarted is found again.
 //!
-//! A datagram is one byte with the outer ECN, then the link payload. What a frame meets is decided when it is sent, at this
-//! end; the neighbour decides for its own direction.
+//! A datagram is a link payload. There is no IP here, so the control word carries ECN. What a frame meets is decided when it
+//! is sent, at this end; the neighbour decides for its own direction.
 //!
 //! Owner of the frames under way is the [`Line`]; they are copies in buffers of this link, so a long delay holds none of the
 //! worker's frames. A full line stops the scheduler and loses nothing; a neighbour that reads too slowly makes frames late,
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use florelay_engine::Nanos;
 use florelay_engine::port::Ecn;
 use florelay_impair::Line;
+use florelay_wire::link;
 use rustix::net::sockopt;
 
 use super::BURST_FRAMES;
@@ -98,7 +99,7 @@ impl SimLink {
             connected: false,
             retry_at: 0,
             // A longer datagram shows as one that fits no frame.
-            buffer: vec![0; 1 + HEAP_FRAME_BYTES + 1].into(),
+            buffer: vec![0; HEAP_FRAME_BYTES + 1].into(),
             counters: Counters::default(),
         })
     }
@@ -125,8 +126,8 @@ impl SimLink {
         }
         let mut frame = self.free.pop().unwrap_or_default();
         frame.clear();
-        frame.push(ecn.bits());
         frame.extend_from_slice(datagram);
+        link::set_ecn(&mut frame, ecn.bits());
         self.staged_bytes += datagram.len();
         self.staged.push(frame);
         true
@@ -137,7 +138,7 @@ impl SimLink {
         let mut staged = std::mem::take(&mut self.staged);
         for frame in staged.drain(..) {
             // A frame has at most 9216 bytes.
-            let l2_bytes = (frame.len() - 1) as u32 + self.overhead;
+            let l2_bytes = frame.len() as u32 + self.overhead;
             if let Err(refused) = self.line.offer(now, l2_bytes, frame) {
                 self.free.push(refused.frame);
             }
@@ -202,9 +203,9 @@ impl SimLink {
             self.counters.syscalls += 1;
             match self.socket.recv(&mut self.buffer) {
                 Ok(len) => {
-                    if let Some((ecn, payload)) = self.buffer[..len].split_first() {
-                        each(payload, Ecn::from_bits(*ecn));
-                    }
+                    let payload = &mut self.buffer[..len];
+                    let ecn = Ecn::from_bits(link::take_ecn(payload));
+                    each(payload, ecn);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // ECONNRESET says that the neighbour went away with unread frames; `release` finds out by itself.

@@ -12,7 +12,7 @@
 
 use crate::ParseError;
 use crate::ach::{ACH_NIBBLE, AchHeader};
-use crate::cw::ControlWord;
+use crate::cw::{ControlWord, FLAGS_ECN_MASK};
 use crate::mpls::{LSE_BYTES, Label, Lse, Tc};
 
 /// Two label stack entries and a control word (or associated channel header).
@@ -142,6 +142,34 @@ pub fn write_link_channel(buf: &mut [u8], tc: Tc, ach: AchHeader) -> Option<usiz
     Some(LINK_OAM_HEADER_BYTES)
 }
 
+/// Puts ECN (the low two bits of `ecn`, RFC 3168 section 5) into the control word of a link payload, for a link without
+/// IP. Link-scope OAM and associated channels have no control word and are left alone: they are never ECN-capable.
+#[inline(always)]
+pub fn set_ecn(bytes: &mut [u8], ecn: u8) {
+    if let Some(flags) = flags_mut(bytes) {
+        *flags = (*flags & !FLAGS_ECN_MASK) | (ecn & FLAGS_ECN_MASK);
+    }
+}
+
+/// Takes ECN out of the control word of a link payload that came over a link without IP; 0 if it has none. The bits are
+/// clear afterwards: the next link says it its own way.
+#[inline(always)]
+#[must_use]
+pub fn take_ecn(bytes: &mut [u8]) -> u8 {
+    let Some(flags) = flags_mut(bytes) else { return 0 };
+    let ecn = *flags & FLAGS_ECN_MASK;
+    *flags &= !FLAGS_ECN_MASK;
+    ecn
+}
+
+/// The flags of the control word, if there is one.
+#[inline(always)]
+fn flags_mut(bytes: &mut [u8]) -> Option<&mut u8> {
+    let header = bytes.first_chunk_mut::<PATH_HEADER_BYTES>()?;
+    let [_, _, bottom, _, _, _, _, _, nibble, flags, ..] = header;
+    (*bottom & 1 == 0 && *nibble >> 4 == 0).then_some(flags)
+}
+
 #[inline(always)]
 fn write_path(buf: &mut [u8], forward: Lse, backward: Lse, word: [u8; 4]) -> Option<usize> {
     let header = buf.first_chunk_mut::<PATH_HEADER_BYTES>()?;
@@ -210,6 +238,22 @@ mod tests {
         assert_eq!(parsed.backward, Some(Lse { bottom: true, ..lse(0xF_FFFF, 0) }));
         assert!(matches!(parsed.body, Body::Payload { payload: b"payload", cw } if cw.sequence == 7));
         assert_eq!(parse(&oam).unwrap().backward, None);
+    }
+
+    #[test]
+    fn ecn_goes_into_control_words_and_nothing_else() {
+        let [mut payload, channel, oam] = samples();
+        payload[9] = 0xA0;
+        for ecn in 0..4 {
+            set_ecn(&mut payload, 0xF0 | ecn);
+            assert_eq!(payload[9], 0xA0 | ecn);
+            assert_eq!((take_ecn(&mut payload), payload[9]), (ecn, 0xA0));
+        }
+        for mut other in [channel, oam, payload[..11].to_vec(), Vec::new()] {
+            let before = other.clone();
+            set_ecn(&mut other, 3);
+            assert_eq!((take_ecn(&mut other), other), (0, before));
+        }
     }
 
     #[test]

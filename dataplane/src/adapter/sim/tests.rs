@@ -1,6 +1,9 @@
 use std::time::Duration;
 
 use florelay_impair::{LinkModel, Loss};
+use florelay_wire::cw::{ControlWord, PayloadType};
+use florelay_wire::link::PATH_HEADER_BYTES;
+use florelay_wire::mpls::{Label, Lse, Tc};
 
 use super::*;
 
@@ -44,8 +47,24 @@ fn frames_cross_when_their_time_has_come() {
     a.flush(105 * MS - 1);
     assert_eq!(received(&mut b), []);
     a.flush(105 * MS);
-    assert_eq!(received(&mut b), [(b"telemetry".to_vec(), Ecn::Ect0)]);
+    assert_eq!(received(&mut b), [(b"telemetry".to_vec(), Ecn::NotEct)], "no control word to carry ECN");
     assert_eq!(a.deadline_ns(), None);
+}
+
+#[test]
+fn the_control_word_carries_ecn_and_is_clean_afterwards() {
+    let (_folder, mut a, mut b) = pair(&LinkModel::default());
+    let label = Label::new(Label::FIRST_UNRESERVED).unwrap();
+    let lse = |bottom| Lse { label, tc: Tc::BULK, bottom, ttl: 9 };
+    let cw = ControlWord { payload: PayloadType::Quic, flags: 0x10, sequence: 7 };
+    let mut frame = [0; PATH_HEADER_BYTES];
+    link::write_path_header(&mut frame, lse(false), lse(true), cw).unwrap();
+    let all = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
+    for ecn in all {
+        assert!(a.send(&frame, ecn));
+    }
+    a.flush(0);
+    assert_eq!(received(&mut b), all.map(|ecn| (frame.to_vec(), ecn)));
 }
 
 #[test]
