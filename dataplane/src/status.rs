@@ -136,6 +136,7 @@ fn link_status(
     counters.push(("rx_bytes".into(), engine.rx_bytes));
     counters.push(("rx_lost".into(), engine.rx_lost));
     counters.push(("rx_reordered".into(), engine.rx_reordered));
+    counters.push(("rx_ecn_ce".into(), engine.rx_ecn_ce));
     for (reason, count) in &engine.drops {
         counters.push((format!("drop_{reason}"), *count));
     }
@@ -185,6 +186,9 @@ fn peer_status(report: &PeerReport) -> PeerStatus {
         ("quic_lost_packets", report.lost_packets),
         ("quic_lost_bytes", report.lost_bytes),
         ("quic_cwnd_bytes", report.cwnd),
+        ("congestion_ecn", report.signals.ecn),
+        ("congestion_queue", report.signals.queue),
+        ("congestion_longer_way", report.signals.longer_way),
         ("handshakes", report.counters.handshakes),
         ("handshake_failures", report.counters.handshake_failures),
         ("connections_lost", report.counters.lost),

@@ -22,6 +22,7 @@ impl<F: FrameBuf> Engine<F> {
         };
         let runtime = &mut self.links[index];
         runtime.rx_frames += 1;
+        runtime.rx_ecn_ce += u64::from(ecn == Ecn::Ce);
         runtime.rx_bytes += (frame.bytes().len() + usize::from(runtime.config.overhead_bytes)) as u64;
         match self.fib.forward(link, frame.bytes_mut()) {
             Verdict::Transit { out_link, flow, tc, sequence } => {

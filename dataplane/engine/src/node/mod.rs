@@ -81,6 +81,7 @@ struct LinkRuntime<F> {
     sequence: SequenceMonitor,
     rx_frames: u64,
     rx_bytes: u64,
+    rx_ecn_ce: u64,
     oam_dropped: u64,
     drops: Box<[u64]>,
 }
@@ -219,6 +220,7 @@ impl<F: FrameBuf> Engine<F> {
                 sequence: SequenceMonitor::new(),
                 rx_frames: 0,
                 rx_bytes: 0,
+                rx_ecn_ce: 0,
                 oam_dropped: 0,
                 drops: vec![0; DropReason::COUNT].into(),
                 rate: link.rate,

@@ -12,7 +12,7 @@ use crate::egress::EgressCounters;
 use crate::fib::DropReason;
 use crate::port::FrameBuf;
 use crate::time::Nanos;
-use crate::transport::{Lane, PeerCounters};
+use crate::transport::{CongestionSignals, Lane, PeerCounters};
 
 /// State of an engine.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct LinkReport {
     pub rx_lost: u64,
     /// Frames that came out of order.
     pub rx_reordered: u64,
+    /// Frames that came marked CE (RFC 3168), for this node or in transit.
+    pub rx_ecn_ce: u64,
     /// What egress counted.
     pub egress: EgressCounters,
     /// Drops by reason, zeroes left out.
@@ -63,6 +65,11 @@ pub struct PeerReport {
     pub state: PeerState,
     /// Smoothed round trip of the bulk connection.
     pub rtt: Option<Duration>,
+    /// Smoothed round trip of the control connection.
+    pub control_rtt: Option<Duration>,
+    /// ACK_FREQUENCY frames that the peer has sent (draft-ietf-quic-ack-frequency), control and bulk: it asks for fewer
+    /// acknowledgements, and this end obeys.
+    pub ack_frequency: [u64; 2],
     /// Congestion window of the bulk connection in bytes.
     pub cwnd: u64,
     /// QUIC packets sent on the bulk connection.
@@ -71,6 +78,8 @@ pub struct PeerReport {
     pub lost_packets: u64,
     /// Bytes of lost packets on the bulk connection.
     pub lost_bytes: u64,
+    /// How often congestion control of its connections acted, since the start.
+    pub signals: CongestionSignals,
     /// Handshakes and losses.
     pub counters: PeerCounters,
     /// Datagrams to and from it.
@@ -94,6 +103,7 @@ impl<F: FrameBuf> Engine<F> {
                 rx_bytes: link.rx_bytes,
                 rx_lost: link.sequence.lost,
                 rx_reordered: link.sequence.reordered,
+                rx_ecn_ce: link.rx_ecn_ce,
                 egress: *link.egress.counters(),
                 drops: DropReason::ALL
                     .iter()
@@ -116,21 +126,25 @@ impl<F: FrameBuf> Engine<F> {
     }
 
     fn peer_report(&mut self, id: PeerId) -> Option<PeerReport> {
-        let stats = self
-            .transport
-            .current(id, Lane::Bulk)
-            .and_then(|handle| self.transport.conn(handle))
-            .map(|conn| conn.quic.stats().path);
+        let [control, stats] = [Lane::Control, Lane::Bulk].map(|lane| {
+            let handle = self.transport.current(id, lane)?;
+            Some(self.transport.conn(handle)?.quic.stats())
+        });
+        let ack_frequency = [control, stats].map(|stats| stats.map_or(0, |stats| stats.frame_rx.ack_frequency));
+        let [control, stats] = [control, stats].map(|stats| Some(stats?.path));
         let peer = self.transport.peer(id)?;
         Some(PeerReport {
             id,
             name: peer.config.name.clone(),
             state: self.peers[usize::from(id.0)].state.clone(),
             rtt: stats.map(|path| path.rtt),
+            control_rtt: control.map(|path| path.rtt),
+            ack_frequency,
             cwnd: stats.map_or(0, |path| path.cwnd),
             sent_packets: stats.map_or(0, |path| path.sent_packets),
             lost_packets: stats.map_or(0, |path| path.lost_packets),
             lost_bytes: stats.map_or(0, |path| path.lost_bytes),
+            signals: peer.plan.signals(),
             counters: peer.stats,
             datagrams: self.peers[usize::from(id.0)].datagrams.counters(),
             messages: self.peers[usize::from(id.0)].messages.counters(),

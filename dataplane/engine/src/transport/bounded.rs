@@ -1,36 +1,41 @@
-//! CUBIC on a path without a contracted rate, bounded by what the ends' own rings hold.
+//! CUBIC or BBR on a path without a contracted rate, bounded by what the ends' own rings hold.
 //!
 //! On a link of microseconds nothing but loss would stop slow start, and the loss happens in the receiver's ring: every
-//! probe above it costs a burst of retransmissions. The bound follows the round trip, so that a long path is CUBIC's.
+//! probe above it costs a burst of retransmissions. The bound follows the round trip, so that a long path is CUBIC's or BBR's.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn_proto::RttEstimator;
-use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+
+use super::plan::{PathPlan, Signal};
 
 /// Always allowed in flight: half of a receive ring of 2048 frames at 1500 bytes, and more than a veth or a LAN needs.
 const RING_BYTES: u64 = 1 << 20;
 /// Fastest rate a path is believed to have, for the part of the bound that grows with the round trip.
 const MAX_RATE_BPS: u64 = 100_000_000_000;
 
-/// Makes bounded CUBIC controllers.
-#[derive(Debug)]
+/// Makes bounded controllers.
 pub(crate) struct BoundedConfig {
     /// What bounds are put on.
-    pub(crate) cubic: Arc<CubicConfig>,
+    pub(crate) inner: Arc<dyn ControllerFactory + Send + Sync>,
+    /// Where CE is counted.
+    pub(crate) plan: PathPlan,
 }
 
 impl ControllerFactory for BoundedConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Bounded { inner: self.cubic.clone().build(now, current_mtu), bound: RING_BYTES })
+        let inner = self.inner.clone().build(now, current_mtu);
+        Box::new(Bounded { inner, bound: RING_BYTES, plan: self.plan.clone() })
     }
 }
 
 struct Bounded {
     inner: Box<dyn Controller>,
     bound: u64,
+    plan: PathPlan,
 }
 
 /// Bytes in flight at most for a round trip.
@@ -57,6 +62,9 @@ impl Controller for Bounded {
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost_bytes: u64) {
+        if lost_bytes == 0 {
+            self.plan.signal(Signal::Ecn);
+        }
         self.inner.on_congestion_event(now, sent, persistent, lost_bytes);
     }
 
@@ -73,7 +81,7 @@ impl Controller for Bounded {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), bound: self.bound })
+        Box::new(Self { inner: self.inner.clone_box(), bound: self.bound, plan: self.plan.clone() })
     }
 
     fn initial_window(&self) -> u64 {

@@ -15,6 +15,7 @@ mod keys;
 mod params;
 mod plan;
 mod pull;
+mod rounds;
 pub mod tls;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use quinn_proto::{
 use self::clock::PathClock;
 use self::keys::{CID_BYTES, ResetKey, WorkerCid};
 pub(crate) use self::params::STRIPE_BYTES;
+pub use self::plan::CongestionSignals;
 use self::plan::PathPlan;
 use crate::config::{Congestion, PeerConfig, PeerCrypto, PeerId};
 use crate::port::Ecn;
@@ -90,7 +92,7 @@ pub(crate) struct PeerTransport {
     pub(crate) config: PeerConfig,
     pub(crate) clock: PathClock,
     pub(crate) dark: bool,
-    plan: PathPlan,
+    pub(crate) plan: PathPlan,
     congestion: Congestion,
     address: SocketAddr,
     /// By lane.
@@ -457,6 +459,9 @@ impl Transport {
     /// (RFC 9002 section 6.2) would tell the connections so, about 1.5 round trips from now. Their clock jumps to it, so
     /// that the oldest bytes go again at once.
     pub(crate) fn probe_lost(&mut self, now: Nanos, peer: PeerId) {
+        if let Some(state) = self.peer(peer) {
+            state.plan.interrupted();
+        }
         for handle in self.peers.get(usize::from(peer.0)).into_iter().flat_map(|state| state.all.iter().flatten()) {
             if let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) {
                 conn.regained = true;

@@ -40,6 +40,8 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 const ACK_DELAY_FRAMES: u64 = 4;
 /// … but no longer than this part of a round trip, because probe timeouts grow by it.
 const ACK_DELAY_RTT_PART: u32 = 8;
+/// Frames that may be ahead of a packet in each direction without there being a queue.
+const SLACK_FRAMES: u64 = 2;
 /// At most one ACK for this many ack-eliciting packets.
 const MAX_ACK_THRESHOLD: u64 = 31;
 /// ACKs per window: one for each eighth keeps loss recovery and the window moving.
@@ -94,17 +96,25 @@ pub(crate) fn transport_config(
     let windows = windows(peer, plan);
     let initial_rtt = plan.rtt().unwrap_or(peer.initial_rtt);
     let mut config = TransportConfig::default();
+    let packets = windows.congestion / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
+    let ack_packets = packets.clamp(1, MAX_ACK_THRESHOLD);
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match (congestion, peer.path_rate_bps) {
-        (Congestion::Contracted, Some(_)) => Arc::new(ContractedConfig { plan: plan.clone(), initial_rtt }),
+        (Congestion::Contracted, Some(_)) => Arc::new(ContractedConfig {
+            plan: plan.clone(),
+            initial_rtt,
+            ack_packets: ack_packets + 1,
+            slack: ack_delay(peer, initial_rtt)
+                + frames_time(peer, peer.path_rate_bps)
+                + frames_time(peer, peer.return_rate_bps),
+        }),
         (Congestion::Contracted, None) | (Congestion::Shared, _) => {
             let mut cubic = CubicConfig::default();
             cubic.initial_window(CUBIC_INITIAL_PACKETS * u64::from(peer.quic_mtu));
-            Arc::new(BoundedConfig { cubic: Arc::new(cubic) })
+            Arc::new(BoundedConfig { inner: Arc::new(cubic), plan: plan.clone() })
         }
     };
     let mut acks = AckFrequencyConfig::default();
-    let packets = windows.congestion / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
-    acks.ack_eliciting_threshold(varint(packets.clamp(1, MAX_ACK_THRESHOLD)));
+    acks.ack_eliciting_threshold(varint(ack_packets));
     acks.max_ack_delay(Some(ack_delay(peer, initial_rtt)));
     config
         .congestion_controller_factory(controller)
@@ -136,6 +146,12 @@ pub(crate) fn transport_config(
             .datagram_receive_buffer_size(Some(DATAGRAM_BYTES));
     }
     config
+}
+
+/// What full frames in front of a packet, or of its acknowledgement, may cost at a rate.
+fn frames_time(peer: &PeerConfig, rate_bps: Option<u64>) -> Duration {
+    let frame_ns = rate_bps.map_or(0, |rate| u64::from(peer.quic_mtu) * 8_000_000_000 / rate.max(1));
+    Duration::from_nanos(frame_ns.saturating_mul(SLACK_FRAMES))
 }
 
 /// How long the peer's ACKs may wait; they come over the return path.

@@ -19,6 +19,27 @@ pub(crate) struct PathPlan(Arc<Numbers>);
 struct Numbers {
     rate_bps: AtomicU64,
     rtt_ns: AtomicU64,
+    interruptions: AtomicU64,
+    signals: [AtomicU64; 3],
+}
+
+/// What made a congestion controller act.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Signal {
+    Ecn,
+    Queue,
+    LongerWay,
+}
+
+/// How often congestion control of a peer's connections acted on what the path said.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CongestionSignals {
+    /// Packets came marked CE, and the window was reduced (RFC 3168).
+    pub ecn: u64,
+    /// A queue stood on the path and went when the window was bounded; `contracted` only.
+    pub queue: u64,
+    /// What looked like a queue was a longer way; `contracted` only.
+    pub longer_way: u64,
 }
 
 impl PathPlan {
@@ -36,6 +57,25 @@ impl PathPlan {
     /// Planned round trip; `None` = as configured or measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         Some(self.0.rtt_ns.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0).map(Duration::from_nanos)
+    }
+
+    /// How often the path has come back from the dark.
+    pub(crate) fn interruptions(&self) -> u64 {
+        self.0.interruptions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn interrupted(&self) {
+        self.0.interruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.0.signals[signal as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn signals(&self) -> CongestionSignals {
+        let [ecn, queue, longer_way] =
+            [Signal::Ecn, Signal::Queue, Signal::LongerWay].map(|s| self.0.signals[s as usize].load(Ordering::Relaxed));
+        CongestionSignals { ecn, queue, longer_way }
     }
 
     fn set(&self, rate_bps: Option<u64>, rtt: Option<Duration>) {
