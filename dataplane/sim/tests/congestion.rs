@@ -215,3 +215,24 @@ fn loss_alone_leaves_the_window_alone() {
         assert!(used >= 0.9, "seed {seed}: {used}");
     });
 }
+
+#[test]
+fn after_the_dark_each_connection_keeps_its_own_time() {
+    for_seeds(0..4, |seed| {
+        let (dark, up) = (Nanos(15 * SECOND), Nanos(20 * SECOND));
+        let spec = LinkSpec::new(Some(PLAN), 325 * MS).dark(dark, up);
+        let mut net = Scenario::new(pair(spec)).seed(seed).build();
+        connected(&mut net, &[A, NodeId(1)]);
+        net.send_file(A, PEER, FILE, HUGE, 10);
+        net.send_messages(A, PEER, Nanos(5 * SECOND), 70 * MS, 100, 1000);
+        net.run_until(dark);
+        for _ in 0..80 {
+            net.run_until(net.now() + 100 * MS);
+            let report = &net.node(A).status().peers[0];
+            for rtt in [report.rtt, report.control_rtt] {
+                let rtt = rtt.expect("a round trip");
+                assert!(rtt <= 720 * MS, "seed {seed}: {rtt:?} on a way of 650 ms at {:?}", net.now());
+            }
+        }
+    });
+}

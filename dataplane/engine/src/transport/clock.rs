@@ -14,15 +14,13 @@ pub(crate) struct PathClock {
     epoch: Instant,
     /// Time spent dark so far.
     dark: Duration,
-    /// Time skipped so far.
-    skipped: Duration,
     /// Since when the clock stands.
     stopped: Option<Nanos>,
 }
 
 impl PathClock {
     pub(crate) fn new(epoch: Instant) -> Self {
-        Self { epoch, dark: Duration::ZERO, skipped: Duration::ZERO, stopped: None }
+        Self { epoch, dark: Duration::ZERO, stopped: None }
     }
 
     /// Stop at `now`; nothing if stopped already.
@@ -37,15 +35,10 @@ impl PathClock {
         }
     }
 
-    /// Jump ahead, so that a timer runs out now that would run out `by` later.
-    pub(crate) fn skip(&mut self, by: Duration) {
-        self.skipped = self.skipped.saturating_add(by);
-    }
-
     /// The path's time.
     pub(crate) fn instant(&self, now: Nanos) -> Instant {
         let now = self.stopped.unwrap_or(now);
-        self.epoch + now.since(Nanos::ZERO).saturating_sub(self.dark) + self.skipped
+        self.epoch + now.since(Nanos::ZERO).saturating_sub(self.dark)
     }
 
     /// When the path's time will be `at`; never while it stands.
@@ -53,7 +46,7 @@ impl PathClock {
         if self.stopped.is_some() {
             return None;
         }
-        Some(Nanos::ZERO + at.saturating_duration_since(self.epoch).saturating_sub(self.skipped) + self.dark)
+        Some(Nanos::ZERO + at.saturating_duration_since(self.epoch) + self.dark)
     }
 }
 
@@ -76,8 +69,5 @@ mod tests {
         assert_eq!(clock.instant(t(70)), before);
         assert_eq!(clock.instant(t(73)), before + 3 * SECOND);
         assert_eq!(clock.wakeup(before + 5 * SECOND), Some(t(75)));
-        clock.skip(SECOND);
-        assert_eq!(clock.instant(t(73)), before + 4 * SECOND);
-        assert_eq!(clock.wakeup(before + 5 * SECOND), Some(t(74)));
     }
 }

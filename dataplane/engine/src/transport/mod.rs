@@ -16,13 +16,14 @@ mod params;
 mod plan;
 mod pull;
 mod rounds;
+mod timers;
 pub mod tls;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
@@ -49,9 +50,6 @@ const MAX_CONNECTIONS: usize = 6;
 const SERVER_NAME: &str = "florelay.invalid";
 /// What quinn-proto reserves for a STREAM frame's length.
 const LENGTH_RESERVE_BYTES: u16 = 8;
-/// A loss timer further away than this many round trips and the slack is none: it is the idle or keep-alive timer.
-const MAX_PROBE_TIMEOUT_RTTS: u32 = 4;
-const MAX_PROBE_SLACK: Duration = Duration::from_millis(200);
 /// Bytes of a full packet that are not stream data: short header (1 + connection id + 4 packet number),
 /// AEAD tag, STREAM frame header (type, 4 id, 4 offset) and the length.
 /// Writing this much less than the MTU keeps each write inside one packet.
@@ -285,8 +283,7 @@ impl Transport {
                 conn.quic.handle_event(event);
                 if std::mem::take(&mut conn.regained) {
                     // It may acknowledge what had arrived before the dark: what is oldest now is really lost.
-                    conn.timeout = conn.quic.poll_timeout();
-                    self.skip_to_probe(now, peer);
+                    conn.skip_to_probe(at);
                 }
                 self.mark_dirty(handle);
                 Handled::Taken
@@ -440,56 +437,6 @@ impl Transport {
         if *slot == Some(handle) {
             *slot = None;
         }
-    }
-
-    /// Run the timers that are due; the connections concerned become dirty.
-    pub(crate) fn handle_timeout(&mut self, now: Nanos) {
-        for index in 0..self.conns.len() {
-            let Some(conn) = self.conns[index].as_deref_mut() else { continue };
-            let peer = &self.peers[usize::from(conn.peer.0)];
-            let at = peer.clock.instant(now);
-            if !peer.dark && conn.timeout.is_some_and(|due| due <= at) {
-                conn.quic.handle_timeout(at);
-                self.mark_dirty(ConnectionHandle(index));
-            }
-        }
-    }
-
-    /// The path of a peer was dark and is not any more: what was under way is lost, and only the probe timeout
-    /// (RFC 9002 section 6.2) would tell the connections so, about 1.5 round trips from now. Their clock jumps to it, so
-    /// that the oldest bytes go again at once.
-    pub(crate) fn probe_lost(&mut self, now: Nanos, peer: PeerId) {
-        if let Some(state) = self.peer(peer) {
-            state.plan.interrupted();
-        }
-        for handle in self.peers.get(usize::from(peer.0)).into_iter().flat_map(|state| state.all.iter().flatten()) {
-            if let Some(conn) = self.conns.get_mut(handle.0).and_then(|c| c.as_deref_mut()) {
-                conn.regained = true;
-                conn.timeout = conn.quic.poll_timeout();
-            }
-        }
-        self.skip_to_probe(now, peer);
-    }
-
-    fn skip_to_probe(&mut self, now: Nanos, peer: PeerId) {
-        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
-        let at = state.clock.instant(now);
-        let handles = state.all.iter().flatten();
-        // Idle and keep-alive timers are far away; a connection with nothing under way has no other.
-        let ahead = handles.filter_map(|handle| {
-            let conn = self.conns.get(handle.0)?.as_deref()?;
-            let wait = conn.timeout?.checked_duration_since(at)?;
-            (wait < conn.quic.rtt().saturating_mul(MAX_PROBE_TIMEOUT_RTTS) + MAX_PROBE_SLACK).then_some(wait)
-        });
-        let ahead = ahead.max().unwrap_or_default();
-        state.clock.skip(ahead);
-        self.handle_timeout(now);
-    }
-
-    /// When the next timer is due; dark paths have none.
-    pub(crate) fn next_timeout(&self) -> Option<Nanos> {
-        let due = |conn: &Conn| self.peers[usize::from(conn.peer.0)].clock.wakeup(conn.timeout?);
-        self.conns.iter().filter_map(|conn| due(conn.as_deref()?)).min()
     }
 
     /// The next endpoint answer for a peer.
