@@ -131,6 +131,17 @@ pub enum Rung {
     Sim,
 }
 
+/// How connections over a link share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CongestionPlan {
+    /// The rate is the operator's own.
+    Contracted,
+    /// Others use the path too: CUBIC.
+    Cubic,
+    /// Others use the path too: BBR.
+    Bbr,
+}
+
 /// One link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkPlan {
@@ -156,8 +167,8 @@ pub struct LinkPlan {
     pub control_percent: u8,
     /// One-way delay expected, nanoseconds.
     pub delay_ns: u64,
-    /// `contracted` or `shared`.
-    pub contracted: bool,
+    /// Congestion control of what is sent over it.
+    pub congestion: CongestionPlan,
     /// Liveness interval, nanoseconds.
     pub liveness_interval_ns: u64,
     /// Detect multiplier.
@@ -324,7 +335,7 @@ mod tests {
             burst_bytes: 30_000,
             control_percent: 50,
             delay_ns: 0,
-            contracted: false,
+            congestion: CongestionPlan::Cubic,
             liveness_interval_ns: 1_000_000_000,
             detect_multiplier: 3,
             liveness_key: [0; 32],

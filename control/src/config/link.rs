@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use florelay_dataplane::plan::{AdapterPlan, LinkPlan, MAX_MTU, Rung};
+use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, LinkPlan, MAX_MTU, Rung};
 use toml::de::DeValue;
 
 use super::diagnostic::Source;
@@ -89,15 +89,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
 
     let share = t.optional(source, "control-share", integer(1..=100)).map_or(CONTROL_SHARE_DEFAULT, |f| f.value);
     let delay_ns = duration(source, t, "delay", "\"325 ms\"", 0..=MAX_DELAY_NS).unwrap_or(0);
-    let contracted = t.optional(source, "congestion", word(&[("contracted", true), ("shared", false)]));
-    if let (Some(given), Some(rate)) = (&contracted, &rate)
-        && given.value
-        && rate.value.is_none()
-    {
-        let hint = "give the link a rate, or write: congestion = \"shared\"";
-        given.error(source, "\"contracted\" needs a rate to hold to, and this link is uncapped", hint);
-    }
-    let contracted = contracted.map_or_else(|| rate.as_ref().is_some_and(|r| r.value.is_some()), |f| f.value);
+    let congestion = congestion(source, t, rate.as_ref());
     let liveness = liveness(source, t, checks);
     let worker = t.optional(source, "worker", integer(0..=255)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
@@ -120,7 +112,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
             burst_bytes: burst?,
             control_percent: u8::try_from(share).ok()?,
             delay_ns,
-            contracted,
+            congestion,
             liveness_interval_ns: interval,
             detect_multiplier: detect,
             liveness_key: key,
@@ -141,6 +133,30 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
         }
     }
     LinkDraft { name, local, mtu, worker, plan }
+}
+
+/// `congestion`, and `shared` beside it: with what the link is shared.
+fn congestion(source: &mut Source<'_>, t: &mut Table<'_>, rate: Option<&Field<Option<u64>>>) -> CongestionPlan {
+    let contracted = t.optional(source, "congestion", word(&[("contracted", true), ("shared", false)]));
+    if let (Some(given), Some(rate)) = (&contracted, rate)
+        && given.value
+        && rate.value.is_none()
+    {
+        let hint = "give the link a rate, or write: congestion = \"shared\"";
+        given.error(source, "\"contracted\" needs a rate to hold to, and this link is uncapped", hint);
+    }
+    let contracted = contracted.map_or_else(|| rate.is_some_and(|r| r.value.is_some()), |f| f.value);
+    let shared = t.optional(source, "shared", word(&[("cubic", CongestionPlan::Cubic), ("bbr", CongestionPlan::Bbr)]));
+    match shared {
+        Some(given) if contracted => {
+            let hint = "write: congestion = \"shared\", or leave this out";
+            given.error(source, "this link is contracted, so nothing is shared on it", hint);
+            CongestionPlan::Contracted
+        }
+        Some(given) => given.value,
+        None if contracted => CongestionPlan::Contracted,
+        None => CongestionPlan::Cubic,
+    }
 }
 
 /// Refuses a rate at which the link would never be heard in time.

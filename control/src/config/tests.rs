@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use florelay_dataplane::plan::{AdapterPlan, PollMode, Rung};
+use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, PollMode, Rung};
 use proptest::prelude::*;
 
 use super::*;
@@ -84,6 +84,18 @@ fn text_only(text: &str) -> Result<NodePlan, Refusal> {
 }
 
 #[test]
+fn a_shared_link_has_cubic_or_bbr() {
+    for (word, congestion) in [("cubic", CongestionPlan::Cubic), ("bbr", CongestionPlan::Bbr)] {
+        let shared = format!("congestion = \"shared\"\nshared = \"{word}\"");
+        let plan = text_only(&GOOD.replace("congestion = \"contracted\"", &shared)).unwrap();
+        assert_eq!(plan.links[0].congestion, congestion);
+        let uncapped = format!("rate = \"uncapped\"\nshared = \"{word}\"");
+        let plan = text_only(&GOOD.replace("rate = \"uncapped\"", &uncapped)).unwrap();
+        assert_eq!(plan.links[1].congestion, congestion);
+    }
+}
+
+#[test]
 fn a_good_configuration_becomes_its_plan() {
     let plan = text_only(GOOD).unwrap();
     assert_eq!((plan.snapshot, plan.node.as_str(), plan.realm.as_str()), (1, "station-b", "demo.rete"));
@@ -93,10 +105,11 @@ fn a_good_configuration_becomes_its_plan() {
     let xdp = AdapterPlan::Xdp { interface: "eth1".into(), highest_rung: Rung::DriverCopy, fallback: true };
     assert_eq!((&a.adapter, a.worker, a.mtu, a.extra_overhead), (&xdp, 1, 1500, 4));
     assert_eq!((a.rate_bps, a.burst_bytes, a.control_percent), (Some(10_000_000), 15_000, 40));
-    assert_eq!((a.delay_ns, a.contracted, a.admin_up), (325_000_000, true, false));
+    assert_eq!((a.delay_ns, a.congestion, a.admin_up), (325_000_000, CongestionPlan::Contracted, false));
     assert_eq!((a.liveness_interval_ns, a.detect_multiplier), (200_000_000, 5));
     let c = &plan.links[1];
-    assert_eq!((&c.adapter, c.worker, c.rate_bps, c.contracted, c.admin_up), (&AdapterPlan::Udp, 0, None, false, true));
+    assert_eq!((&c.adapter, c.worker, c.rate_bps, c.admin_up), (&AdapterPlan::Udp, 0, None, true));
+    assert_eq!(c.congestion, CongestionPlan::Cubic);
     assert_eq!((c.burst_bytes, c.control_percent, c.delay_ns), (14_180, 50, 0));
     assert_eq!((c.liveness_interval_ns, c.detect_multiplier), (100_000_000, 3));
     let [pa, pc] = &plan.peers[..] else { panic!() };

@@ -28,10 +28,13 @@ pub struct RatePlan {
 /// How a QUIC connection over a link shares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Congestion {
-    /// The rate is known: window from rate × measured RTT; loss alone does not collapse it.
+    /// The rate is known: window from rate × measured RTT; loss alone does not collapse it, CE and a standing queue do.
     Contracted,
-    /// Somebody else uses the path too: CUBIC.
+    /// Somebody else uses the path too: CUBIC (RFC 9438).
     Shared,
+    /// The same by BBR, version 1 as quinn-proto has it. Its probing draws on the system's randomness, so that a simulation
+    /// with it does not repeat itself.
+    SharedBbr,
 }
 
 /// One link of the node.

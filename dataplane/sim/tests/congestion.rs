@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use florelay_engine::api::TransferId;
-use florelay_engine::config::{LinkId, PeerId};
+use florelay_engine::config::{Congestion, LinkId, PeerId};
 use florelay_engine::time::Nanos;
 use florelay_sim::link::LinkModel;
 use florelay_sim::net::NodeId;
@@ -214,6 +214,39 @@ fn loss_alone_leaves_the_window_alone() {
         assert_eq!((signals.ecn, signals.queue, signals.longer_way), (0, 0, 0), "seed {seed}");
         assert!(used >= 0.9, "seed {seed}: {used}");
     });
+}
+
+#[test]
+fn cubic_and_bbr_carry_a_file_over_a_link_that_loses() {
+    for congestion in [Congestion::Shared, Congestion::SharedBbr] {
+        for_seeds(0..3, |seed| {
+            let mut spec = LinkSpec::new(Some(20_000_000), 20 * MS).both(|model| model.loss(0.01));
+            spec.congestion = congestion;
+            let mut net = Scenario::new(pair(spec)).seed(seed).frames(16 << 10).build();
+            connected(&mut net, &[A, NodeId(1)]);
+            let start = net.now();
+            net.send_file(A, PEER, FILE, 10_000_000, 10);
+            let done = net.run_while(start + Duration::from_secs(300), |net| !net.files_done());
+            assert!(done, "{congestion:?}, seed {seed}: not through");
+            println!("{congestion:?}, seed {seed}: {:?}", net.now().since(start));
+        });
+    }
+}
+
+#[test]
+fn bbr_is_what_runs_where_it_is_asked_for() {
+    // Loss halves CUBIC's window again and again; BBR measures what arrives.
+    let through = [Congestion::Shared, Congestion::SharedBbr].map(|congestion| {
+        let mut spec = LinkSpec::new(Some(PLAN), 200 * MS).both(|model| model.loss(0.02));
+        spec.congestion = congestion;
+        let mut net = Scenario::new(pair(spec)).seed(1).frames(16 << 10).build();
+        connected(&mut net, &[A, NodeId(1)]);
+        net.send_file(A, PEER, FILE, HUGE, 10);
+        net.run_until(Nanos(40 * SECOND));
+        goodput(&net, NodeId(1), FILE, [10, 40], PLAN)
+    });
+    println!("CUBIC {:.3}, BBR {:.3}", through[0], through[1]);
+    assert!(through[1] >= 2.0 * through[0], "{through:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use florelay_wire::udp::UDP_BYTES;
 
 use super::DaemonError;
 use crate::adapter::share::workers_on;
-use crate::plan::{AdapterPlan, LinkPlan, MAX_MTU, NodePlan, PeerPlan, TransitEndPlan, TransitPlan};
+use crate::plan::{AdapterPlan, CongestionPlan, LinkPlan, MAX_MTU, NodePlan, PeerPlan, TransitEndPlan, TransitPlan};
 
 /// VLAN interfaces of the calling thread's network namespace: `name | id | parent` (net/8021q/vlanproc.c).
 const VLAN_TABLE: &str = "/proc/thread-self/net/vlan/config";
@@ -115,7 +115,11 @@ fn link_config(id: LinkId, link: &LinkPlan) -> LinkConfig {
         overhead_bytes: layer2_overhead(link),
         rate: rate_plan(link),
         delay: Duration::from_nanos(link.delay_ns),
-        congestion: if link.contracted { Congestion::Contracted } else { Congestion::Shared },
+        congestion: match link.congestion {
+            CongestionPlan::Contracted => Congestion::Contracted,
+            CongestionPlan::Cubic => Congestion::Shared,
+            CongestionPlan::Bbr => Congestion::SharedBbr,
+        },
         liveness_interval: Duration::from_nanos(link.liveness_interval_ns),
         detect_multiplier: link.detect_multiplier,
         liveness_key: link.liveness_key,

@@ -11,7 +11,9 @@ use super::{Gateway, Input};
 use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, RequestBody, Response};
-use crate::plan::{AdapterPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, WorkerPlan};
+use crate::plan::{
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, WorkerPlan,
+};
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 
 /// A gateway of two workers, each with a link to a peer; what workers and control do is done by the test.
@@ -36,7 +38,7 @@ fn plan(dir: &std::path::Path) -> NodePlan {
         burst_bytes: 30_000,
         control_percent: 50,
         delay_ns: 0,
-        contracted: false,
+        congestion: CongestionPlan::Cubic,
         liveness_interval_ns: 50_000_000,
         detect_multiplier: 3,
         liveness_key: [7; 32],

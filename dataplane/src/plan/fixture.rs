@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AdapterPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, WorkerPlan};
+use super::{AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, WorkerPlan};
 
 /// AF_XDP on this interface, from the top of the ladder.
 pub(crate) fn xdp(interface: &str) -> AdapterPlan {
@@ -23,7 +23,7 @@ pub(crate) fn link(name: &str, worker: usize, local: &str, adapter: AdapterPlan)
         burst_bytes: 30_000,
         control_percent: 50,
         delay_ns: 0,
-        contracted: false,
+        congestion: CongestionPlan::Cubic,
         liveness_interval_ns: 50_000_000,
         detect_multiplier: 3,
         liveness_key: [7; 32],

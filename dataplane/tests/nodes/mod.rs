@@ -21,8 +21,8 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan, TransitPlan,
-    WorkerPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan,
+    TransitPlan, WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -148,7 +148,7 @@ pub fn link(local: SocketAddr, remote: SocketAddr, adapter: AdapterPlan, rate_bp
         burst_bytes: 30_000,
         control_percent: 50,
         delay_ns: 0,
-        contracted: rate_bps.is_some(),
+        congestion: if rate_bps.is_some() { CongestionPlan::Contracted } else { CongestionPlan::Cubic },
         liveness_interval_ns: 50_000_000,
         // Ample: the machine that runs the tests has other work too.
         detect_multiplier: 40,

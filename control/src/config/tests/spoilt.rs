@@ -72,6 +72,13 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("burst = \"15 kB\"", "burst = \"5 GB\"", "link[to-a].burst", "too many"),
     ("control-share = 40", "control-share = 0", "link[to-a].control-share", "1 to 100"),
     ("delay = \"325 ms\"", "delay = \"2 h\"", "link[to-a].delay", "out of range"),
+    (
+        "congestion = \"contracted\"",
+        "congestion = \"contracted\"\nshared = \"bbr\"",
+        "link[to-a].shared",
+        "nothing is shared",
+    ),
+    ("rate = \"uncapped\"", "rate = \"uncapped\"\nshared = \"reno\"", "link[to-c].shared", "cubic, bbr"),
     ("congestion = \"contracted\"", "congestion = \"cubic\"", "link[to-a].congestion", "contracted, shared"),
     ("interval = \"200 ms\"", "interval = \"1 us\"", "link[to-a].liveness.interval", "1 ms to 1 min"),
     ("detect = 5", "detect = 1", "link[to-a].liveness.detect", "2 to 255"),

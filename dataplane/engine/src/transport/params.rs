@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::congestion::{ControllerFactory, CubicConfig};
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 
 use super::Lane;
@@ -32,8 +32,8 @@ const RECEIVE_WINDOWS: u64 = 2;
 const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
 /// Rate assumed for windows where the path is uncapped.
 const UNCAPPED_RATE_BPS: u64 = 10_000_000_000;
-/// Initial window of CUBIC in packets; the link's bucket already prevents bursts above the cap.
-const CUBIC_INITIAL_PACKETS: u64 = 64;
+/// Initial window of CUBIC and BBR in packets; the link's bucket already prevents bursts above the cap.
+const SHARED_INITIAL_PACKETS: u64 = 64;
 /// The peer's default: how long an ACK waits for company.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// On a slow link an ACK by itself costs as much as a small command: it waits for company for so many full frames …
@@ -109,8 +109,13 @@ pub(crate) fn transport_config(
         }),
         (Congestion::Contracted, None) | (Congestion::Shared, _) => {
             let mut cubic = CubicConfig::default();
-            cubic.initial_window(CUBIC_INITIAL_PACKETS * u64::from(peer.quic_mtu));
+            cubic.initial_window(SHARED_INITIAL_PACKETS * u64::from(peer.quic_mtu));
             Arc::new(BoundedConfig { inner: Arc::new(cubic), plan: plan.clone() })
+        }
+        (Congestion::SharedBbr, _) => {
+            let mut bbr = BbrConfig::default();
+            bbr.initial_window(SHARED_INITIAL_PACKETS * u64::from(peer.quic_mtu));
+            Arc::new(BoundedConfig { inner: Arc::new(bbr), plan: plan.clone() })
         }
     };
     let mut acks = AckFrequencyConfig::default();
