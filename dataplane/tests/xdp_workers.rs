@@ -177,6 +177,39 @@ fn a_relay_of_two_workers_forwards_from_af_xdp_and_back() {
 }
 
 #[test]
+fn a_relays_marks_go_from_af_xdp_over_a_socket_to_the_sender() {
+    if !may_run("xdp: ECN through a relay") {
+        return;
+    }
+    let (net, realm, pins) = (net(), Realm::new(), (Pins::new(), Pins::new()));
+    let (a, r) = (at(A, PORT), at(B, PORT));
+    let (r2, c) = (at("127.0.0.1", 7000), at("127.0.0.1", 7001));
+    // The second hop is slower than the sender believes: its queue stands above 20 ms, which are 25 kB.
+    let (fast, slow) = (Some(40_000_000), Some(10_000_000));
+    let plan_a = realm.plan("a", "a", "c", link(a, r, adapter("va", Rung::DriverCopy, false), fast));
+    let mut inside = link(r2, c, AdapterPlan::Udp, slow);
+    inside.name = "inside".into();
+    let mut plan_r = realm.relay("r", [link(r, a, adapter("vb", Rung::DriverCopy, false), fast), inside]);
+    owners(&mut plan_r, [0, 1]);
+    let plan_c = realm.plan("c", "c", "a", link(c, r2, AdapterPlan::Udp, slow));
+    let inbox = plan_c.inbox.clone();
+    let mut a = in_netns(&net.a, || Node::start(plan_a, &pins.0.0));
+    let mut r = in_netns(&net.b, || Node::start(plan_r, &pins.1.0));
+    let mut c = in_netns(&net.b, || Node::start(plan_c, "unused"));
+    let (path, digest) = realm.file("marked.tif", 3_000_000);
+    let tag = a.client.send("c", &path, 6);
+    assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
+    assert_received(&inbox, "marked.tif", &digest);
+    // What a sent on AF_XDP was ECN-capable when r received it there, or r could not have marked it.
+    r.client.status_until("frames marked", |status| counter(&status.links[1].counters, "tx_ecn_marked") > 0);
+    c.client.status_until("marks seen", |status| counter(&status.links[0].counters, "rx_ecn_ce") > 0);
+    a.client.status_until("marks answered", |status| counter(&status.peers[0].counters, "congestion_ecn") > 0);
+    in_netns(&net.a, || a.stop());
+    in_netns(&net.b, || r.stop());
+    c.stop();
+}
+
+#[test]
 fn with_fewer_queues_than_workers_one_sends_by_its_socket_or_is_refused_by_name() {
     if !may_run("xdp: fewer queues than workers") {
         return;
