@@ -12,6 +12,7 @@
 //!
 //!   florelay-bench instructions            quic_memory and engine_memory under valgrind: instructions a packet
 //!   florelay-bench emulate                 a link between two interfaces, as a profile says (`profiles`)
+//!   florelay-bench scenarios               the scenarios marked ● in real time over it, beside a plain quinn sender
 //! ```
 //!
 //! Owner of namespaces, interfaces and pinned objects is [`bed::Bed`]; dropping it removes them. Every figure is a
@@ -41,6 +42,7 @@ pub mod quic_memory;
 pub mod quinn_sockets;
 pub mod report;
 pub mod rig;
+pub mod scenarios;
 pub mod veth;
 
 /// QUIC packet in bytes: what Ethernet 1500 leaves after IPv4, UDP, two label stack entries and the control word.

@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use florelay_bench::emulate::{self, child};
 use florelay_bench::instructions::RowKind;
-use florelay_bench::{bed, instructions, veth};
+use florelay_bench::{bed, end_to_end, instructions, scenarios, veth};
+use florelay_e2e::{interrupt_flag, interrupted};
 
 /// Benchmarks of florelay.
 #[derive(Debug, Parser)]
@@ -68,6 +69,24 @@ enum Verb {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// The scenarios marked ● in real time: whole nodes over the emulator, a plain quinn sender beside them; as root
+    Scenarios {
+        /// Rows, by number or name; all if absent
+        #[arg(value_name = "N")]
+        only: Vec<String>,
+        /// Loads as in the table, and outages of a minute: about an hour
+        #[arg(long)]
+        long: bool,
+        /// Print the results as JSON instead of a table
+        #[arg(long)]
+        json: bool,
+        /// results.json, results.md and plots go here
+        #[arg(long, value_name = "FOLDER", default_value = "target/scenarios")]
+        folder: PathBuf,
+        /// The florelay program; beside this one if absent
+        #[arg(long, env = "FLORELAY_BIN")]
+        florelay: Option<PathBuf>,
+    },
     /// A link between two interfaces, as a profile says; until SIGINT or SIGTERM; as root
     Emulate {
         /// What the link does, in either direction (bench/profiles)
@@ -116,6 +135,11 @@ fn main() -> Result<()> {
             clean_up_on_signals()?;
             println!("{}", emulate::sustain::run(seconds)?);
         }
+        Verb::Scenarios { only, long, json, folder, florelay } => {
+            let florelay = end_to_end::find_program(florelay.as_deref())?;
+            let emulator = std::env::current_exe()?;
+            return run_scenarios(&scenarios::Options { only, long, florelay, emulator, folder }, json);
+        }
         Verb::Emulate { profile, left, right, core, json } => {
             emulate(&profile, left, right, core, json.as_deref())?;
         }
@@ -125,6 +149,24 @@ fn main() -> Result<()> {
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     std::fs::write(path, serde_json::to_string_pretty(value)?).with_context(|| path.display().to_string())
+}
+
+/// Every wait ends when a signal comes, and guards clean up on the way out.
+fn run_scenarios(options: &scenarios::Options, json: bool) -> Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, interrupt_flag())?;
+    }
+    let report = scenarios::run(options)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    eprintln!("results: {}", options.folder.display());
+    ensure!(!interrupted(), "interrupted");
+    let failed: Vec<_> = report.rows.iter().filter(|row| row.failure.is_some()).map(|row| row.key).collect();
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
+    Ok(())
 }
 
 fn emulate(profile: &Path, left: String, right: String, core: Option<usize>, json: Option<&Path>) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::cmd;
 use crate::context::Context;
-use crate::setup;
+use crate::{scenarios, setup};
 
 /// Benchmarks: parts alone, and whole nodes over veth beside their bounds and quinn over sockets.
 #[derive(clap::Args)]
@@ -19,8 +19,7 @@ enum What {
     Micro(Rest),
     /// Instructions a packet of QUIC in memory, bare and through the engine; needs valgrind, no privilege, no quiet machine
     Instructions(Rest),
-    /// The project's scenarios in simulation, as a table; virtual time, so a busy machine changes nothing
-    Scenarios(Rest),
+    Scenarios(scenarios::Args),
     /// Whole nodes over veth and AF_XDP beside the bounds: a raw blast, and bare QUIC in memory; as root
     Veth(Rest),
 }
@@ -43,10 +42,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
             let mut bench = context.cargo(&["run", "--release", "--package", "florelay-bench", "--", "instructions"]);
             cmd::run(bench.args(&rest.arguments))
         }
-        What::Scenarios(rest) => {
-            let example = ["run", "--release", "--package", "florelay-sim", "--example", "scenarios", "--"];
-            cmd::run(context.cargo(&example).args(&rest.arguments))
-        }
+        What::Scenarios(args) => scenarios::run(context, args),
         What::Veth(rest) => {
             anyhow::ensure!(context.is_root, "`bench veth` makes network namespaces: run it as root");
             cmd::run(&mut context.cargo(&["build", "--release", "--package", "florelay"]))?;

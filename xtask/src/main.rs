@@ -12,6 +12,7 @@ mod context;
 mod demo;
 mod fuzz;
 mod report;
+mod scenarios;
 mod setup;
 mod suite;
 mod vm;
