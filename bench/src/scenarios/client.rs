@@ -19,6 +19,9 @@ use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_e2e::Deadline;
 
+/// A transfer is in its node's list within this.
+const LISTED: Duration = Duration::from_secs(10);
+
 /// A connection; requests one after the other.
 pub(super) struct Client {
     stream: IpcStream,
@@ -54,15 +57,17 @@ impl Client {
         }
     }
 
-    /// Begins to send a file; its progress is to be seen elsewhere.
+    /// Begins to send a file, and waits until the node has it in its list; its progress is to be seen elsewhere.
     ///
     /// # Errors
-    /// It is not there, or nobody listens. A refusal comes later, and is not heard here.
+    /// It is not there, nobody listens, or the node refuses.
     pub(super) fn send_file(&mut self, to: &str, id: u128, path: &Path) -> Result<()> {
         let file = File::open(path)?;
         let name = path.file_name().and_then(|name| name.to_str()).context("a file's name")?.to_owned();
         let body = RequestBody::SendFile { to: to.to_owned(), id, name, priority: 10, attributes: Vec::new() };
-        self.ask(body, Some(&file))
+        self.ask(body, Some(&file))?;
+        let listed = || Ok(self.status()?.transfers.iter().any(|transfer| transfer.id == id).then_some(()));
+        Deadline::after(LISTED).wait("a transfer to be in the node's list", listed)
     }
 
     fn ask(&mut self, body: RequestBody, file: Option<&File>) -> Result<()> {

@@ -15,7 +15,7 @@ pub(super) const PORT: u16 = 6635;
 const OVERHEAD_BYTES: usize = 42;
 /// The smallest burst that the configuration allows at an MTU of 1500: one frame.
 const FRAME_BYTES: u64 = 1518;
-/// Below this rate a frame is a noticeable time: the burst is one frame, and liveness may step back behind traffic.
+/// Below this rate a frame is a noticeable time: the burst is little more than one, and liveness may step back behind traffic.
 const SLOW_BPS: u64 = 200_000;
 /// Frames of liveness may take this share of a link.
 const LIVENESS_SHARE: f64 = 0.01;
@@ -45,10 +45,11 @@ impl Hop {
     }
 }
 
-/// CBS: one frame on slow links, otherwise two, or 4 ms if that is more.
+/// CBS: one frame on slow links and what a 64th of a second carries, otherwise two frames, or 4 ms if that is more.
+///
+/// With one frame alone, every moment by which the worker wakes late is lost for good: the bucket is full meanwhile.
 pub(super) fn burst_bytes(rate_bps: u64) -> u64 {
-    let frames = if rate_bps < SLOW_BPS { 1 } else { 2 };
-    (frames * FRAME_BYTES).max(rate_bps / 8 / 250)
+    if rate_bps < SLOW_BPS { FRAME_BYTES + rate_bps / 8 / 64 } else { (2 * FRAME_BYTES).max(rate_bps / 8 / 250) }
 }
 
 /// Labels of path `path` on a hop: to the right, and to the left.
@@ -166,11 +167,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn liveness_takes_its_share_of_a_slow_link_and_the_burst_is_a_frame() {
+    fn liveness_takes_its_share_of_a_slow_link_and_the_burst_is_little_more_than_a_frame() {
         let (slow, detect) = liveness(Some(100_000));
         let bits = (LIVENESS_FRAME_BYTES + OVERHEAD_BYTES) as f64 * 8.0;
         assert!(bits / slow.as_secs_f64() <= 1_001.0 && detect == 6, "{slow:?}");
         assert_eq!(liveness(Some(10_000_000)), (Duration::from_millis(100), 3));
-        assert_eq!([80_000, 1_000_000, 1_000_000_000].map(burst_bytes), [1518, 3036, 500_000]);
+        assert_eq!([80_000, 1_000_000, 1_000_000_000].map(burst_bytes), [1674, 3036, 500_000]);
     }
 }

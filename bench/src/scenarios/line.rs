@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use florelay_dataplane::ipc::{LinkStatus, PeerStatus};
 use florelay_e2e::{Deadline, Node, Program, interrupted};
 
@@ -67,14 +67,20 @@ impl Line {
         self.nodes.iter_mut().try_for_each(|node| node.wait_connected(deadline).map(drop))
     }
 
-    /// A client of a node, as soon as it listens.
+    /// A client of a node, as soon as its control process and its dataplane answer.
     ///
     /// # Errors
     /// It does not, in time.
     pub(super) fn client(&self, index: usize) -> Result<Client> {
         let mut last = String::new();
         let deadline = Deadline::after(CONNECT_TIME);
-        let connected = deadline.wait("a control process", || match Client::connect(&self.homes[index]) {
+        let ready = || {
+            let mut client = Client::connect(&self.homes[index])?;
+            let status = client.status()?;
+            ensure!(status.note.is_none(), "its dataplane does not answer");
+            Ok(client)
+        };
+        let connected = deadline.wait("a node to answer", || match ready() {
             Ok(client) => Ok(Some(client)),
             Err(error) => {
                 last = format!("{error:#}");

@@ -96,8 +96,8 @@ const SCENARIOS: [Scenario; 9] = [
     },
     Scenario {
         key: "2",
-        what: "LOS: 500 kb/s, 240 ms + 0 to 20 ms; a file and 4 equal transfers, 5 commands a second",
-        takes_s: [65, 960],
+        what: "LOS: 500 kb/s, 240 ms + 0 to 20 ms; a file and 4 equal transfers, a command each second",
+        takes_s: [85, 960],
         run: slow::los,
     },
     Scenario {

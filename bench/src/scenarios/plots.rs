@@ -44,16 +44,20 @@ fn goodput(row: &Row) -> Result<String> {
         &format!("{}: goodput", row.key),
         "time since the file was offered, s",
         &format!("goodput, {unit}"),
+        0.0,
         &lines.collect::<Vec<_>>(),
     )
 }
 
 fn commands(row: &Row) -> Result<String> {
     let lines = row.latencies.iter().map(|latencies| (latencies.name.clone(), cdf(latencies)));
+    // Less than the link's own delay is not there to be seen.
+    let left = row.latencies.iter().filter_map(|of| of.sorted_ms.first().copied()).fold(f64::INFINITY, f64::min);
     draw(
         &format!("{}: commands", row.key),
         "one way, ms",
         "share of commands that took no longer",
+        if left.is_finite() { left * 0.97 } else { 0.0 },
         &lines.collect::<Vec<_>>(),
     )
 }
@@ -68,29 +72,31 @@ fn sent(row: &Row, rate: &SentRate) -> Result<String> {
         ("cap".to_owned(), level(rate.cap_bps as f64)),
         ("cap and one burst".to_owned(), level(with_burst)),
     ];
-    draw(&format!("{}: rate at layer 2", row.key), "time, s", &format!("rate, {unit}"), &lines)
+    draw(&format!("{}: rate at layer 2", row.key), "time, s", &format!("rate, {unit}"), 0.0, &lines)
 }
 
 type Points = Vec<(f64, f64)>;
 
-fn draw(title: &str, x: &str, y: &str, lines: &[(String, Points)]) -> Result<String> {
+fn draw(title: &str, x: &str, y: &str, left: f64, lines: &[(String, Points)]) -> Result<String> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let most = |of: fn(&(f64, f64)) -> f64| points().map(of).filter(|v| v.is_finite()).fold(0.0, f64::max).max(1e-9);
-    let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.05);
+    // Room for the legend above the curves.
+    let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.3);
+    let right = right + (right - left) * 0.02;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let failed = |error: &dyn std::fmt::Display| anyhow!("drawing {title}: {error}");
         root.fill(&WHITE).map_err(|error| failed(&error))?;
         let mut chart = ChartBuilder::on(&root)
-            .caption(title, (FONT, 20))
+            .caption(title, (FONT, 24))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(64)
-            .build_cartesian_2d(0.0..right, 0.0..top)
+            .build_cartesian_2d(left..right, 0.0..top)
             .map_err(|error| failed(&error))?;
         let mesh = &mut chart.configure_mesh();
-        mesh.x_desc(x).y_desc(y).axis_desc_style((FONT, 15)).label_style((FONT, 13)).light_line_style(TRANSPARENT);
+        mesh.x_desc(x).y_desc(y).axis_desc_style((FONT, 18)).label_style((FONT, 16)).light_line_style(TRANSPARENT);
         mesh.draw().map_err(|error| failed(&error))?;
         for (number, (name, points)) in lines.iter().enumerate() {
             let style = COLOURS[number % COLOURS.len()].stroke_width(2);
@@ -99,8 +105,8 @@ fn draw(title: &str, x: &str, y: &str, lines: &[(String, Points)]) -> Result<Str
             drawn.label(name.as_str()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
         let labels = &mut chart.configure_series_labels();
-        labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.4));
-        labels.label_font((FONT, 13)).draw().map_err(|error| failed(&error))?;
+        labels.position(SeriesLabelPosition::UpperRight).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.4));
+        labels.label_font((FONT, 16)).draw().map_err(|error| failed(&error))?;
         root.present().map_err(|error| failed(&error))?;
     }
     Ok(svg)

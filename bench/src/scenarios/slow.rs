@@ -114,7 +114,7 @@ pub(super) fn los(bench: &Bench, progress: &Progress, row: &mut Row) -> Result<(
     idle_commands(&line, progress, row, bench.either(10, 60) * SECOND, SECOND / 5)?;
 
     // transfers that outlast the file
-    let bytes = bench.either(500_000, 10_000_000);
+    let bytes = bench.either(750_000, 10_000_000);
     let size = |number| if number == 0 { bytes } else { 2 * bytes };
     let make = |number| Sending::write(stage.folder(), &line.inbox(1), number, size(number));
     let files = (0..5).map(make).collect::<Result<Vec<_>>>()?;
@@ -123,7 +123,7 @@ pub(super) fn los(bench: &Bench, progress: &Progress, row: &mut Row) -> Result<(
     for file in &files {
         client.send_file(line.name(1), file.id, &file.from)?;
     }
-    let commander = Commander::begin(line.home(0), line.name(1), "saturated", Pace::each(SECOND / 5))?;
+    let commander = Commander::begin(line.home(0), line.name(1), "saturated", Pace::each(SECOND))?;
     let arrivals = line::watch_until(&files, began, LIMIT, progress, |files| files[0].done())?;
     let shares: Vec<f64> = arrivals.curves.iter().map(super::figures::Curve::last).collect();
     let in_time = heard(&line.inbox(1), "saturated")?.len() * COMMAND_BYTES;
