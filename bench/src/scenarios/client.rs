@@ -50,7 +50,7 @@ impl Client {
             let (response, _) = self.stream.receive::<Response>()?.context("the control process has gone")?;
             match response.body {
                 Answer::Status(status) => return Ok(*status),
-                Answer::Failed(reason) => bail!(reason),
+                Answer::Failed(reason) | Answer::Unavailable(reason) => bail!(reason),
                 // progress of a file that was asked for before
                 _ => {}
             }
@@ -128,7 +128,7 @@ impl Commander {
             (stream.try_clone()?, Arc::clone(&commander.answered), Arc::clone(&commander.refused));
         let reader = thread::spawn(move || {
             while let Ok(Some((Response { body, .. }, _))) = answers.receive::<Response>() {
-                if let Answer::Failed(reason) = body {
+                if let Answer::Failed(reason) | Answer::Unavailable(reason) = body {
                     refused.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
                 }
                 answered.fetch_add(1, Ordering::Relaxed);

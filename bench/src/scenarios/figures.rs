@@ -177,7 +177,8 @@ impl Row {
         numbers.sort_unstable();
         numbers.dedup();
         self.shown(format!("commands one way, {name}: p50 of {}", heard.len()), "ms", percentile(&sorted_ms, 0.5));
-        let (p99, at) = (percentile(&sorted_ms, 0.99), format!("commands one way, {name}: p99"));
+        let few = if heard.len() < 100 { ", which of so few is the longest" } else { "" };
+        let (p99, at) = (percentile(&sorted_ms, 0.99), format!("commands one way, {name}: p99{few}"));
         match p99_bar_ms {
             Some(bar) => self.at_most(at, "ms", p99, bar),
             None => self.shown(at, "ms", p99),

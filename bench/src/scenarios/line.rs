@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use florelay_dataplane::ipc::{LinkStatus, PeerStatus};
+use florelay_dataplane::ipc_codec::IpcError;
 use florelay_e2e::{Deadline, Node, Program, interrupted};
 
 use super::client::{Client, Sending};
@@ -82,6 +83,8 @@ impl Line {
         };
         let connected = deadline.wait("a node to answer", || match ready() {
             Ok(client) => Ok(Some(client)),
+            // It will never answer.
+            Err(error) if matches!(error.downcast_ref(), Some(IpcError::Version { .. })) => Err(error),
             Err(error) => {
                 last = format!("{error:#}");
                 Ok(None)

@@ -18,6 +18,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const COMMAND_BYTES: usize = 256;
 const LIMIT: Duration = Duration::from_secs(3600);
 const ACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// What the link itself carries in 1 and 3, whatever the cap.
+const LINK_BPS: u64 = 100_000;
 /// Curves of goodput are over so many seconds.
 const WINDOW_S: f64 = 2.0;
 
@@ -92,7 +94,8 @@ fn file_and_commands(bench: &Bench, progress: &Progress, row: &mut Row, load: &L
     if let Some(limit) = load.plain {
         stage.emulate()?;
         let plain = plain::run(&stage, Windows::Default, load.file, limit)?;
-        row.shown("plain quinn, defaults: goodput", "of ideal", plain.goodput_bps() / ideal);
+        let ideal = ideal_bps(LINK_BPS, load.loss);
+        row.shown("plain quinn, defaults: goodput", "of the link's ideal", plain.goodput_bps() / ideal);
         row.shown("plain quinn, defaults: packets lost", "%", plain.lost * 100.0);
         row.goodput_curve("plain quinn", &plain.curve, WINDOW_S);
         row.emulators.extend(stage.still()?);
