@@ -73,10 +73,6 @@ fn each_worker_has_its_queue_and_frames_at_the_other_ones_cross() {
     let inbox = plan_b.inbox.clone();
     let mut a = in_netns(&net.a, || Node::start(plan_a, &pins.0.0));
     let mut b = in_netns(&net.b, || Node::start(plan_b, &pins.1.0));
-    a.client.message("b", b"before").expect("acknowledged");
-    // Frames that came before a queue's socket was there came through the kernel's, and may have been overtaken.
-    let reordered = |status: &Status| counter(&status.links[1].counters, "rx_reordered");
-    let at_start = reordered(&b.client.status());
     let (path, digest) = realm.file("queue.dat", 6_000_000);
     let tag = a.client.send("b", &path, 9);
     assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
@@ -94,7 +90,10 @@ fn each_worker_has_its_queue_and_frames_at_the_other_ones_cross() {
     assert!(crossed * 1460 > 6_000_000, "{status:#?}");
     assert_eq!(ring(&status, 1, "ring_copied"), crossed);
     assert!(counter(&status.links[1].counters, "rx_bytes") > 6_000_000);
-    assert_eq!(reordered(&status), at_start);
+    // Frames that came before a queue's socket was there came through the kernel's, and may have been overtaken.
+    let [reordered, slow] =
+        ["rx_reordered", "adapter_from_kernel"].map(|name| counter(&status.links[1].counters, name));
+    assert!(reordered <= slow && slow < 100, "{reordered} out of order, {slow} through the kernel");
     assert_eq!(ring(&status, 0, "xdp_unknown_remote") + ring(&status, 1, "xdp_unknown_remote"), 0);
     in_netns(&net.a, || a.stop());
     in_netns(&net.b, || b.stop());

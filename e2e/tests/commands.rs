@@ -8,9 +8,11 @@ use common::{A, B, Line, RELAY};
 use florelay_e2e::{LinkPlan, Program, Rate, root_or_skip};
 use serde_json::Value;
 
-/// Refused or failed, and the control process not there (`florelay --help`).
+/// Refused or failed; nobody there (`florelay --help`).
 const FAILED: i32 = 1;
 const UNAVAILABLE: i32 = 69;
+/// A file that was named cannot be read (sysexits.h).
+const NO_INPUT: i32 = 66;
 
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -69,7 +71,7 @@ fn verbs_answer_and_refuse_with_reasons() {
     }
     let missing = line.topology.folder().join("missing.raw");
     let (code, _, err) = run(&mut line.program.send(&config, line.name(B), &missing));
-    assert_eq!(code, Some(FAILED), "{err}");
+    assert_eq!(code, Some(NO_INPUT), "{err}");
     assert!(err.contains("missing.raw") && err.contains("No such file"), "{err}");
     let file = line.file("small.raw", 1000);
     let (code, _, err) = run(&mut line.program.send(&config, "nobody", &file));
