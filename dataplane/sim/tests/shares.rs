@@ -316,12 +316,14 @@ fn a_relay_honours_the_class_of_full_transit_lsps() {
 #[test]
 fn a_transit_flow_beyond_its_limit_is_dropped_and_counted_alone() {
     for_seeds(0..3, |seed| {
-        // The relay was told less than what the ends send: windows no longer fit the narrow link's queues.
-        let mut spec = LinkSpec::new(Some(RATE_BPS), DELAY);
+        // The relay was told less than what the ends send: windows no longer fit the narrow link's queues, and the way is
+        // so long that they have been sent before the first mark comes back.
+        let delay = Duration::from_millis(300);
+        let mut spec = LinkSpec::new(Some(RATE_BPS), delay);
         spec.rate_a.rate_bps = Some(WIDE_BPS);
         let mut bed = bed(Where::Transit, spec, WEIGHTS, seed);
         let (node, link) = bed.bottleneck;
-        let narrow = LinkSpec::new(Some(RATE_BPS), DELAY).rate_a;
+        let narrow = LinkSpec::new(Some(RATE_BPS), delay).rate_a;
         bed.net.set_rate(node, link, narrow);
         bed.send(0, 60_000_000);
         bed.net.run_until(bed.net.now() + WARM);

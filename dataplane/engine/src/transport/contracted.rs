@@ -5,15 +5,16 @@
 //! A contract can be wrong: a hop beyond our own link is slower, or divided. Two things say so, and bound the window:
 //!
 //! ```text
-//!   CE (RFC 3168), and a queue stands ─► what arrives × round trip
+//!   CE (RFC 3168), and a queue stands ─► half way down to what arrives × round trip
 //!                  and none stands ────► no growth; again and again: × 0.85 (RFC 8511)
 //!   rounds stand above the least one ──► what arrives × round trip, then look:
 //!     while the window is in use           fallen: it was our queue, and it is gone; grow slowly from here
 //!                                          not fallen: the way is longer (a hand-over); this round trip is the least one
 //! ```
 //!
-//! "What arrives" is measured while the queue stands, so it is the bottleneck's share that is ours: the reaction empties
-//! the queue and leaves the bottleneck busy, whatever the distance. The bound grows by 1/64, 2/64, 3/64 … a round trip,
+//! "What arrives" is measured while the queue stands, so it is the bottleneck's share that is ours: the reaction shortens
+//! the queue and leaves the bottleneck busy, whatever the distance. CE leaves half of it, because what arrives is less
+//! than our share while packets are lost on the way or held back for others: a queue that ran dry would be theirs. The bound grows by 1/64, 2/64, 3/64 … a round trip,
 //! quickly enough for a bottleneck that gets faster, and not while rounds are long.
 //!
 //! Limits: a queue that others fill cannot be told from a longer way, and is taken for one. ADR 0023 has the reasons.
@@ -283,10 +284,12 @@ impl Contracted {
         let rtt = self.rtt();
         let standing = self.round_rtt.min(self.rounds.rtt()) > rtt + rtt / MARKED_RTT_PART;
         let bound = match self.marks {
-            0 if standing => self.arriving(RATE_ROUNDS).max(least),
-            // What was left was left for acknowledgements that wait. Where a queue goes on to stand, less arrives than is in
-            // flight, and this is less each time.
-            _ if standing => bdp(self.rate(QUEUE_RATE_ROUNDS), rtt).max(least),
+            // Half of the queue may stay: it keeps the bottleneck busy, and the share that is ours, while what arrives varies.
+            // Where it is still too long, half of that goes, and so on.
+            _ if standing => {
+                let arriving = self.arriving(RATE_ROUNDS);
+                (arriving + in_flight.saturating_sub(arriving) / 2).max(least)
+            }
             // There is no queue, and marks go on: somebody means it.
             PATIENT_MARKS.. => {
                 self.marks = 0;
