@@ -2,9 +2,10 @@
 //!
 //! Each begins with the wire version of its sender. A body of our version or an older one has exactly its length; a body of
 //! a newer version may be longer, and what is unknown of it is ignored, so that versions N and N−1 interoperate. New fields
-//! are therefore only ever appended (in liveness: between the known fields and the tag, which is always last).
+//! are therefore only ever appended (in liveness: between the known fields and the tag, which is always last), and each time
+//! the version rises: a node of version 1 refuses a longer body of version 1, but not one of version 2.
 //!
-//! | offset | liveness (68) | alarm (15) | trace request (18) | trace reply (20 + name) |
+//! | offset | liveness (84; version 1: 68) | alarm (15) | trace request (18) | trace reply (20 + name) |
 //! |---|---|---|---|---|
 //! | 0 | version u8 | version u8 | version u8 | version u8 |
 //! | 1 | min_version u8 | kind u8 | hop u8 | hop u8 |
@@ -21,6 +22,9 @@
 //! | 28 | sent_ns u64 | | | |
 //! | 36 | echo_ns u64 | | | |
 //! | 44 | echo_hold_ns u64 | | | |
+//! | 52 | wall_ns u64, from version 2 on | | | |
+//! | 60 | expected u32, from version 2 on | | | |
+//! | 64 | lost u32, from version 2 on | | | |
 //! | last 16 | tag | | | |
 //!
 //! Liveness authenticates itself (the engine computes the tag); alarms and traces travel along a path and are advice only:
@@ -35,11 +39,11 @@ mod tests;
 mod trace;
 
 pub use alarm::{Alarm, AlarmKind, alarm_reason};
-pub use liveness::{Liveness, State, TAG_BYTES};
+pub use liveness::{Extension, Liveness, State, TAG_BYTES};
 pub use trace::{MAX_NAME_BYTES, Role, TraceReply, TraceRequest};
 
-/// The version written in all bodies.
-pub const WIRE_VERSION: u8 = 1;
+/// The version written in all bodies. 2 appended to liveness; the other bodies are as in 1.
+pub const WIRE_VERSION: u8 = 2;
 
 /// The oldest version accepted in bodies.
 pub const MIN_WIRE_VERSION: u8 = 1;

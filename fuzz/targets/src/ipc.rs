@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 
 use florelay_dataplane::fuzzing::is_broker_request;
 use florelay_dataplane::ipc::{
-    Answer, FrameAccount, Hello, IPC_VERSION, LinkStatus, PeerStatus, Request, RequestBody, Response, Status,
-    TransferKind, TransferStatus, WorkerStatus,
+    Answer, ClockStatus, DirectionStatus, FrameAccount, Hello, IPC_VERSION, LinkStatus, MeasuredStatus, PeerStatus,
+    Request, RequestBody, Response, RttStatus, Status, TransferKind, TransferStatus, WindowStatus, WorkerStatus,
 };
 use florelay_dataplane::ipc_codec::{IpcStream, decode, encode};
 use florelay_dataplane::plan::Rung;
@@ -103,14 +103,16 @@ pub(crate) fn answers() -> Vec<Answer> {
         capabilities: "none".to_owned(),
         links: vec![LinkStatus {
             name: "to-relay".to_owned(),
-            state: "up".to_owned(),
+            state: "normal".to_owned(),
             reason: None,
+            state_age_ns: 6,
+            state_changes: 2,
             rung: Rung::Generic,
             rung_reasons: vec![(Rung::ZeroCopy, "no".to_owned())],
             queues: vec![0, 1],
             rate_bps: None,
             burst_bytes: 15_000,
-            rtt_ns: Some(3),
+            measured: measured(),
             contacts: None,
             impairments: Some("delay 100ms".to_owned()),
             counters: counters.clone(),
@@ -137,6 +139,19 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer::Hop { hop: 1, node: Some("relay".to_owned()), rtt_ns: 5, last: false },
         Answer::Hop { hop: 2, node: None, rtt_ns: 0, last: true },
     ]
+}
+
+fn measured() -> MeasuredStatus {
+    let short =
+        WindowStatus { expected: 9, lost: 1, reordered: 2, loss_ppm: Some(111_111), reorder_ppm: Some(250_000) };
+    let direction = DirectionStatus { short, long: WindowStatus::default() };
+    MeasuredStatus {
+        rtt: Some(RttStatus { smoothed_ns: 3, min_ns: 2, latest_ns: 4 }),
+        jitter_ns: Some(1),
+        from_neighbour: direction,
+        to_neighbour: Some(direction),
+        clock: Ok(ClockStatus { error_ns: -3, bound_ns: 20, to_neighbour_ns: 10, from_neighbour_ns: 11 }),
+    }
 }
 
 /// A message of each kind as a body, and all of a direction as a stream, whole and cut.

@@ -9,15 +9,16 @@ use florelay_wire::eth::MacAddr;
 use florelay_wire::link::{self, PATH_HEADER_BYTES};
 use florelay_wire::mpls::{Label, Lse, Tc};
 use florelay_wire::oam::{
-    Alarm, AlarmKind, Liveness, Role, State, TAG_BYTES, TraceReply, TraceRequest, WIRE_VERSION, alarm_reason,
+    Alarm, AlarmKind, Extension, Liveness, MIN_WIRE_VERSION, Role, State, TAG_BYTES, TraceReply, TraceRequest,
+    WIRE_VERSION, alarm_reason,
 };
 use florelay_wire::outer::{NextHop, OuterTemplate};
 
 /// Every OAM body with its channel.
-fn bodies() -> [(ChannelType, Vec<u8>); 4] {
+fn bodies() -> [(ChannelType, Vec<u8>); 5] {
     let liveness = Liveness {
         version: WIRE_VERSION,
-        min_version: WIRE_VERSION,
+        min_version: MIN_WIRE_VERSION,
         state: State::Up,
         detect_mult: 3,
         my_interval_us: 100_000,
@@ -27,8 +28,10 @@ fn bodies() -> [(ChannelType, Vec<u8>); 4] {
         sent_ns: 1 << 40,
         echo_ns: 1 << 39,
         echo_hold_ns: 1 << 20,
+        extension: Some(Extension { wall_ns: 1 << 60, expected: 1000, lost: 3 }),
         tag: [0xEE; TAG_BYTES],
     };
+    let first = Liveness { version: 1, extension: None, ..liveness };
     let alarm = Alarm {
         version: WIRE_VERSION,
         kind: AlarmKind::Down,
@@ -43,6 +46,7 @@ fn bodies() -> [(ChannelType, Vec<u8>); 4] {
         (ChannelType::Alarm, written(|buf| alarm.write(buf))),
         (ChannelType::TraceRequest, written(|buf| request.write(buf))),
         (ChannelType::TraceReply, written(|buf| reply.write(buf))),
+        (ChannelType::Liveness, written(|buf| first.write(buf))),
     ]
 }
 

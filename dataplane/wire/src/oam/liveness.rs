@@ -1,4 +1,4 @@
-//! Liveness: keep-alive, version hello and clock echo of one link in one frame.
+//! Liveness: keep-alive, version hello, clock echo and report of one link in one frame.
 //!
 //! The body authenticates itself: the tag is the last 16 bytes, whatever a newer version puts before it. This module knows
 //! where the tag is; the engine computes and compares it.
@@ -8,6 +8,9 @@ use crate::ParseError;
 
 /// Length of the liveness tag: BLAKE3, keyed, cut to 128 bits.
 pub const TAG_BYTES: usize = 16;
+
+/// The version that brought [`Extension`].
+const EXTENDED_SINCE: u8 = 2;
 
 /// Liveness state of the sender's side of the link (RFC 5880 section 4.1, `Sta`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +43,17 @@ impl State {
     }
 }
 
+/// What version 2 appended: the sender's wall clock, and what it knows of the direction towards it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extension {
+    /// The sender's wall clock when it wrote the frame, nanoseconds since 1970; 0 = it is not set.
+    pub wall_ns: u64,
+    /// Numbered frames of the receiver that ought to have reached the sender, modulo 2^32.
+    pub expected: u32,
+    /// Those of them that did not, modulo 2^32; falls when one comes late.
+    pub lost: u32,
+}
+
 /// A liveness frame: keep-alive, version hello and clock echo in one (semantics of RFC 5880, not its format).
 ///
 /// RTT at the receiver = now − `echo_ns` − `echo_hold_ns`, if `echo_ns` is not 0.
@@ -67,6 +81,8 @@ pub struct Liveness {
     pub echo_ns: u64,
     /// Time between hearing that frame and sending this one, nanoseconds.
     pub echo_hold_ns: u64,
+    /// Version 2 and later; a body of version 1 has none.
+    pub extension: Option<Extension>,
     /// Tag over [`authenticated_bytes`](Self::authenticated_bytes).
     pub tag: [u8; TAG_BYTES],
 }
@@ -74,7 +90,10 @@ pub struct Liveness {
 impl Liveness {
     /// Length of a body of our version.
     pub const LEN: usize = Self::FIELDS + TAG_BYTES;
-    const FIELDS: usize = 52;
+    /// Length of a body of version 1, without [`Extension`].
+    pub const LEN_1: usize = Self::FIELDS_1 + TAG_BYTES;
+    const FIELDS: usize = 68;
+    const FIELDS_1: usize = 52;
 
     /// Reads a body. The tag is not verified here: do that first on [`authenticated_bytes`](Self::authenticated_bytes).
     ///
@@ -84,7 +103,8 @@ impl Liveness {
     #[inline(always)]
     pub fn parse(message: &[u8]) -> Result<Liveness, ParseError> {
         let (head, tag) = message.split_last_chunk::<TAG_BYTES>().ok_or(ParseError::TooShort)?;
-        let (version, known) = start(head, Self::FIELDS)?;
+        let extended = head.first().is_none_or(|version| *version >= EXTENDED_SINCE);
+        let (version, known) = start(head, if extended { Self::FIELDS } else { Self::FIELDS_1 })?;
         let mut fields = Reader(known);
         let min_version = fields.u8()?;
         if min_version == 0 || min_version > version {
@@ -112,18 +132,28 @@ impl Liveness {
             sent_ns: fields.u64()?,
             echo_ns: fields.u64()?,
             echo_hold_ns: fields.u64()?,
+            extension: if extended {
+                Some(Extension { wall_ns: fields.u64()?, expected: fields.u32()?, lost: fields.u32()? })
+            } else {
+                None
+            },
             tag: *tag,
         })
     }
 
-    /// Writes a body; its length, or `None` (buffer untouched) if the buffer is shorter than [`LEN`](Self::LEN).
+    /// Writes a body, of [`LEN_1`](Self::LEN_1) bytes without an extension; its length, or `None` (buffer untouched) if the
+    /// buffer is shorter than that, or if version and extension do not belong together.
     ///
     /// To send: write with any tag, compute the tag over [`authenticated_bytes`](Self::authenticated_bytes) of what was
     /// written, then [`set_tag`](Self::set_tag).
     #[inline(always)]
     #[must_use]
     pub fn write(&self, buf: &mut [u8]) -> Option<usize> {
-        let mut out = Writer(buf.get_mut(..Self::LEN)?);
+        if self.extension.is_some() != (self.version >= EXTENDED_SINCE) {
+            return None;
+        }
+        let len = if self.extension.is_some() { Self::LEN } else { Self::LEN_1 };
+        let mut out = Writer(buf.get_mut(..len)?);
         out.u8(self.version)?;
         out.u8(self.min_version)?;
         out.u8(self.state as u8)?;
@@ -135,8 +165,13 @@ impl Liveness {
         out.u64(self.sent_ns)?;
         out.u64(self.echo_ns)?;
         out.u64(self.echo_hold_ns)?;
+        if let Some(extension) = &self.extension {
+            out.u64(extension.wall_ns)?;
+            out.u32(extension.expected)?;
+            out.u32(extension.lost)?;
+        }
         out.put(&self.tag)?;
-        Some(Self::LEN)
+        Some(len)
     }
 
     /// What the tag covers: the whole message but its last [`TAG_BYTES`]; `None` if it is shorter than them.
