@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use florelay_engine::api::LinkState;
 use florelay_engine::config::{
-    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
+    Congestion, EngineConfig, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role, Thresholds,
     TransitConfig, TransitEnd,
 };
 use florelay_engine::port::{Ecn, FrameBuf, Port};
@@ -190,6 +190,7 @@ pub fn link_config(id: u16, rate_bps: Option<u64>, congestion: Congestion) -> Li
         liveness_interval: Duration::from_millis(100),
         detect_multiplier: 3,
         liveness_key: [7; 32],
+        thresholds: Thresholds::default(),
         admin_up: true,
     }
 }

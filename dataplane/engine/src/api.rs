@@ -150,6 +150,11 @@ pub enum Command {
         /// When it may be used.
         contacts: Contacts,
     },
+    /// The wall clock; also said anew when it was stepped.
+    SetWallClock {
+        /// What it says at the engine's [`Nanos::ZERO`](crate::Nanos::ZERO), nanoseconds since 1970; `None` = it is not set.
+        at_zero_ns: Option<u64>,
+    },
     /// Administrative state of a link.
     SetAdmin {
         /// Which link.

@@ -60,8 +60,44 @@ pub struct LinkConfig {
     pub detect_multiplier: u8,
     /// Key of the liveness MAC (BLAKE3 keyed hash), the same at both ends.
     pub liveness_key: [u8; 32],
+    /// When it is called degraded.
+    pub thresholds: Thresholds,
     /// Administratively up at start.
     pub admin_up: bool,
+}
+
+/// Where a link's degradation begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Thresholds {
+    /// Share of lost frames in either direction that degrades, in millionths.
+    pub loss_ppm: u32,
+    /// Share at which it is over; at most `loss_ppm`.
+    pub loss_clear_ppm: u32,
+    /// Growth of the smoothed round trip over the usual one that degrades. `None`: 100 ms, half of the usual one and the time of
+    /// four full frames.
+    pub rtt_growth: Option<Duration>,
+    /// Growth at which it is over. `None`: half of `rtt_growth`.
+    pub rtt_growth_clear: Option<Duration>,
+    /// Jitter that degrades. `None`: half of `rtt_growth`.
+    pub jitter: Option<Duration>,
+    /// Jitter at which it is over. `None`: half of `jitter`.
+    pub jitter_clear: Option<Duration>,
+    /// How long everything has to be well before the link is normal again; also the shortest time that it is degraded.
+    pub hold: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            loss_ppm: 20_000,
+            loss_clear_ppm: 10_000,
+            rtt_growth: None,
+            rtt_growth_clear: None,
+            jitter: None,
+            jitter_clear: None,
+            hold: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A link of this node that another worker owns: what rows that lead there need to know of it.

@@ -32,6 +32,6 @@ pub mod time;
 pub mod transport;
 
 pub use api::{Command, Event};
-pub use node::{Engine, EngineError, EngineStatus, LinkNotice, LinkReport, PeerReport};
+pub use node::{ConditionReport, Engine, EngineError, EngineStatus, LinkNotice, LinkReport, PeerReport};
 pub use port::{Crossing, FrameBuf, Port};
 pub use time::Nanos;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use florelay_engine::config::{
     Congestion, EngineConfig, ForeignLink, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
-    TransitConfig, TransitEnd,
+    Thresholds, TransitConfig, TransitEnd,
 };
 use florelay_engine::time::Nanos;
 use florelay_wire::mpls::Label;
@@ -297,6 +297,7 @@ impl Topology {
             liveness_interval: spec.liveness_interval,
             detect_multiplier: spec.detect_multiplier,
             liveness_key: blake3::derive_key("florelay-sim liveness", &wire.to_le_bytes()),
+            thresholds: Thresholds::default(),
             admin_up: true,
         });
         id

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 mod queues;
 
 use super::*;
-use crate::config::{Congestion, PeerId};
+use crate::config::{Congestion, PeerId, Thresholds};
 
 const LINK: LinkId = LinkId(0);
 const OVERHEAD: u16 = 42;
@@ -151,6 +151,7 @@ fn link_config(rate: RatePlan) -> LinkConfig {
         liveness_interval: Duration::from_millis(100),
         detect_multiplier: 3,
         liveness_key: [0; 32],
+        thresholds: Thresholds::default(),
         admin_up: true,
     }
 }

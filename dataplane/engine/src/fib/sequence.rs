@@ -47,6 +47,10 @@ pub struct SequenceMonitor {
     seen: u128,
     /// A number far behind the window; if the one after it follows, the sender has started anew.
     restart: Option<u16>,
+    /// The next gap is the link's darkness.
+    resumed: bool,
+    /// Of `lost`: while the link was dark.
+    dark: u64,
 }
 
 impl SequenceMonitor {
@@ -65,6 +69,10 @@ impl SequenceMonitor {
         let ahead = sequence.wrapping_sub(next);
         if ahead < 0x8000 {
             self.lost += u64::from(ahead);
+            if self.resumed {
+                self.resumed = false;
+                self.dark += u64::from(ahead);
+            }
             let shift = u32::from(ahead) + 1;
             self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
             self.next = Some(sequence.wrapping_add(1));
@@ -89,6 +97,19 @@ impl SequenceMonitor {
         }
     }
 
+    /// The link is up again: what is missing before the next number was lost to darkness, and is not a
+    /// [`tally`](Self::tally) of how well the link does while it is up.
+    pub fn resume(&mut self) {
+        self.resumed = true;
+    }
+
+    /// Frames while the link was up: `(expected, lost, reordered)`. The first two may fall when frames come late.
+    #[must_use]
+    pub fn tally(&self) -> (u64, u64, u64) {
+        let lost = self.lost.wrapping_sub(self.dark);
+        ((self.received - self.duplicate).wrapping_add(lost), lost, self.reordered)
+    }
+
     /// The sender has started anew (its boot id changed): take its next number as the first. Counters stay.
     pub fn restart(&mut self) {
         self.next = None;
@@ -100,6 +121,7 @@ impl SequenceMonitor {
         // Numbers before the first count as seen: a late one of before the start must not lower `lost`.
         self.seen = u128::MAX;
         self.restart = None;
+        self.resumed = false;
     }
 }
 
@@ -135,6 +157,19 @@ mod tests {
             m.observe(n);
         }
         assert_eq!((m.lost, m.reordered, m.duplicate), (0, 1, 0));
+    }
+
+    #[test]
+    fn what_the_dark_took_is_lost_but_not_tallied() {
+        let mut m = observe(0..10);
+        m.resume();
+        m.observe(110);
+        m.observe(113);
+        assert_eq!((m.lost, m.tally()), (102, (14, 2, 0)));
+        // Two of them were late, not lost; the second is of the dark, as nobody can tell.
+        m.observe(111);
+        m.observe(109);
+        assert_eq!((m.lost, m.tally()), (100, (14, 0, 2)));
     }
 
     #[test]

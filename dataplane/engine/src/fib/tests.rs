@@ -11,7 +11,7 @@ use florelay_wire::mpls::Lse;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Congestion, RatePlan, Role};
+use crate::config::{Congestion, RatePlan, Role, Thresholds};
 
 fn label(n: u32) -> Label {
     Label::new(n).unwrap()
@@ -29,6 +29,7 @@ fn link(id: u16, mtu_payload: u16) -> LinkConfig {
         liveness_interval: Duration::from_millis(100),
         detect_multiplier: 3,
         liveness_key: [0; 32],
+        thresholds: Thresholds::default(),
         admin_up: true,
     }
 }

@@ -68,6 +68,7 @@ impl<F: FrameBuf> Engine<F> {
             Command::MessageWritten { peer, id } => self.message_written(peer, id),
             Command::SetRate { link, rate } => self.set_rate(now, link, rate),
             Command::SetContacts { link, contacts } => self.set_contacts(now, link, contacts),
+            Command::SetWallClock { at_zero_ns } => self.set_wall_clock(at_zero_ns),
             Command::SetAdmin { link, up } => {
                 if let Some(index) = self.index(link) {
                     self.links[index].admin_up = up;

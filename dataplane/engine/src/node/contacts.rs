@@ -80,6 +80,9 @@ impl<F: FrameBuf> Engine<F> {
         runtime.rate = rate;
         runtime.egress.set_rate(now, rate);
         runtime.liveness.set_rate(now, rate.rate_bps);
+        if runtime.delay != delay {
+            runtime.condition.way_changed();
+        }
         runtime.delay = delay;
         runtime.liveness.set_delay(delay);
         let configured = (runtime.config.rate.rate_bps, runtime.config.delay);

@@ -57,7 +57,10 @@ impl<F: FrameBuf> Engine<F> {
         let up = state == LinkState::Up;
         link.state = state.clone();
         let id = link.config.id;
-        tracing::info!(link = %link.config.name, ?state, "link state");
+        if up && !was_up {
+            link.sequence.resume();
+        }
+        self.note_condition(now, index);
         self.events.push_back(Event::Link { link: id, state });
         let down = match self.links[index].liveness.state() {
             LivenessState::Up => None,
@@ -79,6 +82,9 @@ impl<F: FrameBuf> Engine<F> {
 
     pub(super) fn check_links(&mut self, now: Nanos) {
         for index in 0..self.links.len() {
+            if self.links[index].next_look().is_some_and(|at| at <= now) {
+                self.look(now, index);
+            }
             if self.links[index].liveness.check(now).is_some() {
                 self.refresh_link(now, index);
             }
@@ -110,6 +116,10 @@ impl<F: FrameBuf> Engine<F> {
                     self.neighbour_restarted(id);
                 }
                 self.refresh_link(now, index);
+                // A link that has just come up is measured from this message on.
+                if let Some(exchange) = &seen.exchange {
+                    self.links[index].condition.heard(now, exchange, seen.peer_restarted, self.wall_at_zero_ns);
+                }
             }
             Err(error) => {
                 tracing::debug!(link = %link.config.name, %error, "liveness refused");
@@ -289,7 +299,8 @@ impl<F: FrameBuf> Engine<F> {
         if link.carrier.is_ok() && link.liveness.next_timeout() <= now && link.egress.oam_room() > 0 {
             let Some(mut frame) = port.alloc(id) else { return };
             frame.set_len(LIVENESS_FRAME_BYTES);
-            let written = link.liveness.poll_transmit(now, frame.bytes_mut());
+            let extension = link.extension(now, self.wall_at_zero_ns);
+            let written = link.liveness.poll_transmit(now, extension, frame.bytes_mut());
             if written.is_none() {
                 port.free(frame);
             } else if let Err(frame) = link.egress.enqueue_oam(frame) {

@@ -1,12 +1,13 @@
 //! The engine itself: links, label switching, peers and their connections, put together.
 //!
 //! `mod.rs` holds the state and the driver's calls; `ingress` what a frame does on arrival, `links` how links and
-//! paths come and go, `contacts` the contact plans of links, `across` what workers of one node have for each other, `conns`
+//! paths come and go, `condition` how well they do, `contacts` the contact plans of links, `across` what workers of one node have for each other, `conns`
 //! what connections say, `source` how the scheduler pulls packets, `commands` what
 //! gateways want, `status` what is shown.
 
 mod across;
 mod commands;
+mod condition;
 mod conns;
 mod contacts;
 mod ingress;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 pub use self::across::LinkNotice;
+pub use self::condition::ConditionReport;
+use self::condition::LinkCondition;
 pub use self::status::{EngineStatus, LinkReport, PeerReport};
 use crate::api::{Event, LinkState, PeerState, TransferId};
 use crate::config::{EngineConfig, LinkConfig, LinkId, PeerId, RatePlan};
@@ -79,6 +82,7 @@ struct LinkRuntime<F> {
     state: LinkState,
     oam_out: VecDeque<Vec<u8>>,
     sequence: SequenceMonitor,
+    condition: LinkCondition,
     rx_frames: u64,
     rx_bytes: u64,
     rx_ecn_ce: u64,
@@ -136,6 +140,8 @@ pub struct Engine<F: FrameBuf> {
     link_index: Vec<usize>,
     fib: Fib,
     alarms: Alarms,
+    /// Our wall clock at `Nanos::ZERO`, nanoseconds since 1970; `None` = not set.
+    wall_at_zero_ns: Option<u64>,
     /// States of own links that other workers do not know yet; stays empty where there are no others.
     notices: VecDeque<LinkNotice>,
     has_neighbours: bool,
@@ -218,6 +224,7 @@ impl<F: FrameBuf> Engine<F> {
                 state: LinkState::Connecting,
                 oam_out: VecDeque::new(),
                 sequence: SequenceMonitor::new(),
+                condition: LinkCondition::new(now),
                 rx_frames: 0,
                 rx_bytes: 0,
                 rx_ecn_ce: 0,
@@ -236,6 +243,7 @@ impl<F: FrameBuf> Engine<F> {
             link_index,
             fib,
             alarms,
+            wall_at_zero_ns: None,
             notices: VecDeque::new(),
             has_neighbours: !config.foreign_links.is_empty(),
             peers,
@@ -340,9 +348,12 @@ impl<F: FrameBuf> Engine<F> {
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         let links = self.links.iter().flat_map(|link| {
             let open = link.contacts.is_open();
-            let pulled = if link.oam_out.is_empty() { link.egress.next_wakeup(now) } else { Some(now) };
-            let liveness = (open && link.carrier.is_ok()).then(|| link.liveness.next_timeout());
-            [liveness, pulled.filter(|_| open), Some(link.contacts.next_edge())]
+            // What waits for room behind a full queue waits for its next frame to leave: asking sooner is asking in vain.
+            let room = link.egress.oam_room() > 0;
+            let pulled = if room && !link.oam_out.is_empty() { Some(now) } else { link.egress.next_wakeup(now) };
+            let liveness = if room { link.liveness.next_timeout() } else { link.liveness.next_check() };
+            let liveness = (open && link.carrier.is_ok()).then_some(liveness);
+            [liveness, pulled.filter(|_| open), Some(link.contacts.next_edge()), link.next_look()]
         });
         let peers = self.peers.iter().flat_map(|peer| {
             [peer.retry[0].at, peer.retry[1].at, peer.relay.next_timeout(), Some(peer.alarm.next_timeout())]

@@ -34,8 +34,6 @@ pub struct LinkReport {
     pub state: LinkState,
     /// Its rate now.
     pub rate: RatePlan,
-    /// From liveness echoes.
-    pub rtt: Option<Duration>,
     /// Frames received.
     pub rx_frames: u64,
     /// Bytes received at layer 2.
@@ -98,7 +96,6 @@ impl<F: FrameBuf> Engine<F> {
                 id: link.config.id,
                 state: link.state.clone(),
                 rate: link.rate,
-                rtt: link.liveness.rtt(),
                 rx_frames: link.rx_frames,
                 rx_bytes: link.rx_bytes,
                 rx_lost: link.sequence.lost,

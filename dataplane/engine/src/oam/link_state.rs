@@ -1,10 +1,9 @@
 //! What liveness says of a link: its state, changes of it, and why a message was refused.
 
 use std::fmt;
-use std::time::Duration;
 
 use florelay_wire::ParseError;
-use florelay_wire::oam::alarm_reason;
+use florelay_wire::oam::{Extension, alarm_reason};
 
 use crate::fib::DropReason;
 
@@ -79,8 +78,21 @@ pub struct LivenessEvent {
     pub change: Option<LinkChange>,
     /// The neighbour runs with a new boot id: its old connections are dead, its sequence numbers start anew.
     pub peer_restarted: bool,
-    /// Round-trip time, the neighbour's holding time taken off.
-    pub rtt: Option<Duration>,
+    /// What can be measured by it; `None` while its sender is not believed yet.
+    pub exchange: Option<Exchange>,
+}
+
+/// Time stamps and report of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    /// When our frame that it answers left, on our clock, and how long the neighbour held it, both in nanoseconds.
+    pub echo: Option<(u64, u64)>,
+    /// When it left, on the neighbour's monotonic clock, nanoseconds.
+    pub sent_ns: u64,
+    /// The message before it was of the same boot, and the link not held since.
+    pub follows: bool,
+    /// What the neighbour says beside.
+    pub extension: Option<Extension>,
 }
 
 /// Why a message was refused. It changed nothing.

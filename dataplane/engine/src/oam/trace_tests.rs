@@ -6,7 +6,9 @@ use florelay_wire::link::parse;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Congestion, LinkConfig, LinkId, PeerId, RatePlan, Role as PathRole, TransitConfig, TransitEnd};
+use crate::config::{
+    Congestion, LinkConfig, LinkId, PeerId, RatePlan, Role as PathRole, Thresholds, TransitConfig, TransitEnd,
+};
 use crate::fib::{Fib, PathBody, Verdict};
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +29,7 @@ fn link(id: u16) -> LinkConfig {
         liveness_interval: Duration::from_millis(100),
         detect_multiplier: 3,
         liveness_key: [0; 32],
+        thresholds: Thresholds::default(),
         admin_up: true,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Congestion, LinkId, RatePlan};
+use crate::config::{Congestion, LinkId, RatePlan, Thresholds};
 
 const MS: u64 = 1_000_000;
 const KEY: [u8; 32] = [7; 32];
@@ -23,6 +23,7 @@ fn link_config(rate_bps: Option<u64>, key: [u8; 32]) -> LinkConfig {
         liveness_interval: Duration::from_millis(100),
         detect_multiplier: 3,
         liveness_key: key,
+        thresholds: Thresholds::default(),
         admin_up: true,
     }
 }
@@ -34,7 +35,7 @@ fn liveness(boot_id: u64, now: Nanos) -> Liveness {
 /// The next frame's message, if one is due.
 fn message(from: &mut Liveness, now: Nanos) -> Option<Vec<u8>> {
     let mut buf = [0; LIVENESS_FRAME_BYTES];
-    let len = from.poll_transmit(now, &mut buf)?;
+    let len = from.poll_transmit(now, body::Extension::default(), &mut buf)?;
     let frame = florelay_wire::link::parse(&buf[..len]).expect("a whole link payload");
     let florelay_wire::link::Body::Channel { ach, message } = frame.body else { panic!("a channel") };
     assert_eq!((frame.backward, ach.channel, frame.forward.tc), (None, ChannelType::Liveness, Tc::OAM));
@@ -51,6 +52,7 @@ struct Pair {
     works: [bool; 2],
     changes: Vec<(Nanos, usize, LinkChange)>,
     restarts: usize,
+    round_trips: usize,
     sent: [usize; 2],
 }
 
@@ -63,6 +65,7 @@ impl Pair {
             works: [true; 2],
             changes: Vec::new(),
             restarts: 0,
+            round_trips: 0,
             sent: [0; 2],
         }
     }
@@ -77,8 +80,9 @@ impl Pair {
                     let event = self.ends[me].handle(self.now, &bytes).expect("genuine frames are taken");
                     self.restarts += usize::from(event.peer_restarted);
                     self.changes.extend(event.change.map(|change| (self.now, me, change)));
-                    if let Some(rtt) = event.rtt {
-                        assert_eq!(rtt, Duration::from_millis(10));
+                    if let Some((sent_ns, held_ns)) = event.exchange.and_then(|exchange| exchange.echo) {
+                        assert_eq!(self.now.0 - sent_ns - held_ns, 10 * MS);
+                        self.round_trips += 1;
                     }
                 }
                 self.changes.extend(self.ends[me].check(self.now).map(|change| (self.now, me, change)));
@@ -119,7 +123,7 @@ fn comes_up_with_the_first_frame_and_measures() {
     pair.run(1000);
     assert_eq!(pair.states(), [LivenessState::Up; 2]);
     assert_eq!(pair.changes, [(Nanos(6 * MS), 0, LinkChange::Up), (Nanos(6 * MS), 1, LinkChange::Up)]);
-    assert_eq!(pair.ends[0].rtt(), Some(Duration::from_millis(10)));
+    assert!(pair.round_trips > 0);
     assert_eq!((pair.ends[0].peer_boot_id(), pair.ends[1].peer_boot_id()), (Some(2), Some(1)));
     assert_eq!(pair.ends[0].wire_version(), Some(WIRE_VERSION));
     assert_eq!(pair.restarts, 0);
@@ -255,7 +259,7 @@ fn frames_of_earlier_boots_fake_no_restart() {
         let event = pair.ends[0].handle(pair.now, &stranger);
         assert!(matches!(
             event,
-            Ok(LivenessEvent { change: None, peer_restarted: false, rtt: None }) | Err(LivenessError::Replay)
+            Ok(LivenessEvent { change: None, peer_restarted: false, exchange: None }) | Err(LivenessError::Replay)
         ));
         pair.run(70);
     }
@@ -393,4 +397,54 @@ proptest! {
         }
         let _ = (a.check(Nanos(2)), a.next_timeout(), message(&mut a, Nanos(3)));
     }
+}
+
+/// A message as a node of version 1 sends it: 16 bytes shorter, under the same tag.
+fn of_version_1(message: &[u8]) -> Vec<u8> {
+    let first = body::Liveness { version: 1, extension: None, ..body::Liveness::parse(message).unwrap() };
+    let mut bytes = vec![0; body::Liveness::LEN_1];
+    first.write(&mut bytes).unwrap();
+    let tag = tag_of(&KEY, body::Liveness::authenticated_bytes(&bytes).unwrap());
+    body::Liveness::set_tag(&mut bytes, tag).unwrap();
+    bytes
+}
+
+#[test]
+fn a_neighbour_of_version_1_is_heard_and_says_less() {
+    let (mut a, mut b) = (liveness(1, Nanos(MS)), liveness(2, Nanos(MS)));
+    let said = body::Extension { wall_ns: 7, expected: 8, lost: 9 };
+    let mut buf = [0; LIVENESS_FRAME_BYTES];
+    b.poll_transmit(Nanos(MS), said, &mut buf).unwrap();
+    let ours = buf[LINK_OAM_HEADER_BYTES..].to_vec();
+    let event = a.clone().handle(Nanos(2 * MS), &ours).unwrap();
+    assert_eq!(event.exchange.unwrap().extension, Some(said));
+
+    let event = a.handle(Nanos(2 * MS), &of_version_1(&ours)).unwrap();
+    assert_eq!((event.change, event.exchange.unwrap().extension), (Some(LinkChange::Up), None));
+    assert_eq!(a.wire_version(), Some(1));
+    // What was appended is authenticated like the rest.
+    let mut forged = ours.clone();
+    forged[60] ^= 1;
+    assert_eq!(liveness(1, Nanos(MS)).handle(Nanos(2 * MS), &forged), Err(LivenessError::Tag));
+}
+
+#[test]
+fn a_late_message_is_refused_but_was_not_lost() {
+    let (mut a, mut b) = (liveness(1, Nanos(MS)), liveness(2, Nanos(MS)));
+    let sent: Vec<_> = (0..5)
+        .map(|_| {
+            let due = b.next_timeout();
+            message(&mut b, due).unwrap()
+        })
+        .collect();
+    for n in [0, 1, 3] {
+        a.handle(Nanos(2 * MS), &sent[n]).unwrap();
+    }
+    assert_eq!(a.numbers().tally(), (4, 1, 0));
+    assert_eq!(a.handle(Nanos(3 * MS), &sent[2]), Err(LivenessError::Replay));
+    assert_eq!(a.numbers().tally(), (4, 0, 1));
+    // Again, it is a duplicate.
+    assert_eq!(a.handle(Nanos(4 * MS), &sent[2]), Err(LivenessError::Replay));
+    a.handle(Nanos(5 * MS), &sent[4]).unwrap();
+    assert_eq!(a.numbers().tally(), (5, 0, 1));
 }
