@@ -45,6 +45,8 @@ pub(crate) struct Contacts {
     offset_ns: i128,
     links: Vec<Link>,
     synchronised_due: Instant,
+    /// What the engines were last told of the wall clock, once they were.
+    told_wall: Option<Option<u64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +71,13 @@ impl Contacts {
             refused: None,
             followed: false,
         });
-        let mut contacts = Self { epoch, offset_ns: offset_ns(epoch), links: links.collect(), synchronised_due: epoch };
+        let mut contacts = Self {
+            epoch,
+            offset_ns: offset_ns(epoch),
+            links: links.collect(),
+            synchronised_due: epoch,
+            told_wall: None,
+        };
         for link in 0..contacts.links.len() {
             contacts.judge(link);
         }
@@ -130,6 +138,14 @@ impl Contacts {
             }
         }
         told
+    }
+
+    /// What every engine must be told of the wall clock, if that has changed; to be asked after [`poll`](Self::poll).
+    /// A clock that is not set is not told: a wrong time is worse than none.
+    pub(crate) fn wall_clock(&mut self) -> Option<Command> {
+        let set = !offset_is_early(self.epoch, self.offset_ns);
+        let at_zero_ns = u64::try_from(self.offset_ns).ok().filter(|_| set);
+        (self.told_wall.replace(at_zero_ns) != Some(at_zero_ns)).then_some(Command::SetWallClock { at_zero_ns })
     }
 
     /// A link's plan and how it is handled.
@@ -292,7 +308,13 @@ mod tests {
 
     fn contacts(settings: LinkContacts, wall_at_epoch: i128) -> Contacts {
         let epoch = Instant::now();
-        Contacts { epoch, offset_ns: wall_at_epoch, links: vec![link(settings)], synchronised_due: epoch }
+        Contacts {
+            epoch,
+            offset_ns: wall_at_epoch,
+            links: vec![link(settings)],
+            synchronised_due: epoch,
+            told_wall: None,
+        }
     }
 
     fn plan(contacts: Vec<ContactPlan>) -> LinkContacts {
@@ -342,6 +364,23 @@ mod tests {
         contacts.offset_ns = 3_000_000_000;
         assert!(contacts.poll().is_empty());
         assert!(contacts.set(LinkId(0), Some(vec![contact(7, 8, None)])).is_ok());
+    }
+
+    #[test]
+    fn engines_are_told_of_the_wall_clock_only_when_it_is_set() {
+        let mut contacts = contacts(LinkContacts::default(), 3_000_000_000);
+        let told = |contacts: &mut Contacts| match contacts.wall_clock() {
+            Some(Command::SetWallClock { at_zero_ns }) => Some(at_zero_ns),
+            _ => None,
+        };
+        assert_eq!(told(&mut contacts), Some(None), "it says 1970");
+        assert_eq!(told(&mut contacts), None, "once");
+        // The clock of this machine is set: the next look finds a step.
+        contacts.poll();
+        let offset = told(&mut contacts).flatten().expect("a clock that is set");
+        assert_eq!(i128::from(offset), contacts.offset_ns);
+        contacts.poll();
+        assert_eq!(told(&mut contacts), None);
     }
 
     #[test]

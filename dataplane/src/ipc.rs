@@ -257,10 +257,14 @@ pub struct Status {
 pub struct LinkStatus {
     /// Name.
     pub name: String,
-    /// `connecting`, `up` or `down`.
+    /// `connecting` (not heard yet), `normal`, `degraded` (up, but with loss, delay or jitter beyond a threshold) or `failed`.
     pub state: String,
-    /// Why it is down, if it is.
+    /// Why, if it is degraded or failed.
     pub reason: Option<String>,
+    /// Nanoseconds since the state last changed.
+    pub state_age_ns: u64,
+    /// How often the state has changed since the dataplane started.
+    pub state_changes: u64,
     /// Rung it stands on.
     pub rung: Rung,
     /// Why each higher rung was not taken, highest first.
@@ -273,12 +277,83 @@ pub struct LinkStatus {
     pub rate_bps: Option<u64>,
     /// CBS, bytes.
     pub burst_bytes: u32,
-    /// Round-trip time from liveness, ns.
-    pub rtt_ns: Option<u64>,
+    /// What is measured of it.
+    pub measured: MeasuredStatus,
     /// Where it stands in its contact plan; `None` = it has none.
     pub contacts: Option<ContactStatus>,
     /// Named counters: `tx_frames`, `tx_bytes` (layer 2), `rx_frames`, `rx_bytes`, and drops by reason (`drop_…`).
     pub counters: Vec<(String, u64)>,
+}
+
+impl LinkStatus {
+    /// It carries frames: it is normal, or degraded.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.state.as_str(), "normal" | "degraded")
+    }
+}
+
+/// What is measured of a link; while it is not up, what was when it last was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredStatus {
+    /// Round trips, from the echo in liveness.
+    pub rtt: Option<RttStatus>,
+    /// Jitter of the direction from the neighbour (RFC 3550 section 6.4.1), ns.
+    pub jitter_ns: Option<u64>,
+    /// Frames from the neighbour, by their sequence numbers.
+    pub from_neighbour: DirectionStatus,
+    /// Frames to the neighbour, as it reports them, without reordering; `None`: it speaks a version that does not.
+    pub to_neighbour: Option<DirectionStatus>,
+    /// The neighbour's clock against this node's, or why nothing is known of it.
+    pub clock: Result<ClockStatus, String>,
+}
+
+/// Round trips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RttStatus {
+    /// Smoothed (RFC 6298 section 2), ns.
+    pub smoothed_ns: u64,
+    /// The shortest since the link came up, ns.
+    pub min_ns: u64,
+    /// The latest, ns.
+    pub latest_ns: u64,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectionStatus {
+    /// The last 10 s.
+    pub short: WindowStatus,
+    /// The last 60 s.
+    pub long: WindowStatus,
+}
+
+/// Frames within a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// Frames that ought to have come.
+    pub expected: u64,
+    /// Those that did not.
+    pub lost: u64,
+    /// Those that came out of order.
+    pub reordered: u64,
+    /// `lost` in millionths of `expected`; `None` without frames.
+    pub loss_ppm: Option<u32>,
+    /// `reordered` in millionths of those that came; `None` without frames.
+    pub reorder_ppm: Option<u32>,
+}
+
+/// The clock error between the two ends of a link, and what is worth nothing without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// The neighbour's clock less this node's, ns.
+    pub error_ns: i64,
+    /// The true error is within this of `error_ns`, ns.
+    pub bound_ns: u64,
+    /// One-way delay to the neighbour, ns, right within `bound_ns`.
+    pub to_neighbour_ns: u64,
+    /// One-way delay from the neighbour, ns, right within `bound_ns`.
+    pub from_neighbour_ns: u64,
 }
 
 /// Where a link stands in its contact plan.

@@ -7,6 +7,7 @@ pub(crate) mod fixture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use florelay_engine::config::Thresholds;
 use florelay_engine::oam::LIVENESS_FRAME_BYTES;
 use florelay_impair::LinkModel;
 use florelay_wire::eth::ETH_BYTES;
@@ -175,6 +176,8 @@ pub struct LinkPlan {
     pub detect_multiplier: u8,
     /// Liveness key.
     pub liveness_key: [u8; 32],
+    /// When it is called degraded.
+    pub degraded: Thresholds,
     /// Up at start.
     pub admin_up: bool,
     /// When it may be used.

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use florelay_engine::api::{LinkState, PeerState};
+use florelay_engine::api::PeerState;
 use florelay_engine::config::LinkId;
 use florelay_engine::contact::{self, ContactReport};
 use florelay_engine::datagrams::DatagramDrop;
 use florelay_engine::egress::{Class, EgressDrop};
-use florelay_engine::{LinkReport, PeerReport};
+use florelay_engine::oam::{ClockUnknown, Direction, Figures, Seen};
+use florelay_engine::{ConditionReport, LinkReport, PeerReport};
 
 use crate::contacts::Contacts;
-use crate::ipc::{ContactStatus, LinkStatus, PassUsage, PeerStatus, Status, TransferStatus, WorkerStatus};
+use crate::ipc::{
+    ClockStatus, ContactStatus, DirectionStatus, LinkStatus, MeasuredStatus, PassUsage, PeerStatus, RttStatus, Status,
+    TransferStatus, WindowStatus, WorkerStatus,
+};
 use crate::plan::{AdapterPlan, LinkPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
@@ -28,7 +32,8 @@ pub(crate) fn assemble(
         let engine = report.engine.links.iter().find(|engine| usize::from(engine.id.0) == index)?;
         let planned = report.contacts.iter().find(|(id, _)| *id == engine.id);
         let planned = planned.map(|(id, planned)| contact_status(*id, planned, contacts));
-        Some(link_status(link, engine, report, index, planned))
+        let condition = report.conditions.iter().find(|condition| condition.link == engine.id)?;
+        Some(link_status(link, engine, condition, report, index, planned))
     });
     let peers = plan.peers.iter().enumerate().filter_map(|(index, peer)| {
         let worker = plan.links.get(usize::from(peer.link))?.worker;
@@ -114,15 +119,11 @@ fn contact_status(link: LinkId, report: &ContactReport, contacts: &Contacts) -> 
 fn link_status(
     plan: &LinkPlan,
     engine: &LinkReport,
+    condition: &ConditionReport,
     worker: &WorkerReport,
     index: usize,
     contacts: Option<ContactStatus>,
 ) -> LinkStatus {
-    let (state, reason) = match &engine.state {
-        LinkState::Connecting => ("connecting", None),
-        LinkState::Up => ("up", None),
-        LinkState::Down(reason) => ("down", Some(reason.to_string())),
-    };
     let adapter = worker.links.iter().find(|link| usize::from(link.link) == index);
     let egress = &engine.egress;
     let mut counters: Vec<(String, u64)> =
@@ -152,8 +153,10 @@ fn link_status(
     counters.extend(adapter.into_iter().flat_map(|adapter| adapter.counters.iter().cloned()));
     LinkStatus {
         name: plan.name.clone(),
-        state: state.to_owned(),
-        reason,
+        state: condition.condition.name().to_owned(),
+        reason: condition.reason.clone(),
+        state_age_ns: super::gateway::nanos(condition.since),
+        state_changes: condition.changes,
         rung: adapter.map_or(Rung::Socket, |adapter| adapter.rung),
         rung_reasons: adapter.map(|adapter| adapter.reasons.clone()).unwrap_or_default(),
         impairments: match &plan.adapter {
@@ -163,10 +166,50 @@ fn link_status(
         queues: adapter.map(|adapter| adapter.queues.clone()).unwrap_or_default(),
         rate_bps: engine.rate.rate_bps,
         burst_bytes: engine.rate.burst_bytes,
-        rtt_ns: engine.rtt.map(super::gateway::nanos),
+        measured: measured(&condition.figures),
         contacts,
         counters,
     }
+}
+
+fn measured(figures: &Figures) -> MeasuredStatus {
+    let nanos = super::gateway::nanos;
+    MeasuredStatus {
+        rtt: figures.rtt.map(|rtt| RttStatus {
+            smoothed_ns: nanos(rtt.smoothed),
+            min_ns: nanos(rtt.shortest),
+            latest_ns: nanos(rtt.latest),
+        }),
+        jitter_ns: figures.jitter.map(nanos),
+        from_neighbour: direction(&figures.receive),
+        to_neighbour: figures.send.as_ref().map(direction),
+        clock: match figures.clock {
+            Ok(clock) => Ok(ClockStatus {
+                error_ns: clock.error_ns,
+                bound_ns: clock.bound_ns,
+                to_neighbour_ns: nanos(clock.there),
+                from_neighbour_ns: nanos(clock.back),
+            }),
+            Err(unknown) => Err(match unknown {
+                ClockUnknown::OwnClock => "the clock of this node is not set",
+                ClockUnknown::NeighboursClock => "the neighbour's clock is not set",
+                ClockUnknown::NeighboursVersion => "the neighbour runs a version that does not tell its time",
+                ClockUnknown::NoExchange => "nothing was exchanged with the neighbour lately",
+            }
+            .to_owned()),
+        },
+    }
+}
+
+fn direction(direction: &Direction) -> DirectionStatus {
+    let window = |seen: &Seen| WindowStatus {
+        expected: seen.expected,
+        lost: seen.lost,
+        reordered: seen.reordered,
+        loss_ppm: seen.loss_ppm(),
+        reorder_ppm: seen.reorder_ppm(),
+    };
+    DirectionStatus { short: window(&direction.short), long: window(&direction.long) }
 }
 
 fn peer_status(report: &PeerReport) -> PeerStatus {

@@ -8,6 +8,7 @@ mod client;
 mod command;
 mod contacts;
 mod drops;
+mod links;
 mod local;
 mod out;
 mod report;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::out::say;
 use super::table::table;
-use super::{contacts, drops};
+use super::{contacts, drops, links};
 use crate::config::units::{show_bytes, show_duration, show_rate};
 use crate::config::{Diagnostic, frame};
 use crate::hex;
@@ -103,7 +103,7 @@ pub(super) fn status(s: &Status, columns: Option<usize>) -> String {
     for l in &s.links {
         let drops: u64 = drops::of(&l.counters).map(|(_, count)| count).sum();
         let bytes = |name| l.counters.iter().find(|(n, _)| n == name).map_or("-".to_owned(), |(_, v)| show_bytes(*v));
-        let rtt = l.rtt_ns.map_or("-".to_owned(), show_duration);
+        let rtt = l.measured.rtt.map_or("-".to_owned(), |rtt| show_duration(rtt.smoothed_ns));
         rows.push(vec![
             l.name.clone(),
             l.state.clone(),
@@ -117,9 +117,7 @@ pub(super) fn status(s: &Status, columns: Option<usize>) -> String {
     }
     text.push_str(&table(&rows, &[0], columns));
     for l in &s.links {
-        if let Some(reason) = &l.reason {
-            let _ = writeln!(text, "  {} is {}: {reason}", l.name, l.state);
-        }
+        links::describe(&mut text, l);
         if let Some(status) = &l.contacts {
             contacts::describe(&mut text, &l.name, status);
         }
@@ -182,9 +180,11 @@ pub(super) fn status_json(s: &Status) -> Value {
             let reasons: Vec<_> =
                 l.rung_reasons.iter().map(|(r, why)| json!({ "rung": rung(*r), "reason": why })).collect();
             json!({
-                "name": l.name, "state": l.state, "reason": l.reason, "rung": rung(l.rung), "rung_reasons": reasons,
+                "name": l.name, "state": l.state, "reason": l.reason, "state_age_ns": l.state_age_ns,
+                "state_changes": l.state_changes, "rung": rung(l.rung), "rung_reasons": reasons,
                 "impairments": l.impairments,
-                "queues": l.queues, "rate_bps": l.rate_bps, "burst_bytes": l.burst_bytes, "rtt_ns": l.rtt_ns,
+                "queues": l.queues, "rate_bps": l.rate_bps, "burst_bytes": l.burst_bytes, "rtt_ns": l.measured.rtt.map(|rtt| rtt.smoothed_ns),
+                "measured": links::measured_json(&l.measured),
                 "contacts": l.contacts.as_ref().map(contacts::status_json), "counters": counters(&l.counters),
             })
         })

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
-use florelay_dataplane::ipc::{FrameAccount, LinkStatus, PeerStatus, Status, TransferStatus, WorkerStatus};
+use florelay_dataplane::ipc::{
+    ClockStatus, DirectionStatus, FrameAccount, LinkStatus, MeasuredStatus, PeerStatus, RttStatus, Status,
+    TransferStatus, WindowStatus, WorkerStatus,
+};
 use florelay_dataplane::plan::Rung;
 
 use super::args::{Cli, ControlArgs, LinkVerb, Rate, Verb};
@@ -156,6 +159,29 @@ fn errors_have_their_codes() {
     assert_eq!(code_of(&anyhow::anyhow!("?")), EXIT_INTERNAL);
 }
 
+fn measured() -> MeasuredStatus {
+    let window = |expected, lost, reordered, loss_ppm, reorder_ppm| WindowStatus {
+        expected,
+        lost,
+        reordered,
+        loss_ppm: Some(loss_ppm),
+        reorder_ppm: Some(reorder_ppm),
+    };
+    let away = window(500, 31, 0, 62_000, 0);
+    MeasuredStatus {
+        rtt: Some(RttStatus { smoothed_ns: 650_000_000, min_ns: 640_000_000, latest_ns: 655_000_000 }),
+        jitter_ns: Some(3_000_000),
+        from_neighbour: DirectionStatus { short: window(100, 0, 1, 0, 10_000), long: window(1000, 1, 5, 1000, 5000) },
+        to_neighbour: Some(DirectionStatus { short: away, long: away }),
+        clock: Ok(ClockStatus {
+            error_ns: -3_200_000,
+            bound_ns: 20_000_000,
+            to_neighbour_ns: 310_000_000,
+            from_neighbour_ns: 330_000_000,
+        }),
+    }
+}
+
 fn example() -> Status {
     Status {
         node: "station-a".into(),
@@ -163,15 +189,17 @@ fn example() -> Status {
         uptime_ns: 90_000_000_000,
         links: vec![LinkStatus {
             name: "to-relay".into(),
-            state: "down".into(),
-            reason: Some("nothing heard for 300 ms".into()),
+            state: "degraded".into(),
+            reason: Some("loss to the neighbour 6.2 %".into()),
+            state_age_ns: 12_000_000_000,
+            state_changes: 3,
             rung: Rung::DriverCopy,
             rung_reasons: vec![(Rung::ZeroCopy, "veth has no zero-copy".into())],
             impairments: None,
             queues: vec![0],
             rate_bps: Some(10_000_000),
             burst_bytes: 15_000,
-            rtt_ns: Some(650_000_000),
+            measured: measured(),
             contacts: None,
             counters: vec![("tx_bytes".into(), 1_500), ("rx_bytes".into(), 0), ("drop_ttl".into(), 4)],
         }],
@@ -215,7 +243,13 @@ fn status_for_people_says_why() {
         "NOTE: as of 3 s ago",
         "up 1 min 30 s",
         "10 Mbit/s",
-        "to-relay is down: nothing heard for 300 ms",
+        "to-relay is degraded for 12 s (3 changes): loss to the neighbour 6.2 %",
+        "650 ms",
+        "to-relay round trip: shortest 640 ms, latest 655 ms, jitter 3 ms",
+        "to-relay from the neighbour: lost 0.00 % of 100, 1.00 % out of order in 10 s; lost 0.10 % of 1000, 0.50 % out of order in 60 s",
+        "to-relay to the neighbour: lost 6.20 % of 500 in 10 s; lost 6.20 % of 500 in 60 s",
+        "to-relay clock error between the ends: \u{2212}3.2 ms \u{b1} 20 ms",
+        "to-relay one way: 310 ms to the neighbour, 330 ms from it, each \u{b1} 20 ms",
         "to-relay is not zero-copy: veth has no zero-copy",
         "to-relay drops: ttl 4",
         "dark (link to-relay is down)",
@@ -246,6 +280,30 @@ fn status_for_machines_has_everything() {
     let value = report::status_json(&example());
     assert_eq!(value["links"][0]["counters"]["drop_ttl"], 4);
     assert_eq!(value["links"][0]["rung"], "driver-copy");
+    let link = &value["links"][0];
+    assert_eq!(
+        (&link["state"], &link["state_age_ns"], &link["state_changes"]),
+        (&"degraded".into(), &12_000_000_000_u64.into(), &3.into())
+    );
+    let measured = &link["measured"];
+    assert_eq!((&link["rtt_ns"], &measured["rtt_min_ns"]), (&650_000_000.into(), &640_000_000.into()));
+    assert_eq!(measured["from_neighbour"]["60s"]["loss_ppm"], 1000);
+    assert_eq!(measured["to_neighbour"]["10s"]["lost"], 31);
+    assert!(measured["to_neighbour"]["10s"].get("reordered").is_none(), "the neighbour does not say");
+    assert_eq!(
+        (&measured["clock"]["error_ns"], &measured["clock"]["bound_ns"]),
+        (&(-3_200_000).into(), &20_000_000.into())
+    );
+    let mut unknown = example();
+    unknown.links[0].measured.clock = Err("the clock of this node is not set".into());
+    let value = report::status_json(&unknown);
+    assert_eq!(
+        value["links"][0]["measured"]["clock"],
+        serde_json::json!({ "unknown": "the clock of this node is not set" })
+    );
+    let text = report::status(&unknown);
+    assert!(text.contains("clock error between the ends: unknown, the clock of this node is not set"), "{text}");
+    assert!(!text.contains("one way"), "one-way figures only beside the clock error:\n{text}");
     assert_eq!(value["transfers"][0]["id"], "00000000-0000-0000-0000-000000000001");
     assert_eq!(value["workers"][0]["frames"]["leaked"], 1);
     assert_eq!(value["note"], "as of 3 s ago");

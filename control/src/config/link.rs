@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostic::Source;
 use super::frame::{self, QUIC_MIN_BYTES};
 use super::read::{Field, Table, Wrong, boolean, integer, string, unit, word};
-use super::{contact, files, names, sim, units};
+use super::{contact, degraded, files, names, sim, units};
 
 /// Default of `detect`, RFC 5880 in common practice.
 const DETECT_DEFAULT: u64 = 3;
@@ -91,6 +91,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
     let delay_ns = duration(source, t, "delay", "\"325 ms\"", 0..=MAX_DELAY_NS).unwrap_or(0);
     let congestion = congestion(source, t, rate.as_ref());
     let liveness = liveness(source, t, checks);
+    let degraded = degraded::read(source, t);
     let worker = t.optional(source, "worker", integer(0..=255)).map(|f| f.map(|n| usize::try_from(n).unwrap_or(0)));
     let admin_up = t.optional(source, "up", boolean).is_none_or(|f| f.value);
     let contacts_at = ["contact", "contact-plan"].into_iter().find_map(|key| Some((t.get(key)?.span(), t.key(key))));
@@ -116,6 +117,7 @@ pub(super) fn read(source: &mut Source<'_>, mut table: Table<'_>, checks: files:
             liveness_interval_ns: interval,
             detect_multiplier: detect,
             liveness_key: key,
+            degraded,
             admin_up,
             contacts,
         })

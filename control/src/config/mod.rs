@@ -9,6 +9,7 @@
 //! recorded; no text, however broken, makes this panic. The format is described in `docs/src/configuration.md`.
 
 pub mod contact;
+mod degraded;
 mod diagnostic;
 mod files;
 pub mod frame;

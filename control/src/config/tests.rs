@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, PollMode, Rung};
+use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, PollMode, Rung, Thresholds};
 use proptest::prelude::*;
 
 use super::*;
@@ -43,6 +44,7 @@ control-share = 40
 delay = "325 ms"
 congestion = "contracted"
 liveness = { interval = "200 ms", detect = 5, key-file = "link.key" }
+degraded = { loss = "5 %", loss-clear = "1 %", rtt-growth = "300 ms", jitter = "80 ms", jitter-clear = "50 ms", hold = "30 s" }
 worker = 1
 up = false
 
@@ -107,6 +109,17 @@ fn a_good_configuration_becomes_its_plan() {
     assert_eq!((a.rate_bps, a.burst_bytes, a.control_percent), (Some(10_000_000), 15_000, 40));
     assert_eq!((a.delay_ns, a.congestion, a.admin_up), (325_000_000, CongestionPlan::Contracted, false));
     assert_eq!((a.liveness_interval_ns, a.detect_multiplier), (200_000_000, 5));
+    let ms = |ms| Some(Duration::from_millis(ms));
+    let degraded = Thresholds {
+        loss_ppm: 50_000,
+        loss_clear_ppm: 10_000,
+        rtt_growth: ms(300),
+        rtt_growth_clear: None,
+        jitter: ms(80),
+        jitter_clear: ms(50),
+        hold: Duration::from_secs(30),
+    };
+    assert_eq!((a.degraded, plan.links[1].degraded), (degraded, Thresholds::default()));
     let c = &plan.links[1];
     assert_eq!((&c.adapter, c.worker, c.rate_bps, c.admin_up), (&AdapterPlan::Udp, 0, None, true));
     assert_eq!(c.congestion, CongestionPlan::Cubic);

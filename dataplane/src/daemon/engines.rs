@@ -123,6 +123,7 @@ fn link_config(id: LinkId, link: &LinkPlan) -> LinkConfig {
         liveness_interval: Duration::from_nanos(link.liveness_interval_ns),
         detect_multiplier: link.detect_multiplier,
         liveness_key: link.liveness_key,
+        thresholds: link.degraded,
         admin_up: link.admin_up,
     }
 }

@@ -228,6 +228,11 @@ impl Gateway {
                 for (link, command) in self.contacts.poll() {
                     self.tell_link(link, command);
                 }
+                if let Some(command) = self.contacts.wall_clock() {
+                    for worker in 0..self.workers.len() {
+                        self.tell_worker(worker, ToWorker::Engine(command.clone()));
+                    }
+                }
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_INTERVAL;

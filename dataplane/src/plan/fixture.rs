@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, WorkerPlan};
+use super::{AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, Thresholds, WorkerPlan};
 
 /// AF_XDP on this interface, from the top of the ladder.
 pub(crate) fn xdp(interface: &str) -> AdapterPlan {
@@ -27,6 +27,7 @@ pub(crate) fn link(name: &str, worker: usize, local: &str, adapter: AdapterPlan)
         liveness_interval_ns: 50_000_000,
         detect_multiplier: 3,
         liveness_key: [7; 32],
+        degraded: Thresholds::default(),
         admin_up: true,
         contacts: LinkContacts::default(),
     }

@@ -374,6 +374,7 @@ impl Worker {
             core: self.core,
             engine: self.engine.status(),
             contacts: self.engine.contacts(now),
+            conditions: self.engine.conditions(now),
             frames: self.ports.account(),
             links: self.ports.link_reports(),
             counters: all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),

@@ -1,8 +1,8 @@
 //! What a worker says of itself when it is asked: made off the packet path, sent through the event ring.
 
-use florelay_engine::EngineStatus;
 use florelay_engine::config::LinkId;
 use florelay_engine::contact::ContactReport;
+use florelay_engine::{ConditionReport, EngineStatus};
 
 use crate::ipc::FrameAccount;
 use crate::plan::Rung;
@@ -18,6 +18,8 @@ pub(crate) struct WorkerReport {
     pub(crate) engine: EngineStatus,
     /// Where its links with a contact plan stand in it.
     pub(crate) contacts: Vec<(LinkId, ContactReport)>,
+    /// How well its links do.
+    pub(crate) conditions: Vec<ConditionReport>,
     /// Where its UMEM frames are; all zero without AF_XDP.
     pub(crate) frames: FrameAccount,
     /// The adapters of its links.

@@ -21,7 +21,7 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, TransitEndPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds, TransitEndPlan,
     TransitPlan, WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -153,6 +153,7 @@ pub fn link(local: SocketAddr, remote: SocketAddr, adapter: AdapterPlan, rate_bp
         // Ample: the machine that runs the tests has other work too.
         detect_multiplier: 40,
         liveness_key: [7; 32],
+        degraded: Thresholds::default(),
         admin_up: true,
         contacts: LinkContacts::default(),
     }
