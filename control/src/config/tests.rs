@@ -196,10 +196,10 @@ fn missing_keys_are_reported_at_their_table() {
         ("trust = \"pki/ca.crt\"\n", "node.trust", 3),
         ("adapter = \"xdp\"\n", "link[to-a].adapter", 13),
         ("interface = \"eth1\"\n", "link[to-a].interface", 13),
-        ("mtu = 1400\n", "link[to-c].mtu", 32),
-        ("liveness = { key-file = \"link.key\" }\n", "link[to-c].liveness", 32),
-        ("rate = \"uncapped\"\n", "link[to-c].rate", 32),
-        ("b = { link = \"to-c\", in-label = 202, out-label = 102 }\n", "transit[0].b", 59),
+        ("mtu = 1400\n", "link[to-c].mtu", 33),
+        ("liveness = { key-file = \"link.key\" }\n", "link[to-c].liveness", 33),
+        ("rate = \"uncapped\"\n", "link[to-c].rate", 33),
+        ("b = { link = \"to-c\", in-label = 202, out-label = 102 }\n", "transit[0].b", 60),
     ] {
         let before = GOOD.replacen(line_text, "", 1);
         let refusal = text_only(&before).expect_err(key);
@@ -285,7 +285,7 @@ fn link_keys_are_checked() {
     fs::write(&key, "abc").unwrap();
     let refusal = load(&path).unwrap_err();
     let keys: Vec<_> = refusal.0.iter().map(|d| (d.line, d.key.as_str())).collect();
-    assert_eq!(keys, [(28, "link[to-a].liveness.key-file"), (39, "link[to-c].liveness.key-file")]);
+    assert_eq!(keys, [(28, "link[to-a].liveness.key-file"), (40, "link[to-c].liveness.key-file")]);
     assert!(refusal.0[0].hint.contains("pki link-key"), "{refusal}");
     let d = load(&dir.path().join("none.toml")).unwrap_err();
     assert!(d.0[0].line == 0 && d.0[0].hint.contains("--config"), "{d}");

@@ -55,8 +55,8 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("rate = \"10 Mbit/s\"", "rate = 10000000", "link[to-a].rate", "quantity with a unit"),
     ("rate = \"10 Mbit/s\"", "rate = \"0 bit/s\"", "link[to-a].rate", "up = false"),
     // 76 + 42 + 4 bytes in five intervals of 200 ms
-    ("rate = \"10 Mbit/s\"", "rate = \"1 bit/s\"", "link[to-a].rate", "frame of 122 bytes in the detection time, 1 s"),
-    ("rate = \"10 Mbit/s\"", "rate = \"975 bit/s\"", "link[to-a].rate", "at least \"976 bit/s\", or a longer"),
+    ("rate = \"10 Mbit/s\"", "rate = \"1 bit/s\"", "link[to-a].rate", "frame of 138 bytes in the detection time, 1 s"),
+    ("rate = \"10 Mbit/s\"", "rate = \"975 bit/s\"", "link[to-a].rate", "at least \"1104 bit/s\", or a longer"),
     (
         "rate = \"uncapped\"",
         "rate = \"uncapped\"\ncongestion = \"contracted\"",
