@@ -276,7 +276,9 @@ fn two_workers_each_run_their_link_and_a_busy_one_never_sleeps() {
     let tag = a.client.send("b", &path, 8);
     assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
     assert_received(&inbox, "second.dat", &digest);
-    let status = a.client.status_until("both links up", |status| status.links.iter().all(|link| link.is_up()));
+    let status = a
+        .client
+        .status_until("both links up", |status| status.links.iter().all(florelay_dataplane::ipc::LinkStatus::is_up));
     assert!(counter(&status.links[1].counters, "tx_bytes") > 1_000_000);
     assert!(counter(&status.links[0].counters, "tx_bytes") < 1_000_000);
     let worker = |index: usize, name| counter(&status.workers[index].counters, name);

@@ -116,7 +116,7 @@ fn an_interface_that_is_made_anew_is_bound_anew_by_both_workers() {
         make_two_queues(&net);
         for node in [&mut a, &mut b] {
             node.client.status_until("bound anew by both", |status| {
-                let up = status.links.iter().all(|link| link.is_up());
+                let up = status.links.iter().all(florelay_dataplane::ipc::LinkStatus::is_up);
                 up && (0..2).all(|worker| ring(status, worker, "xdp_recycled") >= round)
             });
         }

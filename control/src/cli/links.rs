@@ -43,16 +43,18 @@ pub(super) fn describe(text: &mut String, link: &LinkStatus) {
     }
 }
 
+/// Both windows side by side, within a line of a terminal.
 fn direction(direction: &DirectionStatus, reordered: bool) -> Option<String> {
-    let percent = |ppm: u32| format!("{:.2} %", f64::from(ppm) / 1e4);
-    let window = |window: &WindowStatus| {
-        let loss = format!("lost {} of {}", percent(window.loss_ppm?), window.expected);
-        let order = window.reorder_ppm.filter(|_| reordered);
-        Some(order.map_or(loss.clone(), |ppm| format!("{loss}, {} out of order", percent(ppm))))
+    let percent = |ppm: Option<u32>| ppm.map_or("-".to_owned(), |ppm| format!("{:.2} %", f64::from(ppm) / 1e4));
+    let (short, long) = (&direction.short, &direction.long);
+    long.loss_ppm?;
+    let order = if reordered {
+        format!(", out of order {} / {}", percent(short.reorder_ppm), percent(long.reorder_ppm))
+    } else {
+        String::new()
     };
-    let long = window(&direction.long)?;
-    let short = window(&direction.short).unwrap_or_else(|| "nothing".to_owned());
-    Some(format!("{short} in 10 s; {long} in 60 s"))
+    let lost = format!("lost {} / {}", percent(short.loss_ppm), percent(long.loss_ppm));
+    Some(format!("{lost}{order} of {} / {} frames in 10 s / 60 s", short.expected, long.expected))
 }
 
 /// The figures for machines.

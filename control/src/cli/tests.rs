@@ -246,8 +246,8 @@ fn status_for_people_says_why() {
         "to-relay is degraded for 12 s (3 changes): loss to the neighbour 6.2 %",
         "650 ms",
         "to-relay round trip: shortest 640 ms, latest 655 ms, jitter 3 ms",
-        "to-relay from the neighbour: lost 0.00 % of 100, 1.00 % out of order in 10 s; lost 0.10 % of 1000, 0.50 % out of order in 60 s",
-        "to-relay to the neighbour: lost 6.20 % of 500 in 10 s; lost 6.20 % of 500 in 60 s",
+        "to-relay from the neighbour: lost 0.00 % / 0.10 %, out of order 1.00 % / 0.50 % of 100 / 1000 frames in 10 s / 60 s",
+        "to-relay to the neighbour: lost 6.20 % / 6.20 % of 500 / 500 frames in 10 s / 60 s",
         "to-relay clock error between the ends: \u{2212}3.2 ms \u{b1} 20 ms",
         "to-relay one way: 310 ms to the neighbour, 330 ms from it, each \u{b1} 20 ms",
         "to-relay is not zero-copy: veth has no zero-copy",
@@ -301,7 +301,7 @@ fn status_for_machines_has_everything() {
         value["links"][0]["measured"]["clock"],
         serde_json::json!({ "unknown": "the clock of this node is not set" })
     );
-    let text = report::status(&unknown);
+    let text = report::status(&unknown, None);
     assert!(text.contains("clock error between the ends: unknown, the clock of this node is not set"), "{text}");
     assert!(!text.contains("one way"), "one-way figures only beside the clock error:\n{text}");
     assert_eq!(value["transfers"][0]["id"], "00000000-0000-0000-0000-000000000001");

@@ -51,7 +51,8 @@ fn times(
     if let Some(clear) = &clear {
         match bad {
             None => {
-                clear.error(source, format!("there is no {name} to fall from"), format!("add: {name}, or remove it"))
+                let hint = format!("add: {name}, or remove it");
+                clear.error(source, format!("there is no {name} to fall from"), hint);
             }
             Some(bad) if clear.value > bad => {
                 clear.error(source, format!("it is above {name}"), format!("at most as much as {name}"));

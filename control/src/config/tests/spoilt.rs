@@ -1,5 +1,7 @@
 //! What can be wrong with a configuration, case by case.
 
+const DEGRADED: &str = "degraded = { loss = \"5 %\", loss-clear = \"1 %\", rtt-growth = \"300 ms\", jitter = \"80 ms\", jitter-clear = \"50 ms\", hold = \"30 s\" }";
+
 /// (what to replace, with what, key, part of message or hint). The error is at the line where the replacement begins,
 /// less its leading line ends.
 pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
@@ -82,20 +84,20 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("congestion = \"contracted\"", "congestion = \"cubic\"", "link[to-a].congestion", "contracted, shared"),
     ("interval = \"200 ms\"", "interval = \"1 us\"", "link[to-a].liveness.interval", "1 ms to 1 min"),
     ("detect = 5", "detect = 1", "link[to-a].liveness.detect", "2 to 255"),
-    ("worker = 1", "degraded = { los = \"1 %\" }", "link[to-a].degraded.los", "did you mean \"loss\"?"),
-    ("worker = 1", "degraded = { loss = \"0 %\" }", "link[to-a].degraded.loss", "0.0001 % to 100 %"),
-    ("worker = 1", "degraded = { loss = \"101 %\" }", "link[to-a].degraded.loss", "100 %"),
-    ("worker = 1", "degraded = { loss-clear = \"3 %\" }", "link[to-a].degraded.loss-clear", "above the 2 %"),
+    (DEGRADED, "degraded = { los = \"1 %\" }", "link[to-a].degraded.los", "did you mean \"loss\"?"),
+    (DEGRADED, "degraded = { loss = \"0 %\" }", "link[to-a].degraded.loss", "0.0001 % to 100 %"),
+    (DEGRADED, "degraded = { loss = \"101 %\" }", "link[to-a].degraded.loss", "100 %"),
+    (DEGRADED, "degraded = { loss-clear = \"3 %\" }", "link[to-a].degraded.loss-clear", "above the 2 %"),
     (
-        "worker = 1",
+        DEGRADED,
         "degraded = { rtt-growth = \"9 ms\", rtt-growth-clear = \"10 ms\" }",
         "link[to-a].degraded.rtt-growth-clear",
         "at most as much as rtt-growth",
     ),
-    ("worker = 1", "degraded = { jitter-clear = \"9 ms\" }", "link[to-a].degraded.jitter-clear", "no jitter to fall"),
-    ("worker = 1", "degraded = { jitter = \"2 h\" }", "link[to-a].degraded.jitter", "1 ms to 1 h"),
-    ("worker = 1", "degraded = { hold = 10 }", "link[to-a].degraded.hold", "a string is expected"),
-    ("worker = 1", "degraded = true", "link[to-a].degraded", "a table is expected"),
+    (DEGRADED, "degraded = { jitter-clear = \"9 ms\" }", "link[to-a].degraded.jitter-clear", "no jitter to fall"),
+    (DEGRADED, "degraded = { jitter = \"2 h\" }", "link[to-a].degraded.jitter", "1 ms to 1 h"),
+    (DEGRADED, "degraded = { hold = 10 }", "link[to-a].degraded.hold", "quantity with a unit"),
+    (DEGRADED, "degraded = true", "link[to-a].degraded", "a table is expected"),
     ("detect = 5", "detekt = 5", "link[to-a].liveness.detekt", "did you mean \"detect\"?"),
     ("worker = 1", "worker = 2", "link[to-a].worker", "worker 2 does not exist"),
     ("local = \"[fd00::1]:6636\"", "local = \"10.0.0.1:6635\"", "link[to-c].local", "already, in line 19"),
