@@ -342,6 +342,7 @@ mod tests {
             liveness_interval_ns: 1_000_000_000,
             detect_multiplier: 3,
             liveness_key: [0; 32],
+            degraded: Thresholds::default(),
             admin_up: true,
             contacts: LinkContacts::default(),
         };

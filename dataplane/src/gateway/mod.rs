@@ -11,6 +11,7 @@
 //!
 //! One thread serves all transfers in turns of one chunk; what may block for long (fsync) is the finisher's.
 
+mod clock;
 mod disk;
 mod files;
 mod finished;
@@ -225,14 +226,7 @@ impl Gateway {
                 self.transfers.report_progress();
                 // What a full disk did not take is tried again.
                 self.log_messages();
-                for (link, command) in self.contacts.poll() {
-                    self.tell_link(link, command);
-                }
-                if let Some(command) = self.contacts.wall_clock() {
-                    for worker in 0..self.workers.len() {
-                        self.tell_worker(worker, ToWorker::Engine(command.clone()));
-                    }
-                }
+                self.follow_wall_clock();
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_INTERVAL;

@@ -12,7 +12,7 @@ use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, RequestBody, Response};
 use crate::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, WorkerPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds, WorkerPlan,
 };
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 
@@ -42,6 +42,7 @@ fn plan(dir: &std::path::Path) -> NodePlan {
         liveness_interval_ns: 50_000_000,
         detect_multiplier: 3,
         liveness_key: [7; 32],
+        degraded: Thresholds::default(),
         admin_up: true,
         contacts: LinkContacts::default(),
     };
