@@ -12,7 +12,8 @@ use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, RequestBody, Response};
 use crate::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds, WorkerPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds,
+    WorkerPlan,
 };
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, Thresholds, WorkerPlan};
+use super::{
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PollMode, Rung, SpoolPlan, Thresholds, WorkerPlan,
+};
 
 /// AF_XDP on this interface, from the top of the ladder.
 pub(crate) fn xdp(interface: &str) -> AdapterPlan {

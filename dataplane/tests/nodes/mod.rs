@@ -21,8 +21,8 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds, TransitEndPlan,
-    TransitPlan, WorkerPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds,
+    TransitEndPlan, TransitPlan, WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
