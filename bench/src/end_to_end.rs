@@ -200,7 +200,8 @@ fn connect(program: &Path, node: &str, folder: &Path) -> Result<String> {
 /// The rung of the link, if link and peer are up.
 fn connected_rung(status: &Value) -> Option<String> {
     let (link, peer) = (&status["links"][0], &status["peers"][0]);
-    (link["state"] == "up" && peer["state"] == "connected").then(|| link["rung"].as_str().unwrap_or("?").to_owned())
+    let up = ["normal", "degraded"].iter().any(|state| link["state"] == *state);
+    (up && peer["state"] == "connected").then(|| link["rung"].as_str().unwrap_or("?").to_owned())
 }
 
 fn send(program: &Path, bed: &Bed, folder: &Path, file: &Path) -> Result<f64> {

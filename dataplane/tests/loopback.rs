@@ -213,21 +213,26 @@ fn peers_of_two_workers_that_use_one_id_do_not_disturb_each_other() {
         let ended = node.client.progress(tag, |status| status.ended.is_some()).ended;
         assert!(matches!(&ended, Some(Err(reason)) if reason.contains("this id is running")), "{ended:?}");
     };
-    // Two seconds at 8 Mbit/s.
-    let (first, digest) = realm.file("first.dat", 2_000_000);
+    c.client.message("r", b"connected").expect("acknowledged");
+    // Four seconds at 8 Mbit/s, and held in the middle: it still runs when the other one comes.
+    let (first, digest) = realm.file("first.dat", 4_000_000);
     let (other, _) = realm.file("other.dat", 1_000);
     let tag = a.client.send("r", &first, 7);
     a.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    a.client.set_admin("line", false);
     let same = c.client.send("r", &other, 7);
     refused(&mut c, same);
+    a.client.set_admin("line", true);
     assert_eq!(a.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
     assert_received(&inbox_r, "first.dat", &digest);
     // One that is sent to c, and offered by a.
-    let (second, digest) = realm.file("second.dat", 2_000_000);
+    let (second, digest) = realm.file("second.dat", 4_000_000);
     let tag = r.client.send("c", &second, 8);
     r.client.progress(tag, |status| status.confirmed > 0 && status.ended.is_none());
+    r.client.set_admin("second", false);
     let same = a.client.send("r", &other, 8);
     refused(&mut a, same);
+    r.client.set_admin("second", true);
     assert_eq!(r.client.progress(tag, |status| status.ended.is_some()).ended, Some(Ok(digest)));
     assert_received(&inbox_c, "second.dat", &digest);
     assert!(!inbox_r.join("other.dat").exists());

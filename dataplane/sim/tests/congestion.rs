@@ -269,3 +269,36 @@ fn after_the_dark_each_connection_keeps_its_own_time() {
         }
     });
 }
+
+#[test]
+fn a_window_of_a_few_packets_grows_again() {
+    for slow in [140_000, 200_000, 240_000] {
+        for_seeds(0..2, |seed| {
+            // The slow hop beyond bounds the window to what it carries, then the way is dark, and comes back fast.
+            let mut spec = LinkSpec::new(Some(PLAN), 100 * MS).dark(Nanos(35 * SECOND), Nanos(50 * SECOND));
+            let steps = vec![(Nanos(45 * SECOND), Some(20_000_000))];
+            spec.model_ab = LinkModel { rate_steps: steps, ..spec.model_ab.clone().rate(slow, 4 << 20) };
+            let mut net = Scenario::new(pair(spec)).seed(seed).frames(16 << 10).build();
+            connected(&mut net, &[A, NodeId(1)]);
+            net.send_file(A, PEER, FILE, HUGE, 10);
+            net.run_until(Nanos(120 * SECOND));
+            let used = goodput(&net, NodeId(1), FILE, [110, 120], PLAN);
+            assert!(used >= 0.95, "after {slow} bit/s, seed {seed}: {used} of the plan");
+        });
+    }
+}
+
+#[test]
+fn a_hop_that_falls_to_a_fortieth_is_no_longer_way() {
+    for_seeds(0..3, |seed| {
+        let steps = vec![(Nanos(30 * SECOND), Some(PLAN / 40))];
+        let change = |model: LinkModel| LinkModel { rate_steps: steps.clone(), ..model.rate(PLAN, 4 << 20) };
+        let mut net = slower_beyond(40 * MS, seed, change);
+        net.run_until(Nanos(120 * SECOND));
+        let largest = largest_rtt(&mut net, Nanos(180 * SECOND));
+        let used = goodput(&net, NodeId(1), FILE, [120, 180], PLAN / 40);
+        println!("seed {seed}: {used:.3}, rtt <= {largest:?}");
+        assert!(largest <= Duration::from_secs(2), "seed {seed}: {largest:?} on a way of 40 ms");
+        assert!(used >= 0.8, "seed {seed}: {used} of the slow hop");
+    });
+}

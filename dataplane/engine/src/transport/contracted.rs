@@ -47,6 +47,10 @@ const QUEUE_ROUNDS: u32 = 3;
 const MAX_QUEUE_ROUNDS: u32 = 48;
 /// The second round after the window was bounded has only packets that were sent within the bound.
 const TEST_ROUNDS: u32 = 2;
+/// The whole rate of the plan, but for what OAM, commands and rounding take of it.
+const WHOLE_RATE_PERMILLE: u64 = 975;
+/// Ethernet, IPv4, UDP, two label stack entries and the control word, around a QUIC packet.
+const FRAME_OVERHEAD_BYTES: u64 = 54;
 /// Rounds whose rates are kept: one that was short of something says little of the bottleneck, the best of them does.
 const RATE_ROUNDS: usize = 8;
 /// A reaction to a queue believes these only: the bottleneck may have become slower.
@@ -122,7 +126,7 @@ impl ControllerFactory for ContractedConfig {
 #[derive(Debug, Clone, Copy)]
 struct Test {
     rounds_left: u32,
-    /// The round trip before …
+    /// The longest round trip of what was sent before …
     rtt: Duration,
     /// … and the bound.
     bound: Option<u64>,
@@ -207,6 +211,13 @@ impl Contracted {
         self.rates.iter().take(rounds).copied().max().unwrap_or(0)
     }
 
+    /// Where so much arrives, no hop beyond is narrower than the link: what waits there is a burst of the link's own bucket,
+    /// which stands in a modem of the same rate until the link is idle.
+    fn whole_rate_bps(&self) -> u64 {
+        let mtu = u64::from(self.mtu);
+        self.rate_bps() / 1000 * WHOLE_RATE_PERMILLE * mtu / (mtu + FRAME_OVERHEAD_BYTES)
+    }
+
     /// Two loaded rounds are a measurement, one may be the beginning of a burst.
     fn is_measured(&self) -> bool {
         self.rates.iter().take(QUEUE_RATE_ROUNDS).all(|rate| *rate > 0)
@@ -223,9 +234,12 @@ impl Contracted {
         self.round_rtt = round.rtt;
         let in_use = self.window.min(bdp(self.rate_bps(), self.rtt()));
         let loaded = round.in_flight >= in_use / 8 * LOADED_EIGHTHS;
+        // Nothing is sent into the last packet of a window: one of a few packets is in use without ever being loaded.
+        let in_use = loaded || round.in_flight.saturating_add(self.mtu.into()) >= in_use / 8 * LOADED_EIGHTHS;
         self.rates.rotate_right(1);
         self.rates[0] = if loaded { round.rate_bps } else { 0 };
         let (rtt, long) = (self.rtt(), self.long());
+        let narrow = self.rate(QUEUE_RATE_ROUNDS) < self.whole_rate_bps();
         match &mut self.test {
             Some(test) if test.rounds_left > 1 => test.rounds_left -= 1,
             Some(test) => {
@@ -233,7 +247,7 @@ impl Contracted {
                 self.test = None;
                 self.judge(test, round.rtt);
             }
-            None if loaded && round.rtt > long => {
+            None if loaded && round.rtt > long && narrow => {
                 // A packet that waited for many round trips says that the queue has stood for as long.
                 let stood = round.rtt.as_nanos() / rtt.as_nanos().max(1);
                 self.standing = self.standing.saturating_add(u32::try_from(stood).unwrap_or(u32::MAX).max(1));
@@ -247,7 +261,7 @@ impl Contracted {
                 self.standing = 0;
                 // Half of what would be a queue stands: that is enough.
                 let short = round.rtt <= rtt + (long - rtt) / 2;
-                if let Some(bound) = self.bound.as_mut().filter(|_| loaded && short) {
+                if let Some(bound) = self.bound.as_mut().filter(|_| in_use && short) {
                     self.clean += 1;
                     let more = (*bound / GROWTH_PART).saturating_mul(self.clean).max(self.mtu.into());
                     *bound = bound.saturating_add(more);
@@ -295,6 +309,8 @@ impl Contracted {
                 self.marks = 0;
                 in_flight / 100 * ECN_BETA_PERCENT
             }
+            // Nor is anything known of the rate: too little was sent.
+            _ if !self.is_measured() => return,
             // A burst of ours: no more than this.
             _ => in_flight.max(bdp(self.rate(RATE_ROUNDS), rtt)),
         };
@@ -320,6 +336,10 @@ impl Controller for Contracted {
         self.rounds.acked(now, sent, bytes);
         let rtt = now.saturating_duration_since(sent);
         self.least = Some(self.least.map_or(rtt, |least| least.min(rtt)));
+        // A queue that grew until the window was bounded was at its longest then, not when it was found.
+        if let Some(test) = self.test.as_mut().filter(|_| self.bounded_at.is_some_and(|at| sent <= at)) {
+            test.rtt = test.rtt.max(rtt);
+        }
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {

@@ -49,7 +49,7 @@ impl Delay {
         self.jitter_16 = Some(known + difference - ((known + 8) >> 4));
     }
 
-    /// The link came up: its way may be another one now. What was measured is shown until it is measured anew.
+    /// The link came up: its way may be another one now, and nothing is known of it until it is measured.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
     }
