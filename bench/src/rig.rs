@@ -248,6 +248,7 @@ pub fn pair(rate_bps: Option<u64>, crypto: &[PeerCrypto; 2]) -> Result<[Node; 2]
             path_rate_bps: rate_bps,
             return_rate_bps: rate_bps,
             weight: 100,
+            memory: None,
         };
         config.peers.push((peer, crypto[own].clone()));
         Node::new(config)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{LinkId, PeerId, RatePlan};
+use crate::config::{LinkId, PathMemory, PeerId, RatePlan};
 use crate::contact::Contacts;
 
 /// A transfer's name: a UUID as the 128-bit number.
@@ -315,6 +315,14 @@ pub enum Event {
         /// The peer itself answered, or the trace gave up.
         last: bool,
     },
+    /// What was measured of a peer's path lately, to be remembered over a restart; said while there are measurements, each ten
+    /// seconds or so.
+    Path {
+        /// Which.
+        peer: PeerId,
+        /// Goes into [`PeerConfig::memory`](crate::config::PeerConfig::memory) at the next start.
+        memory: PathMemory,
+    },
 }
 
 impl Event {
@@ -337,7 +345,8 @@ impl Event {
             | Self::DatagramRefused { .. }
             | Self::Link { .. }
             | Self::Peer { .. }
-            | Self::TraceHop { .. } => None,
+            | Self::TraceHop { .. }
+            | Self::Path { .. } => None,
         }
     }
 }

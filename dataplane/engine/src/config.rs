@@ -147,6 +147,25 @@ pub struct PeerConfig {
     pub return_rate_bps: Option<u64>,
     /// DRR weight of this path's bulk traffic on the link, 1..=1000.
     pub weight: u16,
+    /// What an earlier run of this node has measured of the path, if that is recent enough to believe.
+    pub memory: Option<PathMemory>,
+}
+
+/// What a node has measured of a peer's path, and knows again after a start. A guess until the path has answered: the first
+/// round trip that is measured takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathMemory {
+    /// Least round trip of the way: what it takes without queues.
+    pub least_rtt: Duration,
+    /// Smoothed round trip (RFC 9002 section 5.3).
+    pub smoothed_rtt: Duration,
+    /// What arrived per second when the path was in full use, in bits of QUIC packets. `contracted` says it only of a path that
+    /// was found narrower than planned.
+    pub rate_bps: Option<u64>,
+    /// Rate of the path that was planned meanwhile; what was measured says nothing under another plan.
+    pub planned_rate_bps: Option<u64>,
+    /// Round trip that a contact plan gave meanwhile.
+    pub planned_rtt: Option<Duration>,
 }
 
 /// One half of a transit row: a label pair on a link.

@@ -331,6 +331,7 @@ impl Topology {
             path_rate_bps,
             return_rate_bps,
             weight,
+            memory: None,
         };
         let crypto = PeerCrypto {
             client: Arc::new(SimClientConfig(identity.clone())),

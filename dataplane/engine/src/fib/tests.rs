@@ -48,6 +48,7 @@ fn peer(id: u16, link: u16, in_label: u32, out_label: u32) -> PeerConfig {
         path_rate_bps: None,
         return_rate_bps: None,
         weight: 1,
+        memory: None,
     }
 }
 

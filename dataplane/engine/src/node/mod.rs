@@ -2,7 +2,7 @@
 //!
 //! `mod.rs` holds the state and the driver's calls; `ingress` what a frame does on arrival, `links` how links and
 //! paths come and go, `condition` how well they do, `contacts` the contact plans of links, `across` what workers of one node have for each other, `conns`
-//! what connections say, `source` how the scheduler pulls packets, `commands` what
+//! what connections say, `paths` what was measured of paths, `source` how the scheduler pulls packets, `commands` what
 //! gateways want, `status` what is shown.
 
 mod across;
@@ -12,6 +12,7 @@ mod conns;
 mod contacts;
 mod ingress;
 mod links;
+mod paths;
 mod source;
 mod status;
 
@@ -155,6 +156,8 @@ pub struct Engine<F: FrameBuf> {
     urgent: VecDeque<Event>,
     /// Sessions that are not read while `events` is long.
     paused: Vec<Handle>,
+    /// When what was measured of paths may be said again.
+    paths_due: Nanos,
     /// For [`crate::fuzzing`]: says no hello.
     mute: bool,
 }
@@ -253,6 +256,7 @@ impl<F: FrameBuf> Engine<F> {
             events: VecDeque::new(),
             urgent: VecDeque::new(),
             paused: Vec::new(),
+            paths_due: now,
             mute: false,
         };
         for index in 0..engine.peers.len() {
@@ -280,6 +284,7 @@ impl<F: FrameBuf> Engine<F> {
         self.close_unheard(now);
         self.send_alarms(now);
         self.poll_traces(now);
+        self.say_paths(now);
     }
 
     /// Pull frames for one link while tokens and room last. Returns the number sent. To be called again before a sleep, once

@@ -27,7 +27,8 @@ use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
 
 use super::plan::{PathPlan, Signal};
-use super::rounds::{Round, Rounds};
+use super::rounds::{Round, Rounds, Unbroken};
+use crate::config::PathMemory;
 
 /// Floor of the window: enough for a handshake flight and for loss probes on the slowest links.
 const MIN_WINDOW_PACKETS: u64 = 16;
@@ -66,6 +67,9 @@ const PATIENT_MARKS: u32 = 8;
 /// … and takes this from the window each time: RFC 8511 section 3.
 const ECN_BETA_PERCENT: u64 = 85;
 
+/// A path is remembered as narrower than the plan from below so many eighths of it.
+const NARROW_EIGHTHS: u64 = 7;
+
 /// A contracted path whose cap the operator lifts is given the window of this rate: nothing but its own rings bounds it
 /// then, and loss does not shrink a contracted window.
 const UNCAPPED_RATE_BPS: u64 = 1_000_000_000;
@@ -76,7 +80,7 @@ pub(crate) fn window_bytes(rate_bps: u64, rtt: Duration, mtu: u16) -> u64 {
     window.max(MIN_WINDOW_PACKETS * u64::from(mtu))
 }
 
-fn bdp(rate_bps: u64, rtt: Duration) -> u64 {
+pub(super) fn bdp(rate_bps: u64, rtt: Duration) -> u64 {
     let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
     u64::try_from(u128::from(rate_bps) * u128::from(nanos) / 8_000_000_000).unwrap_or(u64::MAX)
 }
@@ -93,14 +97,20 @@ pub(crate) struct ContractedConfig {
     /// What a round trip varies by without any queue that could be ours: acknowledgements that wait, frames that are
     /// being sent.
     pub(crate) slack: Duration,
+    /// What the path was found to carry when it was used last, if that was less than planned.
+    pub(crate) start_rate_bps: Option<u64>,
+    /// Whether what the connection measures is remembered: that of the bulk lane.
+    pub(crate) remembers: bool,
 }
 
 impl ControllerFactory for ContractedConfig {
     fn build(self: Arc<Self>, _now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let mut controller = Contracted {
             planned: (self.plan.rate_bps(), self.plan.rtt()),
-            interruptions: self.plan.interruptions(),
-            stood_at: None,
+            unbroken: Unbroken::new(self.plan.interruptions()),
+            smoothed: Duration::ZERO,
+            start_rate: self.start_rate_bps,
+            narrow: self.start_rate_bps,
             mtu: current_mtu,
             window: 0,
             rounds: Rounds::default(),
@@ -137,9 +147,13 @@ struct Contracted {
     config: Arc<ContractedConfig>,
     /// What `config.plan` said last.
     planned: (Option<u64>, Option<Duration>),
-    interruptions: u64,
-    /// Packets sent until then were under way while the path was dark.
-    stood_at: Option<Instant>,
+    unbroken: Unbroken,
+    /// quinn-proto's smoothed round trip.
+    smoothed: Duration,
+    /// The window is that of this rate until the path has been measured for a round.
+    start_rate: Option<u64>,
+    /// The path carries so much, while the window is bounded: less than planned.
+    narrow: Option<u64>,
     mtu: u16,
     window: u64,
     rounds: Rounds,
@@ -189,18 +203,26 @@ impl Contracted {
             // What bounded the window under the old plan says nothing under the new one.
             self.planned = planned;
             (self.bound, self.test, self.standing, self.rates) = (None, None, 0, [0; RATE_ROUNDS]);
+            (self.start_rate, self.narrow) = (None, None);
         }
         let window = window_bytes(self.rate_bps(), self.rtt(), self.mtu);
+        if let Some(rate) = self.start_rate {
+            self.bound = Some(self.room_for(rate).max(MIN_BOUND_PACKETS * u64::from(self.mtu)));
+        }
         if self.bound.is_some_and(|bound| bound >= window) {
             self.bound = None;
         }
         self.window = self.bound.unwrap_or(window);
     }
 
-    /// What arrived in so many rounds × the round trip: enough to keep the bottleneck busy, and next to nothing to queue in
-    /// it. The round trip is that of a full packet, and what is acknowledged together must be in flight beside it.
+    /// What arrived in so many rounds × the round trip.
     fn arriving(&self, rounds: usize) -> u64 {
-        let rate = self.rate(rounds);
+        self.room_for(self.rate(rounds))
+    }
+
+    /// A bottleneck's rate × the round trip: enough to keep it busy, and next to nothing to queue in it. The round trip is
+    /// that of a full packet, and what is acknowledged together must be in flight beside it.
+    fn room_for(&self, rate: u64) -> u64 {
         let packet = u64::from(self.mtu).saturating_mul(8_000_000_000) / rate.max(1);
         let wait = Duration::from_nanos(packet.saturating_mul(self.config.ack_packets)).min(ACK_SLACK);
         bdp(rate, self.rtt().saturating_add(wait).saturating_add(Duration::from_nanos(packet)))
@@ -230,6 +252,7 @@ impl Contracted {
     }
 
     fn round_over(&mut self, now: Instant, round: &Round) {
+        self.start_rate = None;
         self.since_ecn = self.since_ecn.map(|rounds| rounds.saturating_add(1));
         self.round_rtt = round.rtt;
         let in_use = self.window.min(bdp(self.rate_bps(), self.rtt()));
@@ -267,6 +290,27 @@ impl Contracted {
                     *bound = bound.saturating_add(more);
                 }
             }
+        }
+    }
+
+    /// What the round has shown is known to the connections that come after this one.
+    fn remember(&mut self) {
+        let narrow = self.rate_bps() / 8 * NARROW_EIGHTHS;
+        self.narrow = match (self.bound, self.rate(RATE_ROUNDS)) {
+            (None, _) => None,
+            // Nothing to send for a while: as it was.
+            (Some(_), 0) => self.narrow,
+            (Some(_), rate) => Some(rate).filter(|rate| *rate < narrow),
+        };
+        // While the window is tried, it is not decided what the round trip is.
+        if let Some(least_rtt) = self.least.filter(|_| self.config.remembers && self.test.is_none()) {
+            self.config.plan.measured().set(&PathMemory {
+                least_rtt,
+                smoothed_rtt: self.smoothed.max(least_rtt),
+                rate_bps: self.narrow,
+                planned_rate_bps: self.planned.0,
+                planned_rtt: self.planned.1,
+            });
         }
     }
 
@@ -322,18 +366,12 @@ impl Contracted {
 }
 
 impl Controller for Contracted {
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _: bool, _: &RttEstimator) {
-        let interruptions = self.config.plan.interruptions();
-        if interruptions != self.interruptions {
-            self.interruptions = interruptions;
-            self.rounds.restart();
-            self.stood_at = Some(now);
-        }
-        // The path's clock stood while such a packet or its acknowledgement was under way.
-        if self.stood_at.is_some_and(|at| sent <= at) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _: bool, estimator: &RttEstimator) {
+        if !self.unbroken.is_so(self.config.plan.interruptions(), now, sent, &mut self.rounds) {
             return;
         }
         self.rounds.acked(now, sent, bytes);
+        self.smoothed = estimator.get();
         let rtt = now.saturating_duration_since(sent);
         self.least = Some(self.least.map_or(rtt, |least| least.min(rtt)));
         // A queue that grew until the window was bounded was at its longest then, not when it was found.
@@ -345,6 +383,9 @@ impl Controller for Contracted {
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         if let Some(round) = self.rounds.end_acks(now, in_flight) {
             self.round_over(now, &round);
+            self.update();
+            self.remember();
+            return;
         }
         self.update();
     }

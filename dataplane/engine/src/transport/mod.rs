@@ -12,6 +12,7 @@ mod bounded;
 mod clock;
 mod contracted;
 mod keys;
+mod memory;
 mod params;
 mod plan;
 mod pull;
@@ -36,7 +37,7 @@ use self::keys::{CID_BYTES, ResetKey, WorkerCid};
 pub(crate) use self::params::STRIPE_BYTES;
 pub use self::plan::CongestionSignals;
 use self::plan::PathPlan;
-use crate::config::{Congestion, PeerConfig, PeerCrypto, PeerId};
+use crate::config::{Congestion, PathMemory, PeerConfig, PeerCrypto, PeerId};
 use crate::port::Ecn;
 use crate::time::Nanos;
 
@@ -92,6 +93,8 @@ pub(crate) struct PeerTransport {
     pub(crate) dark: bool,
     pub(crate) plan: PathPlan,
     congestion: Congestion,
+    /// What `client` and `server` took from the plan's memory.
+    remembered: Option<PathMemory>,
     address: SocketAddr,
     /// By lane.
     client: [ClientConfig; 2],
@@ -171,6 +174,9 @@ impl Transport {
         seed: &[u8; 32],
     ) {
         let plan = PathPlan::new(config.path_rate_bps);
+        if let Some(memory) = &config.memory {
+            plan.measured().recall(memory);
+        }
         let transport = [Lane::Control, Lane::Bulk]
             .map(|lane| Arc::new(params::transport_config(&config, lane, congestion, &plan)));
         let server = transport.clone().map(|transport| {
@@ -198,6 +204,7 @@ impl Transport {
             address: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfdf1, 0x0e1a, 0, 0, 0, 0, 0, config.id.0)), 6635),
             clock: PathClock::new(Instant::now()),
             dark: true,
+            remembered: plan.memory(),
             plan,
             congestion,
             client,
@@ -243,6 +250,7 @@ impl Transport {
     /// Dial a peer; its current connection of the lane is replaced.
     pub(crate) fn connect(&mut self, now: Nanos, peer: PeerId, lane: Lane) -> Option<Handle> {
         let target = self.peers.get_mut(usize::from(peer.0))?;
+        target.recall();
         let at = target.clock.instant(now);
         let (handle, quic) =
             match self.endpoint.connect(at, target.client[lane as usize].clone(), target.address, SERVER_NAME) {
@@ -304,6 +312,7 @@ impl Transport {
             return Handled::Refused;
         }
         let from = &mut self.peers[usize::from(peer.0)];
+        from.recall();
         self.scratch.clear();
         match self.endpoint.accept(incoming, at, &mut self.scratch, Some(from.server[lane as usize].clone())) {
             Ok((handle, quic)) => {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn_proto::congestion::ControllerFactory;
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 
 use super::Lane;
-use super::bounded::BoundedConfig;
+use super::bounded::{BoundedConfig, Inner};
 use super::contracted::{ContractedConfig, window_bytes};
 use super::plan::PathPlan;
 use crate::api::MAX_MESSAGE_BYTES;
@@ -32,8 +32,6 @@ const RECEIVE_WINDOWS: u64 = 2;
 const MAX_RECEIVE_WINDOW_BYTES: u64 = 1 << 30;
 /// Rate assumed for windows where the path is uncapped.
 const UNCAPPED_RATE_BPS: u64 = 10_000_000_000;
-/// Initial window of CUBIC and BBR in packets; the link's bucket already prevents bursts above the cap.
-const SHARED_INITIAL_PACKETS: u64 = 64;
 /// The peer's default: how long an ACK waits for company.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// On a slow link an ACK by itself costs as much as a small command: it waits for company for so many full frames …
@@ -46,6 +44,8 @@ const SLACK_FRAMES: u64 = 2;
 const MAX_ACK_THRESHOLD: u64 = 31;
 /// ACKs per window: one for each eighth keeps loss recovery and the window moving.
 const ACKS_PER_WINDOW: u64 = 8;
+/// A handshake is computed as well as sent: a remembered round trip below this would have it sent again and again.
+const MIN_REMEMBERED_RTT: Duration = Duration::from_millis(25);
 /// The path's clock stops while it is dark, so this counts silence on a path that works: the peer is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Several keep-alives fit the idle timeout, so that a few losses do not end a connection.
@@ -71,7 +71,7 @@ pub(crate) struct Windows {
 }
 
 pub(crate) fn windows(peer: &PeerConfig, plan: &PathPlan) -> Windows {
-    let rtt = plan.rtt().unwrap_or(peer.initial_rtt);
+    let rtt = assumed_rtt(peer, plan);
     let congestion = window_bytes(plan.rate_bps().unwrap_or(UNCAPPED_RATE_BPS), rtt, peer.quic_mtu);
     // A satellite's return link is often a hundredth of its forward link: each direction has its own windows. A contact
     // plan says nothing of the way back; what it gives this way is taken for it too.
@@ -94,33 +94,36 @@ pub(crate) fn transport_config(
     plan: &PathPlan,
 ) -> TransportConfig {
     let windows = windows(peer, plan);
-    let initial_rtt = plan.rtt().unwrap_or(peer.initial_rtt);
+    let assumed = assumed_rtt(peer, plan);
+    // A planned round trip is that of a contact to come; what is remembered may be of an earlier one.
+    let memory = plan.memory().filter(|_| plan.rtt().is_none());
+    let floor = MIN_REMEMBERED_RTT.min(peer.initial_rtt);
+    let initial_rtt = memory.map_or(plan.rtt().unwrap_or(peer.initial_rtt), |path| path.smoothed_rtt.max(floor));
+    let remembers = lane == Lane::Bulk;
     let mut config = TransportConfig::default();
     let packets = windows.congestion / u64::from(peer.quic_mtu) / ACKS_PER_WINDOW;
     let ack_packets = packets.clamp(1, MAX_ACK_THRESHOLD);
+    let shared = |inner| -> Arc<dyn ControllerFactory + Send + Sync> {
+        let start = plan.memory().filter(|_| remembers);
+        Arc::new(BoundedConfig { inner, mtu: peer.quic_mtu, plan: plan.clone(), start, remembers })
+    };
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match (congestion, peer.path_rate_bps) {
         (Congestion::Contracted, Some(_)) => Arc::new(ContractedConfig {
             plan: plan.clone(),
-            initial_rtt,
+            initial_rtt: memory.map_or(initial_rtt, |path| path.least_rtt),
             ack_packets: ack_packets + 1,
-            slack: ack_delay(peer, initial_rtt)
+            slack: ack_delay(peer, assumed)
                 + frames_time(peer, peer.path_rate_bps)
                 + frames_time(peer, peer.return_rate_bps),
+            start_rate_bps: plan.memory().filter(|_| remembers).and_then(|path| path.rate_bps),
+            remembers,
         }),
-        (Congestion::Contracted, None) | (Congestion::Shared, _) => {
-            let mut cubic = CubicConfig::default();
-            cubic.initial_window(SHARED_INITIAL_PACKETS * u64::from(peer.quic_mtu));
-            Arc::new(BoundedConfig { inner: Arc::new(cubic), plan: plan.clone() })
-        }
-        (Congestion::SharedBbr, _) => {
-            let mut bbr = BbrConfig::default();
-            bbr.initial_window(SHARED_INITIAL_PACKETS * u64::from(peer.quic_mtu));
-            Arc::new(BoundedConfig { inner: Arc::new(bbr), plan: plan.clone() })
-        }
+        (Congestion::Contracted, None) | (Congestion::Shared, _) => shared(Inner::Cubic),
+        (Congestion::SharedBbr, _) => shared(Inner::Bbr),
     };
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(varint(ack_packets));
-    acks.max_ack_delay(Some(ack_delay(peer, initial_rtt)));
+    acks.max_ack_delay(Some(ack_delay(peer, assumed)));
     config
         .congestion_controller_factory(controller)
         .ack_frequency_config(Some(acks))
@@ -153,6 +156,13 @@ pub(crate) fn transport_config(
     config
 }
 
+/// Round trip that windows of flow control have room for. What is remembered only adds to it: were the path longer again, it
+/// would have to wait for the next connection.
+fn assumed_rtt(peer: &PeerConfig, plan: &PathPlan) -> Duration {
+    let remembered = plan.memory().map_or(Duration::ZERO, |path| path.least_rtt);
+    plan.rtt().unwrap_or(peer.initial_rtt.max(remembered))
+}
+
 /// What full frames in front of a packet, or of its acknowledgement, may cost at a rate.
 fn frames_time(peer: &PeerConfig, rate_bps: Option<u64>) -> Duration {
     let frame_ns = rate_bps.map_or(0, |rate| u64::from(peer.quic_mtu) * 8_000_000_000 / rate.max(1));
@@ -160,10 +170,10 @@ fn frames_time(peer: &PeerConfig, rate_bps: Option<u64>) -> Duration {
 }
 
 /// How long the peer's ACKs may wait; they come over the return path.
-fn ack_delay(peer: &PeerConfig, initial_rtt: Duration) -> Duration {
+fn ack_delay(peer: &PeerConfig, rtt: Duration) -> Duration {
     let frame_ns = peer.return_rate_bps.map_or(0, |rate| u64::from(peer.quic_mtu) * 8_000_000_000 / rate.max(1));
     let wait = Duration::from_nanos(frame_ns.saturating_mul(ACK_DELAY_FRAMES));
-    wait.min(initial_rtt / ACK_DELAY_RTT_PART).max(ACK_DELAY)
+    wait.min(rtt / ACK_DELAY_RTT_PART).max(ACK_DELAY)
 }
 
 fn bounded(window: u64) -> u64 {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use quinn_proto::Dir;
 
+use super::memory::Measured;
 use super::{Lane, Transport, params};
-use crate::config::PeerId;
+use crate::config::{PathMemory, PeerId};
 
 /// Shared by the engine, which changes it, and the congestion controllers of the path's connections.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,7 @@ struct Numbers {
     rtt_ns: AtomicU64,
     interruptions: AtomicU64,
     signals: [AtomicU64; 3],
+    measured: Measured,
 }
 
 /// What made a congestion controller act.
@@ -57,6 +59,17 @@ impl PathPlan {
     /// Planned round trip; `None` = as configured or measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         Some(self.0.rtt_ns.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0).map(Duration::from_nanos)
+    }
+
+    /// What is known of the path, if it was measured under this plan.
+    pub(crate) fn memory(&self) -> Option<PathMemory> {
+        let present = (self.rate_bps(), self.rtt());
+        self.0.measured.get().filter(|memory| (memory.planned_rate_bps, memory.planned_rtt) == present)
+    }
+
+    /// Where measurements of the path are kept.
+    pub(super) fn measured(&self) -> &Measured {
+        &self.0.measured
     }
 
     /// How often the path has come back from the dark.
@@ -96,11 +109,7 @@ impl Transport {
         let before = params::windows(&state.config, &state.plan);
         state.plan.set(rate_bps, rtt);
         let after = params::windows(&state.config, &state.plan);
-        for lane in [Lane::Control, Lane::Bulk] {
-            let config = Arc::new(params::transport_config(&state.config, lane, state.congestion, &state.plan));
-            state.client[lane as usize].transport_config(config.clone());
-            Arc::make_mut(&mut state.server[lane as usize]).transport_config(config);
-        }
+        state.configure();
         if after.receive <= before.receive && after.send <= before.send {
             return;
         }

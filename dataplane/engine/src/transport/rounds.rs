@@ -16,6 +16,30 @@ pub(super) struct Round {
     pub(super) in_flight: u64,
 }
 
+/// Tells the packets that were under way while the path was dark, whose clock stood: they say nothing of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unbroken {
+    interruptions: u64,
+    stood_at: Option<Instant>,
+}
+
+impl Unbroken {
+    /// From now on; the path has been dark so many times.
+    pub(super) fn new(interruptions: u64) -> Self {
+        Self { interruptions, stood_at: None }
+    }
+
+    /// Whether a packet sent then and acknowledged now had a path all the time. `rounds` begin anew after the dark.
+    pub(super) fn is_so(&mut self, interruptions: u64, now: Instant, sent: Instant, rounds: &mut Rounds) -> bool {
+        if interruptions != self.interruptions {
+            self.interruptions = interruptions;
+            rounds.restart();
+            self.stood_at = Some(now);
+        }
+        self.stood_at.is_none_or(|at| sent > at)
+    }
+}
+
 /// Cuts time into rounds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rounds {

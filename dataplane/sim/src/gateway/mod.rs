@@ -15,7 +15,7 @@ use bytes::Bytes;
 use florelay_engine::api::{
     Command, DatagramClass, DatagramRefusal, Event, LinkState, PeerState, TransferId, TransferMeta,
 };
-use florelay_engine::config::{LinkId, PeerId};
+use florelay_engine::config::{LinkId, PathMemory, PeerId};
 use florelay_engine::time::Nanos;
 
 pub use file::{FileSink, FileSource};
@@ -64,6 +64,8 @@ pub struct Gateway {
     pub links: Vec<(Nanos, LinkId, LinkState)>,
     /// States of peers, as the engine told them.
     pub peers: Vec<(Nanos, PeerId, PeerState)>,
+    /// What the engine has measured of paths, as it would be kept on a disk.
+    pub paths: BTreeMap<PeerId, PathMemory>,
     /// Answers to traces: hop and node name.
     pub hops: Vec<(u8, Option<String>)>,
 }
@@ -155,6 +157,7 @@ impl Gateway {
             Event::Link { link, state } => self.links.push((now, link, state)),
             Event::Peer { peer, state } => self.peers.push((now, peer, state)),
             Event::TraceHop { hop, node, .. } => self.hops.push((hop, node)),
+            Event::Path { peer, memory } => drop(self.paths.insert(peer, memory)),
         }
     }
 

@@ -68,7 +68,7 @@ impl<N: Node> Net<N> {
     }
 
     /// The power of a node is cut and comes back: its engines, their frames, what is in rings between them and what its
-    /// gateways had not written are gone. `peer_of` says to whom a file that is not through is offered again.
+    /// gateways had not written are gone. What was measured of paths is remembered. `peer_of` says to whom a file that is not through is offered again.
     pub fn restart(
         &mut self,
         node: NodeId,
@@ -81,6 +81,9 @@ impl<N: Node> Net<N> {
             let slot = &mut self.nodes[id.0];
             slot.config.boot_id += 1;
             slot.config.seed = *blake3::hash(&slot.config.seed).as_bytes();
+            for (peer, _) in &mut slot.config.peers {
+                peer.memory = slot.gateway.paths.get(&peer.id).copied();
+            }
             slot.node = make(&slot.config, now);
             let rings = std::mem::take(&mut slot.port.rings);
             slot.port = SimPort::new(&slot.config.links, slot.interface_bps, slot.frames);
