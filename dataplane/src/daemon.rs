@@ -30,7 +30,7 @@ use crate::adapter::socket::SocketLink;
 use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
 use crate::contacts::Contacts;
-use crate::gateway::{Gateway, Input, ipc_server};
+use crate::gateway::{Gateway, Input, KnownPaths, ipc_server};
 use crate::ipc_codec::IpcStream;
 use crate::netlink::{Follower, LinkSpec, Options};
 use crate::plan::{AdapterPlan, NodePlan};
@@ -225,10 +225,12 @@ impl Daemon {
         let rings = rings.map_err(|source| DaemonError::System { what: "eventfd", source })?;
         let plan = Arc::new(plan);
         let contacts = Contacts::new(&plan, epoch);
+        let paths = KnownPaths::open(&plan, crate::wall::now_unix_ns());
+        let memories = paths.memories();
         let (to_gateway, inputs) = channel();
         let (gateway, bell) = start_gateway(
             &plan,
-            contacts.clone(),
+            (contacts.clone(), paths),
             &rings,
             inputs,
             to_gateway.clone(),
@@ -256,6 +258,8 @@ impl Daemon {
         let mut shares = adapter::share::shares(&plan);
         let ends = crossing::connect(&plan, &daemon.rings, crossing::RING_FRAMES);
         for ((index, worker_plan), across) in plan.workers.iter().enumerate().zip(ends) {
+            let mut engine = engines::engine_config(&plan, index, &secrets)?;
+            engines::recall(&mut engine, &memories);
             let shares = std::mem::take(&mut shares[index]);
             let beside = engines::links_beside(&plan, index);
             let links = engines::owned_links(&plan, index);
@@ -264,7 +268,7 @@ impl Daemon {
             let setup = worker::Setup {
                 index,
                 plan: worker_plan.clone(),
-                engine: engines::engine_config(&plan, index, &secrets)?,
+                engine,
                 links,
                 sharing: Sharing { across, shares, beside },
                 first: engines::owned_links(&plan, index).filter_map(|(id, _)| contacts.first_command(id)).collect(),
@@ -455,7 +459,7 @@ fn open_sockets(plan: &NodePlan, broker: &SharedBroker) -> Result<Sockets, Daemo
 
 fn start_gateway(
     plan: &Arc<NodePlan>,
-    contacts: Contacts,
+    (contacts, paths): (Contacts, KnownPaths),
     rings: &[Arc<Rings>],
     inputs: Receiver<Input>,
     to_self: Sender<Input>,
@@ -466,7 +470,7 @@ fn start_gateway(
     let (plan, rings) = (plan.clone(), rings.to_vec());
     let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || {
         let bell = GatewayBell::of_this_thread();
-        match Gateway::new(plan, contacts, rings, inputs, to_self, bell.clone(), boot_id, broker) {
+        match Gateway::new(plan, contacts, paths, rings, inputs, to_self, bell.clone(), boot_id, broker) {
             Ok(mut gateway) => {
                 let _ = started.send(Ok(bell));
                 gateway.run();

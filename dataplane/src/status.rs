@@ -70,6 +70,13 @@ pub(crate) fn add_untaken(plan: &NodePlan, status: &mut Status, untaken: &[u64])
     }
 }
 
+/// What went wrong with the file of known paths. It is the node's: the first worker stands for it.
+pub(crate) fn add_paths_file(status: &mut Status, counters: impl Iterator<Item = (String, u64)>) {
+    if let Some(worker) = status.workers.first_mut() {
+        worker.counters.extend(counters);
+    }
+}
+
 /// What the XDP programs of a worker's interfaces counted, beside the worker's own counters and summed like them:
 /// `xdp_steered`, `xdp_drop_malformed`, `xdp_malformed_too_short`, …
 pub(crate) fn add_program_counters(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use florelay_engine::config::{
-    Congestion, EngineConfig, ForeignLink, Limits, LinkConfig, LinkId, PeerConfig, PeerCrypto, PeerId, RatePlan, Role,
-    TransitConfig, TransitEnd,
+    Congestion, EngineConfig, ForeignLink, Limits, LinkConfig, LinkId, PathMemory, PeerConfig, PeerCrypto, PeerId,
+    RatePlan, Role, TransitConfig, TransitEnd,
 };
 use florelay_wire::eth::{ETH_BYTES, VLAN_TAG_BYTES};
 use florelay_wire::mpls::Label;
@@ -83,6 +83,13 @@ pub(super) fn engine_config(plan: &NodePlan, worker: usize, secrets: &Secrets) -
     })
 }
 
+/// What is known of the peers' paths from an earlier run, by peer of the plan.
+pub(super) fn recall(config: &mut EngineConfig, memories: &[Option<PathMemory>]) {
+    for ((peer, _), memory) in config.peers.iter_mut().zip(memories) {
+        peer.memory = *memory;
+    }
+}
+
 /// The links of a worker.
 pub(super) fn owned_links(plan: &NodePlan, worker: usize) -> impl Iterator<Item = (LinkId, &LinkPlan)> {
     (0..).map(LinkId).zip(&plan.links).filter(move |(_, link)| link.worker == worker)
@@ -142,6 +149,7 @@ fn peer_config(peer: &PeerPlan, id: PeerId) -> Result<PeerConfig, DaemonError> {
         path_rate_bps: peer.path_rate_bps,
         return_rate_bps: peer.return_rate_bps,
         weight: peer.weight,
+        memory: None,
     })
 }
 

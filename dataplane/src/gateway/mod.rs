@@ -20,6 +20,7 @@ pub(crate) mod ipc_server;
 mod journal;
 mod log;
 mod outgoing;
+mod paths;
 mod pipes;
 mod requests;
 mod strangers;
@@ -46,6 +47,7 @@ use self::finished::FinishedFiles;
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
 use self::outgoing::{OutgoingFile, Pieces};
+pub(crate) use self::paths::KnownPaths;
 use self::pipes::{News, PipeId, Pipes};
 use self::strangers::Strangers;
 use self::streams::Streams;
@@ -136,6 +138,7 @@ pub(crate) struct Gateway {
     rates: Vec<RatePlan>,
     contacts: Contacts,
     log: MessageLog<(usize, PeerId)>,
+    paths: KnownPaths,
     /// Datagrams for which there was no application, by peer.
     untaken: Vec<u64>,
     opener: Sender<Open>,
@@ -155,6 +158,7 @@ impl Gateway {
     pub(crate) fn new(
         plan: Arc<NodePlan>,
         contacts: Contacts,
+        paths: KnownPaths,
         workers: Vec<Arc<Rings>>,
         inputs: Receiver<Input>,
         to_self: Sender<Input>,
@@ -192,6 +196,7 @@ impl Gateway {
             rates,
             contacts,
             log,
+            paths,
             untaken: vec![0; plan.peers.len()],
             opener,
             opening: HashMap::new(),
@@ -228,6 +233,7 @@ impl Gateway {
                 // What a full disk did not take is tried again.
                 self.log_messages();
                 self.follow_wall_clock();
+                self.paths.poll(now);
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_INTERVAL;
@@ -241,6 +247,7 @@ impl Gateway {
             self.tell_worker(worker, ToWorker::Stop);
             self.flush(worker);
         }
+        self.paths.write(true);
     }
 
     fn park(&mut self) {
@@ -369,6 +376,9 @@ impl Gateway {
                     reply(&replies, tag, Answer::Failed(reason));
                 }
             }
+            Event::Path { peer, memory } => {
+                self.paths.measured(&self.plan, peer, &memory, crate::wall::now_unix_ns());
+            }
             Event::TraceHop { token, hop, node, rtt, last } => {
                 if let Some((tag, replies)) = self.traces.get(&token) {
                     reply(replies, *tag, Answer::Hop { hop, node, rtt_ns: nanos(rtt), last });
@@ -397,6 +407,7 @@ impl Gateway {
             let mut status =
                 crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list(), &self.contacts);
             crate::status::add_untaken(&self.plan, &mut status, &self.untaken);
+            crate::status::add_paths_file(&mut status, self.paths.counters());
             crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
             for (tag, replies) in self.status_waiters.drain(..) {
                 reply(&replies, tag, Answer::Status(Box::new(status.clone())));

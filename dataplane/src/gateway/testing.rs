@@ -7,7 +7,7 @@ use std::time::Instant;
 use florelay_engine::api::TransferId;
 use florelay_engine::{Command, Event};
 
-use super::{Gateway, Input};
+use super::{Gateway, Input, KnownPaths};
 use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, RequestBody, Response};
@@ -26,7 +26,7 @@ pub(super) struct Bed {
     replies: Sender<Response>,
 }
 
-fn plan(dir: &std::path::Path) -> NodePlan {
+pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
     let link = |worker: usize| LinkPlan {
         name: format!("line-{worker}"),
         worker,
@@ -83,11 +83,13 @@ impl Bed {
         let plan = Arc::new(plan(dir.path()));
         let workers: Vec<_> = (0..2).map(|_| Rings::new().unwrap()).collect();
         let contacts = Contacts::new(&plan, Instant::now());
+        let paths = KnownPaths::open(&plan, crate::wall::now_unix_ns());
         let (to_gateway, inputs) = channel();
         let (replies, answers) = channel();
         let broker = SharedBroker::new(Box::new(LocalBroker::new("unused")));
         let bell = GatewayBell::of_this_thread();
-        let gateway = Gateway::new(plan, contacts, workers.clone(), inputs, to_gateway, bell, 1, broker).unwrap();
+        let gateway =
+            Gateway::new(plan, contacts, paths, workers.clone(), inputs, to_gateway, bell, 1, broker).unwrap();
         Self { dir, gateway, workers, answers, replies }
     }
 

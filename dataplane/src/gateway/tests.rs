@@ -1,4 +1,5 @@
 use florelay_engine::api::DatagramClass;
+use florelay_engine::config::PathMemory;
 
 use super::testing::Bed;
 use super::*;
@@ -31,4 +32,22 @@ fn a_contact_that_its_link_cannot_use_is_refused_with_the_reason() {
     if let Some(Answer::Failed(reason)) = ask(&mut bed, Some(1_000_000)) {
         assert!(reason.contains("clock"), "{reason}");
     }
+}
+
+#[test]
+fn what_was_measured_of_a_path_is_kept_at_an_orderly_end() {
+    let mut bed = Bed::new();
+    let ms = Duration::from_millis;
+    let memory = PathMemory {
+        least_rtt: ms(600),
+        smoothed_rtt: ms(650),
+        rate_bps: Some(9_000_000),
+        planned_rate_bps: None,
+        planned_rtt: Some(ms(700)),
+    };
+    bed.says(1, Event::Path { peer: PeerId(1), memory });
+    bed.gateway.stopping = true;
+    bed.gateway.run();
+    let again = KnownPaths::open(&bed.gateway.plan, crate::wall::now_unix_ns());
+    assert_eq!(again.memories(), [None, Some(memory)]);
 }
