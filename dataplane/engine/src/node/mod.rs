@@ -373,7 +373,7 @@ impl<F: FrameBuf> Engine<F> {
         next.flatten().min().filter(|at| *at != Nanos::MAX)
     }
 
-    /// debug
+    /// Where connections and transfers of all peers stand, in words: for a test that fails.
     pub fn debug(&mut self) -> String {
         use std::fmt::Write;
         let mut out = String::new();
