@@ -289,8 +289,11 @@ mod tests {
 
     #[test]
     fn a_rung_is_read_only_when_all_is_up() {
-        let status = |peer: &str| serde_json::json!({"links": [{"state": "up", "rung": "driver-copy"}], "peers": [{"state": peer}]});
-        assert_eq!(connected_rung(&status("connected")).as_deref(), Some("driver-copy"));
-        assert_eq!(connected_rung(&status("dark")), None);
+        let status = |link: &str, peer: &str| serde_json::json!({"links": [{"state": link, "rung": "driver-copy"}], "peers": [{"state": peer}]});
+        for link in ["normal", "degraded"] {
+            assert_eq!(connected_rung(&status(link, "connected")).as_deref(), Some("driver-copy"));
+        }
+        assert_eq!(connected_rung(&status("normal", "dark")), None);
+        assert_eq!(connected_rung(&status("failed", "connected")), None);
     }
 }
