@@ -326,26 +326,8 @@ mod tests {
 
     #[test]
     fn a_contact_must_carry_liveness_and_a_frame() {
-        let link = LinkPlan {
-            name: "up".into(),
-            worker: 0,
-            adapter: AdapterPlan::Udp,
-            local: ([127, 0, 0, 1], 1).into(),
-            remote: ([127, 0, 0, 1], 2).into(),
-            mtu: 1500,
-            extra_overhead: 0,
-            rate_bps: None,
-            burst_bytes: 30_000,
-            control_percent: 50,
-            delay_ns: 0,
-            congestion: CongestionPlan::Cubic,
-            liveness_interval_ns: 1_000_000_000,
-            detect_multiplier: 3,
-            liveness_key: [0; 32],
-            degraded: Thresholds::default(),
-            admin_up: true,
-            contacts: LinkContacts::default(),
-        };
+        let link =
+            LinkPlan { liveness_interval_ns: 1_000_000_000, ..fixture::link("up", 0, "127.0.0.1:1", AdapterPlan::Udp) };
         let check = |seconds: u64, rate_bps| {
             let contact =
                 ContactPlan { start_unix_ns: 0, end_unix_ns: seconds * 1_000_000_000, rate_bps, delay_ns: None };

@@ -95,6 +95,8 @@ impl Lane {
 pub(crate) struct GroupCounters {
     /// From a neighbour that no link has.
     pub(crate) unknown_remote: u64,
+    /// From a link's neighbour, before a next hop has told the link's VLAN.
+    pub(crate) no_next_hop: u64,
     /// Outer headers that do not parse.
     pub(crate) malformed: u64,
     /// Wrong UDP checksums.
@@ -362,12 +364,14 @@ fn locate<'a>(lanes: &'a [Lane], counters: &mut GroupCounters, frame: &[u8]) -> 
             && lane.remote.port() == outer.src_port
             && lane.remote.ip() == outer.src
             && lane.local.ip() == outer.dst
-            && lane.vlan == Some(outer.vlan)
+            && lane.vlan.is_none_or(|vlan| vlan == outer.vlan)
     });
-    if lane.is_none() {
-        counters.unknown_remote += 1;
+    match lane {
+        Some(lane) if lane.vlan.is_some() => return Some((lane, outer)),
+        Some(_) => counters.no_next_hop += 1,
+        None => counters.unknown_remote += 1,
     }
-    lane.map(|lane| (lane, outer))
+    None
 }
 
 #[cfg(test)]
@@ -429,18 +433,18 @@ mod tests {
         let mut group = group();
         // Nothing is taken before the VLAN is known.
         assert_eq!(located(&mut group, &frame("10.0.0.2:6635", None)), None);
+        assert_eq!((group.counters.no_next_hop, group.counters.unknown_remote), (1, 0));
         assert_eq!(group.set_next_hop(0, MTU, Ok(hop(None))), Ok(true));
         assert_eq!(group.set_next_hop(1, MTU, Ok(hop(Some(9)))), Ok(true));
         assert_eq!(group.set_next_hop(1, MTU, Ok(hop(Some(9)))), Ok(false));
         assert_eq!(located(&mut group, &frame("10.0.0.2:6635", None)), Some(LinkId(4)));
         assert_eq!(located(&mut group, &frame("10.0.0.3:6635", Some(9))), Some(LinkId(5)));
-        assert_eq!(group.counters.unknown_remote, 1);
         for (from, vlan) in
             [("10.0.0.2:6635", Some(9)), ("10.0.0.3:6635", None), ("10.0.0.2:6636", None), ("10.0.0.4:6635", None)]
         {
             assert_eq!(located(&mut group, &frame(from, vlan)), None, "{from} {vlan:?}");
         }
-        assert_eq!(group.counters.unknown_remote, 5);
+        assert_eq!((group.counters.no_next_hop, group.counters.unknown_remote), (1, 4));
     }
 
     #[test]

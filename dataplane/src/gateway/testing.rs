@@ -11,10 +11,7 @@ use super::{Gateway, Input, KnownPaths};
 use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
 use crate::ipc::{Answer, Request, RequestBody, Response};
-use crate::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds,
-    WorkerPlan,
-};
+use crate::plan::{AdapterPlan, NodePlan, PeerPlan, PollMode, fixture};
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 
 /// A gateway of two workers, each with a link to a peer; what workers and control do is done by the test.
@@ -27,26 +24,7 @@ pub(super) struct Bed {
 }
 
 pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
-    let link = |worker: usize| LinkPlan {
-        name: format!("line-{worker}"),
-        worker,
-        adapter: AdapterPlan::Udp,
-        local: ([127, 0, 0, 1], 0).into(),
-        remote: ([127, 0, 0, 1], 0).into(),
-        mtu: 1500,
-        extra_overhead: 0,
-        rate_bps: None,
-        burst_bytes: 30_000,
-        control_percent: 50,
-        delay_ns: 0,
-        congestion: CongestionPlan::Cubic,
-        liveness_interval_ns: 50_000_000,
-        detect_multiplier: 3,
-        liveness_key: [7; 32],
-        degraded: Thresholds::default(),
-        admin_up: true,
-        contacts: LinkContacts::default(),
-    };
+    let link = |worker: usize| fixture::link(&format!("line-{worker}"), worker, "127.0.0.1:0", AdapterPlan::Udp);
     let peer = |(number, name): (u16, &str)| PeerPlan {
         name: name.into(),
         spiffe_id: String::new(),
@@ -61,19 +39,10 @@ pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
         weight: 1,
     };
     NodePlan {
-        snapshot: 1,
-        node: "r".into(),
-        realm: "test.rete".into(),
-        certificate: "".into(),
-        key: "".into(),
-        trust: "".into(),
         inbox: dir.join("inbox"),
         state_dir: dir.join("state"),
-        spool: SpoolPlan::default(),
-        workers: vec![WorkerPlan { core: None, poll: PollMode::Adaptive }; 2],
-        links: [0, 1].map(link).into(),
         peers: [(0, "a"), (1, "b")].map(peer).into(),
-        transits: Vec::new(),
+        ..fixture::node(2, PollMode::Adaptive, [0, 1].map(link).into())
     }
 }
 

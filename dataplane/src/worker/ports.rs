@@ -390,6 +390,7 @@ impl Ports {
         let sum = |of: fn(&Group) -> u64| self.groups.iter().map(of).sum::<u64>();
         vec![
             ("xdp_unknown_remote", sum(|group| group.counters.unknown_remote)),
+            ("xdp_no_next_hop", sum(|group| group.counters.no_next_hop)),
             ("xdp_malformed", sum(|group| group.counters.malformed)),
             ("xdp_bad_checksum", sum(|group| group.counters.checksum)),
             ("xdp_recycled", sum(|group| group.counters.recycled)),
