@@ -236,8 +236,9 @@ impl Contracted {
     /// Where so much arrives, no hop beyond is narrower than the link: what waits there is a burst of the link's own bucket,
     /// which stands in a modem of the same rate until the link is idle.
     fn whole_rate_bps(&self) -> u64 {
-        let mtu = u64::from(self.mtu);
-        self.rate_bps() / 1000 * WHOLE_RATE_PERMILLE * mtu / (mtu + FRAME_OVERHEAD_BYTES)
+        let mtu = u128::from(self.mtu);
+        let bits = u128::from(self.rate_bps()) * u128::from(WHOLE_RATE_PERMILLE) * mtu;
+        u64::try_from(bits / 1000 / (mtu + u128::from(FRAME_OVERHEAD_BYTES))).unwrap_or(u64::MAX)
     }
 
     /// Two loaded rounds are a measurement, one may be the beginning of a burst.
