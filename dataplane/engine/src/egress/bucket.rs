@@ -12,8 +12,9 @@
 //!   ────┴───────────┴────────────┴────────────────┴────►
 //! ```
 //!
-//! The same for what the sender says it still has ([`TokenBucket::still_here`]). That costs what was earned from t₁ to t₂, and
-//! only where the bucket had been full at t₁: refill once more as soon as what was consumed is handed over, before sleeping.
+//! The same for what the sender says it still has ([`TokenBucket::still_here`]). That costs what was earned from t₁ to t₂ beyond
+//! it, where the bucket would have run full before t₂: refill once more as soon as what was consumed is handed over, before
+//! sleeping.
 //!
 //! Invariant: over any window between two departures, bytes ≤ Σ rate × time + the largest burst of the window, if what is
 //! consumed leaves before the next refill, or half a burst of it is said to be still here.
