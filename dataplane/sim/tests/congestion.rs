@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use florelay_engine::api::TransferId;
 use florelay_engine::config::{Congestion, LinkId, PeerId};
+use florelay_engine::port::Ecn;
 use florelay_engine::time::Nanos;
-use florelay_sim::link::LinkModel;
+use florelay_sim::link::{LinkModel, Packet};
 use florelay_sim::net::NodeId;
 use florelay_sim::scenario::{Scenario, Sim};
 use florelay_sim::seeds::for_seeds;
@@ -300,5 +301,23 @@ fn a_hop_that_falls_to_a_fortieth_is_no_longer_way() {
         println!("seed {seed}: {used:.3}, rtt <= {largest:?}");
         assert!(largest <= Duration::from_secs(2), "seed {seed}: {largest:?} on a way of 40 ms");
         assert!(used >= 0.8, "seed {seed}: {used} of the slow hop");
+    });
+}
+
+#[test]
+fn marks_on_a_trickle_say_nothing_of_the_path() {
+    for_seeds(0..3, |seed| {
+        let mut net = Scenario::new(pair(LinkSpec::new(Some(PLAN), 150 * MS))).seed(seed).frames(16 << 10).build();
+        connected(&mut net, &[A, NodeId(1)]);
+        let window = net.node(A).status().peers[0].cwnd;
+        // All that leaves is marked, and it is next to nothing: a small file each 100 ms.
+        let marked = |packet: &Packet| vec![Packet { ecn: Ecn::Ce, ..packet.clone() }];
+        net.meddle((A, LinkId(0)), Box::new(marked));
+        for file in 0..30 {
+            net.send_file(A, PEER, TransferId(100 + file), 4_000, 10);
+            net.run_until(net.now() + 100 * MS);
+        }
+        assert!(net.node(NodeId(1)).status().links[0].rx_ecn_ce > 30, "nothing was marked");
+        assert!(net.node(A).status().peers[0].cwnd >= window / 2, "{} of {window}", net.node(A).status().peers[0].cwnd);
     });
 }

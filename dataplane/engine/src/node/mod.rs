@@ -2,9 +2,8 @@
 //!
 //! `mod.rs` holds the state and the driver's calls; `ingress` what a frame does on arrival, `links` how links and
 //! paths come and go, `condition` how well they do, `contacts` the contact plans of links, `across` what workers of one node
-//! have for each other, `conns`
-//! what connections say, `paths` what was measured of paths, `source` how the scheduler pulls packets, `commands` what
-//! gateways want, `status` what is shown.
+//! have for each other, `conns` what connections say, `paths` what was measured of paths, `source` how the scheduler pulls
+//! packets, `commands` what gateways want, `status` what is shown.
 
 mod across;
 mod commands;
