@@ -9,6 +9,26 @@ pub(crate) const REALM: &str = "bench.rete";
 /// Name of the link's key file.
 pub(crate) const LINK_KEY: &str = "a-b.link";
 
+/// The beginning of a configuration: a node of one worker, keys in `../pki`, inbox and state beside the file. `placed` is
+/// what its worker's table begins with, a core or nothing.
+#[must_use]
+pub(crate) fn node_table(name: &str, realm: &str, placed: &str) -> String {
+    format!(
+        r#"version = "1.0"
+
+[node]
+name = "{name}"
+realm = "{realm}"
+certificate = "../pki/{name}.crt"
+key = "../pki/{name}.key"
+trust = "../pki/ca.crt"
+inbox = "inbox"
+state-dir = "state"
+workers = [{{ {placed}poll = "adaptive" }}]
+"#
+    )
+}
+
 /// The TOML of a side: one AF_XDP link, uncapped, and the other side as peer. Keys lie in `../pki`, inbox and state
 /// beside the file. No fall-back to a socket, so that the figure is what it says.
 #[must_use]
@@ -20,18 +40,7 @@ pub(crate) fn toml(bed: &Bed, side: Side) -> String {
         Side::B => ("acceptor", 101, 100),
     };
     format!(
-        r#"version = "1.0"
-
-[node]
-name = "{name}"
-realm = "{REALM}"
-certificate = "../pki/{name}.crt"
-key = "../pki/{name}.key"
-trust = "../pki/ca.crt"
-inbox = "inbox"
-state-dir = "state"
-workers = [{{ core = {core}, poll = "adaptive" }}]
-
+        r#"{node}
 [[link]]
 name = "wire"
 adapter = "xdp"
@@ -52,7 +61,7 @@ out-label = {out_label}
 in-label = {in_label}
 rtt = "1 ms"
 "#,
-        core = side.core(),
+        node = node_table(&name, REALM, &format!("core = {}, ", side.core())),
         interface = bed.interface(side),
         local = side.address(),
         remote = other.address(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use florelay_engine::oam::LIVENESS_FRAME_BYTES;
 
 use super::stage::{Stage, TO_LEFT, TO_RIGHT};
+use crate::node_config::node_table;
 
 /// Realm of the run.
 pub(super) const REALM: &str = "bench.rete";
@@ -73,22 +74,7 @@ pub(super) fn toml(stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) ->
 }
 
 fn write_node(out: &mut String, stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) -> fmt::Result {
-    let name = stage.node(index);
-    write!(
-        out,
-        r#"version = "1.0"
-
-[node]
-name = "{name}"
-realm = "{REALM}"
-certificate = "../pki/{name}.crt"
-key = "../pki/{name}.key"
-trust = "../pki/ca.crt"
-inbox = "inbox"
-state-dir = "state"
-workers = [{{ poll = "adaptive" }}]
-"#
-    )?;
+    out.push_str(&node_table(&stage.node(index), REALM, ""));
     if index > 0 {
         write_link(out, stage, hops, index - 1, 1)?;
     }
