@@ -7,7 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, TransferStatus};
+use florelay_dataplane::ipc::{
+    Answer, FailCode, Failure, Request, RequestBody, Response, TransferOrder, TransferStatus,
+};
 use florelay_dataplane::ipc_codec::IpcStream;
 
 const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11";
@@ -84,8 +86,8 @@ impl Node {
         (request.tag, request.body, fd)
     }
 
-    fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], String>>) {
-        let body = Answer::Transfer(TransferStatus {
+    fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], Failure>>) {
+        let body = Answer::Transfer(Box::new(TransferStatus {
             id: uuid::Uuid::parse_str(ID).unwrap().as_u128(),
             peer: "station-b".into(),
             name: "f.raw".into(),
@@ -93,13 +95,13 @@ impl Node {
             priority: 7,
             kind: florelay_dataplane::ipc::TransferKind::File,
             spooled: 0,
-            waiting: false,
             size: Some(5),
             confirmed,
             age_ns: 1_000_000,
             stalled,
             ended,
-        });
+            ..TransferStatus::default()
+        }));
         self.dataplane.send(&Response { tag, body }, None).unwrap();
     }
 
@@ -181,7 +183,9 @@ fn send_reports_until_the_end() {
     let file = node.file();
     let child = node.spawn(&["send", &file, "--to", "station-b", "--priority", "7", "--id", ID, "--json"]);
     let (tag, body, fd) = node.request();
-    let RequestBody::SendFile { to, id, name, priority, .. } = body else { panic!("{body:?}") };
+    let RequestBody::SendFile { order: TransferOrder { to, id, name, priority, .. }, .. } = body else {
+        panic!("{body:?}")
+    };
     assert_eq!((to.as_str(), name.as_str(), priority), ("station-b", "f.raw", 7));
     assert_eq!(uuid::Uuid::from_u128(id).to_string(), ID);
     let mut contents = String::new();
@@ -203,7 +207,7 @@ fn send_reports_until_the_end() {
     assert!(code == 0 && said.contains("f.raw to station-b: 5 B in 1 ms") && said.contains("BLAKE3 cdcd"), "{said}");
     let child = node.spawn(&["watch", ID]);
     let (tag, ..) = node.request();
-    node.answer(tag, 5, false, Some(Err("disk full".into())));
+    node.answer(tag, 5, false, Some(Err(Failure::new(FailCode::Storage, "disk full"))));
     let (code, _, said) = finish(child);
     assert!(code == 1 && said.contains("disk full"), "{code} {said}");
 }

@@ -2,12 +2,17 @@
 //! length and one postcard value. The first message in each direction is `Hello`; versions must be equal
 //! (both come from one executable). A request may carry one file descriptor (SCM_RIGHTS).
 
+mod transfer;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::transfer::{
+    FailCode, Failure, NodeEvent, QueueStatus, Refusal, TransferKind, TransferOrder, TransferState, TransferStatus,
+};
 use crate::plan::{ContactPlan, Rung};
 
 /// Version of these messages.
-pub const IPC_VERSION: u32 = 3;
+pub const IPC_VERSION: u32 = 4;
 /// Largest encoded message in bytes; a longer one is a protocol error.
 pub const MAX_IPC_BYTES: u32 = 4 << 20;
 
@@ -34,32 +39,31 @@ pub struct Request {
 pub enum RequestBody {
     /// One `Answer::Status`.
     Status,
-    /// Send the regular file whose descriptor comes with this message. Many `Answer::Transfer`, the last `ended`.
+    /// Send the regular file whose descriptor comes with this message. Many `Answer::Transfer`, the last `ended`; or
+    /// `Answer::Refused`. A repeated order of a running transfer goes on watching it, and gives its file back to one that
+    /// waits for it.
     SendFile {
-        /// Peer's node name.
-        to: String,
-        /// UUID; given so that a repeated command continues the same transfer.
-        id: u128,
-        /// Name at the receiver.
-        name: String,
-        /// 0–127.
-        priority: u8,
-        /// Passed on verbatim.
-        attributes: Vec<(String, String)>,
+        /// What, whom to, and how.
+        order: TransferOrder,
+        /// Absolute path of the file, by which the dataplane finds it again after a restart; `None` = it cannot.
+        path: Option<String>,
     },
     /// Send what is read from the pipe whose reading end comes with this message. Answers as for `SendFile`. The end must
     /// be said with `EndStream` before the last writing end is closed.
     SendStream {
-        /// Peer's node name.
-        to: String,
-        /// UUID, a new one.
+        /// What, whom to, and how; a new id.
+        order: TransferOrder,
+        /// Bytes that the writer has declared; more, or an end before, fails it.
+        declared: Option<u64>,
+        /// A stream whose pipe was closed without an end waits so long for `ResumeStream`, in ns; 0 = it is given up at once.
+        /// After a restart of the dataplane any stream waits at least a minute.
+        linger_ns: u64,
+    },
+    /// Go on writing an own stream, with the reading end of a new pipe that comes with this message: the dataplane, or the
+    /// program before, has gone. Answers as for `SendFile`; the pipe must go on with byte `accepted` of the first of them.
+    ResumeStream {
+        /// Which.
         id: u128,
-        /// Name at the receiver.
-        name: String,
-        /// 0–127.
-        priority: u8,
-        /// Passed on verbatim.
-        attributes: Vec<(String, String)>,
     },
     /// All of an own stream is in its pipe; closing that without having said this gives the stream up. One `Answer::Done`.
     EndStream {
@@ -76,7 +80,7 @@ pub enum RequestBody {
         name: Option<String>,
         /// Only from this peer.
         from: Option<String>,
-        /// Only this stream, of which so many bytes were read before this node restarted.
+        /// Only this stream, of which so many bytes were read: 0, or before this node restarted.
         resume: Option<(u128, u64)>,
     },
     /// The whole of a stream was read. One `Answer::Done`; then `Listen` hears of the end.
@@ -86,15 +90,60 @@ pub enum RequestBody {
         /// BLAKE3 of what was read.
         digest: [u8; 32],
     },
-    /// Attach to a running own transfer for progress. Answers as for `SendFile`.
+    /// Attach to a transfer for progress. Answers as for `SendFile`; of one that has ended, its end.
     Watch {
         /// Which.
         id: u128,
     },
-    /// Give up a transfer.
+    /// Give up a transfer, at either end. One `Answer::Done`.
     Cancel {
         /// Which.
         id: u128,
+    },
+    /// Send no more of an own transfer until `Resume`; another may take its place. One `Answer::Done`.
+    Pause {
+        /// Which.
+        id: u128,
+    },
+    /// Go on with it. One `Answer::Done`.
+    Resume {
+        /// Which.
+        id: u128,
+    },
+    /// Change the priority of an own transfer. One `Answer::Done`.
+    SetPriority {
+        /// Which.
+        id: u128,
+        /// 0–127.
+        priority: u8,
+    },
+    /// Transfers in the order of their ids: running ones, then, if wanted, ended ones. One `Answer::Transfers`.
+    Transfers {
+        /// Those that have ended too.
+        ended: bool,
+        /// Only those behind this one of the same kind (running, ended) in the last answer.
+        after: Option<(bool, u128)>,
+        /// At most so many, 1 to 10,000.
+        limit: u32,
+    },
+    /// The queues of all peers. One `Answer::Queues`.
+    Queues,
+    /// Change the limits of a peer's queue until the dataplane ends. One `Answer::Done`.
+    SetQueue {
+        /// Peer's node name; `None` = all peers.
+        to: Option<String>,
+        /// Own transfers that run at once; 0 = no limit. `None` = keep.
+        max_concurrent: Option<u32>,
+        /// Own transfers that wait; more are refused. `None` = keep.
+        max_pending: Option<u32>,
+    },
+    /// Everything that happens: many `Answer::Event`, until the client goes. First the present: all running transfers, links
+    /// and queues, then `NodeEvent::Present`.
+    Events,
+    /// Nobody wants more answers to the request of this tag. Not answered.
+    Forget {
+        /// The tag of that request.
+        of: u64,
     },
     /// Send a command message. One `Answer::Message`.
     Message {
@@ -135,6 +184,17 @@ pub enum RequestBody {
     },
 }
 
+impl RequestBody {
+    /// It comes with a descriptor; no other does.
+    #[must_use]
+    pub fn carries_descriptor(&self) -> bool {
+        matches!(
+            self,
+            Self::SendFile { .. } | Self::SendStream { .. } | Self::ResumeStream { .. } | Self::Listen { .. }
+        )
+    }
+}
+
 /// From dataplane to control.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Response {
@@ -153,8 +213,26 @@ pub enum Answer {
     Done,
     /// The state of the node.
     Status(Box<Status>),
+    /// A transfer was refused.
+    Refused {
+        /// For programs.
+        refusal: Refusal,
+        /// For people.
+        reason: String,
+    },
     /// Progress of a transfer.
-    Transfer(TransferStatus),
+    Transfer(Box<TransferStatus>),
+    /// Some transfers.
+    Transfers {
+        /// These.
+        list: Vec<TransferStatus>,
+        /// There are more behind them.
+        more: bool,
+    },
+    /// The queues of all peers.
+    Queues(Vec<QueueStatus>),
+    /// Something happened.
+    Event(NodeEvent),
     /// A message was acknowledged after this many nanoseconds.
     Message {
         /// Round trip, ns.
@@ -188,47 +266,6 @@ pub struct ContactsOfLink {
     pub refused: Option<String>,
 }
 
-/// What a transfer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TransferKind {
-    /// A file.
-    File,
-    /// An open-ended stream.
-    Stream,
-}
-
-/// One transfer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TransferStatus {
-    /// UUID.
-    pub id: u128,
-    /// The peer's node name.
-    pub peer: String,
-    /// File name at the receiver.
-    pub name: String,
-    /// `true` = this node sends.
-    pub outgoing: bool,
-    /// 0–127.
-    pub priority: u8,
-    /// A file, or a stream.
-    pub kind: TransferKind,
-    /// Whole size, if known; of a stream once it has ended.
-    pub size: Option<u64>,
-    /// Bytes that the receiver has confirmed as written.
-    pub confirmed: u64,
-    /// Of a stream: bytes kept here, at the sender until they are confirmed, at the receiver until they are read.
-    pub spooled: u64,
-    /// An incoming stream that waits for a reader.
-    pub waiting: bool,
-    /// Nanoseconds since it was offered, up to its end if it has ended.
-    pub age_ns: u64,
-    /// The path is dark or the peer not connected.
-    pub stalled: bool,
-    /// `Some` once it has ended: `Ok(BLAKE3)` or the reason.
-    pub ended: Option<Result<[u8; 32], String>>,
-}
-
 /// State of a node, as `florelay status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -244,7 +281,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Workers.
     pub workers: Vec<WorkerStatus>,
-    /// Transfers that run, and the last 100 that ended.
+    /// Up to 100 transfers that run, and the last 100 that ended.
     pub transfers: Vec<TransferStatus>,
     /// Capabilities of the dataplane, as the kernel has them: `none`, or which.
     pub capabilities: String,

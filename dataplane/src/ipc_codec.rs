@@ -295,7 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ipc::{Request, RequestBody, Response};
+    use crate::ipc::{Request, RequestBody, Response, TransferOrder};
 
     fn pair() -> (IpcStream, UnixStream) {
         let (a, b) = UnixStream::pair().unwrap();
@@ -406,7 +406,7 @@ mod tests {
         /// Encoding round-trips.
         #[test]
         fn round_trip(tag: u64, id: u128, name in ".{0,40}", priority: u8) {
-            let body = RequestBody::SendFile { to: "b".into(), id, name, priority, attributes: vec![] };
+            let body = RequestBody::SendFile { order: TransferOrder::new("b", id, name, priority), path: None };
             let request = Request { tag, body };
             let frame = encode(&request).unwrap();
             prop_assert_eq!(decode::<Request>(&frame[4..]).unwrap(), request);

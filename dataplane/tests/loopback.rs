@@ -79,7 +79,7 @@ fn an_id_that_was_used_is_done_for_its_file_and_refused_for_another() {
     let (other, _) = realm.file("other.tif", 1_000);
     let tag = a.client.send("b", &other, 9);
     let ended = a.client.progress(tag, |status| status.ended.is_some());
-    assert!(matches!(&ended.ended, Some(Err(reason)) if reason.contains("another file")), "{:?}", ended.ended);
+    assert!(matches!(&ended.ended, Some(Err(failure)) if failure.reason.contains("another file")), "{:?}", ended.ended);
     a.stop();
     b.stop();
 }
@@ -211,7 +211,7 @@ fn peers_of_two_workers_that_use_one_id_do_not_disturb_each_other() {
         (Node::start(plan_a, "unused"), Node::start(plan_r, "unused"), Node::start(plan_c, "unused"));
     let refused = |node: &mut Node, tag| {
         let ended = node.client.progress(tag, |status| status.ended.is_some()).ended;
-        assert!(matches!(&ended, Some(Err(reason)) if reason.contains("this id is running")), "{ended:?}");
+        assert!(matches!(&ended, Some(Err(failure)) if failure.reason.contains("this id is running")), "{ended:?}");
     };
     c.client.message("r", b"connected").expect("acknowledged");
     // Four seconds at 8 Mbit/s, and held in the middle: it still runs when the other one comes.

@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::thread::JoinHandle;
 
-use florelay_dataplane::ipc::{Answer, RequestBody, TransferKind};
+use florelay_dataplane::ipc::{Answer, RequestBody, TransferKind, TransferOrder, TransferState};
 use florelay_dataplane::plan::{AdapterPlan, NodePlan};
 
 use nodes::{Node, Realm, assert_received, link};
@@ -43,7 +43,7 @@ fn bytes(name: &str, len: usize) -> Vec<u8> {
 /// Begin a stream from `node`; the request's tag, and where to write.
 fn stream(node: &mut Node, to: &str, name: &str, id: u128) -> (u64, File) {
     let (reader, writer) = pipe();
-    let body = RequestBody::SendStream { to: to.into(), id, name: name.into(), priority: 0, attributes: Vec::new() };
+    let body = RequestBody::SendStream { order: TransferOrder::new(to, id, name, 0), declared: None, linger_ns: 0 };
     (node.client.ask(body, Some(&reader)), writer)
 }
 
@@ -119,7 +119,7 @@ fn a_stream_goes_on_after_its_link_was_down() {
     b.client.progress(other, |status| status.id == 8 && status.name == "other");
     drop(to);
     let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
-    assert!(why.contains("after 0 bytes without saying"), "{why}");
+    assert!(why.reason.contains("after 0 bytes without saying"), "{why}");
     a.stop();
     b.stop();
 }
@@ -138,7 +138,9 @@ fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
     };
     let status = a.client.status_until("the spool to be full", |status| held(status) == SPOOL);
     assert_eq!(status.transfers[0].kind, TransferKind::Stream);
-    let status = b.client.status_until("the stream to wait", |status| status.transfers.iter().any(|t| t.waiting));
+    let status = b.client.status_until("the stream to wait", |status| {
+        status.transfers.iter().any(|t| t.state == TransferState::NoReader)
+    });
     assert_eq!(status.transfers[0].confirmed, 0);
     // A reader that takes a little and stops: credit and spool are full, and a file passes.
     let (heard, mut from) = listen(&mut b, None, None);
@@ -176,7 +178,7 @@ fn a_program_that_goes_while_nobody_reads_its_stream_is_noticed_unless_it_had_sa
     program.kill().expect("killed");
     program.wait().expect("gone");
     let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
-    assert!(why.contains("went away without saying the end"), "{why}");
+    assert!(why.reason.contains("went away without saying the end"), "{why}");
     // One that has said the end and closed its pipe, in which the last bytes are.
     let whole = bytes("whole", SPOOL as usize + 30_000);
     let (sent, to) = stream(&mut a, "b", "whole", 2);
@@ -214,7 +216,7 @@ fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
     drop(to);
     for ended in [a.client.progress(sent, |s| s.ended.is_some()), b.client.progress(heard, |s| s.ended.is_some())] {
         let why = ended.ended.unwrap().unwrap_err();
-        assert!(why.contains("after 300000 bytes without saying that this is the end"), "{why}");
+        assert!(why.reason.contains("after 300000 bytes without saying that this is the end"), "{why}");
     }
     drop(from);
     // Its reader is killed.
@@ -225,7 +227,7 @@ fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
     drop(from);
     for ended in [a.client.progress(sent, |s| s.ended.is_some()), b.client.progress(heard, |s| s.ended.is_some())] {
         let why = ended.ended.unwrap().unwrap_err();
-        assert!(why.contains("at b: its reader has gone away"), "{why}");
+        assert!(why.reason.contains("at b: its reader has gone away"), "{why}");
     }
     drop(to);
     // Wrong bytes are not taken.
@@ -237,7 +239,7 @@ fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
     b.client.progress(heard, |status| status.size == Some(1000) && status.confirmed == 1000);
     done(&mut b, RequestBody::TakeStream { id: 5, digest: [0; 32] });
     let why = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
-    assert!(why.contains("BLAKE3"), "{why}");
+    assert!(why.reason.contains("BLAKE3"), "{why}");
     drop(from);
     a.stop();
     b.stop();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use florelay::config::CONTROL_SOCKET;
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status};
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferOrder};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_e2e::Deadline;
 
@@ -64,7 +64,7 @@ impl Client {
     pub(super) fn send_file(&mut self, to: &str, id: u128, path: &Path) -> Result<()> {
         let file = File::open(path)?;
         let name = path.file_name().and_then(|name| name.to_str()).context("a file's name")?.to_owned();
-        let body = RequestBody::SendFile { to: to.to_owned(), id, name, priority: 10, attributes: Vec::new() };
+        let body = RequestBody::SendFile { order: TransferOrder::new(to, id, name, 10), path: None };
         self.ask(body, Some(&file))?;
         let listed = || Ok(self.status()?.transfers.iter().any(|transfer| transfer.id == id).then_some(()));
         Deadline::after(LISTED).wait("a transfer to be in the node's list", listed)

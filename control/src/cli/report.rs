@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use florelay_dataplane::ipc::{Status, TransferStatus};
+use florelay_dataplane::ipc::{Status, TransferState, TransferStatus};
 use florelay_dataplane::plan::{AdapterPlan, NodePlan, Rung};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -213,15 +213,15 @@ pub(super) fn status_json(s: &Status) -> Value {
 
 /// One line of `send --json` and `watch --json`.
 pub(super) fn transfer_json(t: &TransferStatus) -> Value {
-    let (blake3, error) = match &t.ended {
-        Some(Ok(digest)) => (Some(hex::encode(digest)), None),
-        Some(Err(reason)) => (None, Some(reason)),
-        None => (None, None),
+    let (blake3, error, code) = match &t.ended {
+        Some(Ok(digest)) => (Some(hex::encode(digest)), None, None),
+        Some(Err(failure)) => (None, Some(&failure.reason), Some(failure.code.name())),
+        None => (None, None, None),
     };
     json!({
         "id": Uuid::from_u128(t.id).to_string(), "peer": t.peer, "name": t.name, "outgoing": t.outgoing, "priority": t.priority,
-        "kind": t.kind, "size": t.size, "confirmed": t.confirmed, "spooled": t.spooled, "waiting": t.waiting, "age_ns": t.age_ns, "stalled": t.stalled,
-        "ended": t.ended.is_some(), "blake3": blake3, "error": error,
+        "kind": t.kind, "size": t.size, "confirmed": t.confirmed, "spooled": t.spooled, "waiting": t.state == TransferState::NoReader, "age_ns": t.age_ns, "stalled": t.stalled,
+        "ended": t.ended.is_some(), "blake3": blake3, "error": error, "code": code,
     })
 }
 
@@ -294,7 +294,13 @@ fn state(t: &TransferStatus) -> String {
         Some(Ok(_)) => "done".to_owned(),
         Some(Err(reason)) => format!("failed: {reason}"),
         None if t.stalled => "STALLED".to_owned(),
-        None if t.waiting => "waits for a reader".to_owned(),
-        None => "running".to_owned(),
+        None => match &t.state {
+            TransferState::Pending { position } => format!("waits, place {position}"),
+            TransferState::Running => "running".to_owned(),
+            TransferState::Paused => "paused".to_owned(),
+            TransferState::NoReader => "waits for a reader".to_owned(),
+            TransferState::NoWriter => "waits for its writer".to_owned(),
+            TransferState::NoFile(reason) => format!("waits for its file: {reason}"),
+        },
     }
 }

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::bail;
-use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
+use florelay_dataplane::ipc::{Answer, Failure, RequestBody, TransferOrder, TransferStatus};
 use indicatif::ProgressBar;
 use rustix::pipe::{PipeFlags, pipe_with};
 use uuid::Uuid;
@@ -63,7 +63,11 @@ pub(super) fn stream(target: &Target, order: Order, as_json: bool) -> anyhow::Re
     on_interrupt(sender.clone())?;
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     let Order { to, name, priority, .. } = order;
-    let body = RequestBody::SendStream { to, id: id.as_u128(), name, priority, attributes: Vec::new() };
+    let body = RequestBody::SendStream {
+        order: TransferOrder::new(to, id.as_u128(), name, priority),
+        declared: None,
+        linger_ns: 0,
+    };
     client.ask(body, Some(reader.as_fd()))?;
     drop(reader);
     // The pipe is closed only when its end was said: the clone is this thread's, `writer` ours.
@@ -440,7 +444,7 @@ impl Shown {
         }
     }
 
-    fn ended(&mut self, status: &TransferStatus, result: &Result<[u8; 32], String>) -> ExitCode {
+    fn ended(&mut self, status: &TransferStatus, result: &Result<[u8; 32], Failure>) -> ExitCode {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -224,12 +224,12 @@ fn example() -> Status {
             priority: 9,
             kind: florelay_dataplane::ipc::TransferKind::File,
             spooled: 0,
-            waiting: false,
             size: Some(200),
             confirmed: 50,
             age_ns: 1_000_000_000,
             stalled: true,
             ended: None,
+            ..TransferStatus::default()
         }],
         capabilities: "0x2000".into(),
         note: Some("as of 3 s ago".into()),

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
+use florelay_dataplane::ipc::{Answer, RequestBody, TransferOrder, TransferStatus};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
@@ -57,7 +57,7 @@ pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Resu
     let id = id.unwrap_or_else(Uuid::new_v4);
     let again = go_on(target, &shown, &to, priority, id, &name);
     let mut watched = Watched::connect(target, id, Some(again), as_json)?;
-    let body = RequestBody::SendFile { to: to.clone(), id: id.as_u128(), name, priority, attributes: Vec::new() };
+    let body = RequestBody::SendFile { order: TransferOrder::new(to, id.as_u128(), name, priority), path: None };
     watched.client.ask(body, Some(file.as_fd()))?;
     drop(file);
     watched.follow()
@@ -139,7 +139,11 @@ impl<'a> Watched<'a> {
                         if let Some(bar) = &self.bar {
                             bar.finish_and_clear();
                         }
-                        return ended(&status, result.as_ref().map_err(String::as_str), self.as_json);
+                        return ended(
+                            &status,
+                            result.as_ref().map_err(|failure| failure.reason.as_str()),
+                            self.as_json,
+                        );
                     }
                 }
                 // A control process that has just come back does not know its dataplane yet.
@@ -327,10 +331,10 @@ mod tests {
             size: Some(10),
             confirmed: 4,
             spooled: 0,
-            waiting: false,
             age_ns: 1,
             stalled: false,
             ended: None,
+            ..TransferStatus::default()
         };
         for template in [Some(10), None] {
             status.size = template;

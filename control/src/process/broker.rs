@@ -165,9 +165,7 @@ impl Broker {
                 if body == RequestBody::Status { self.kept_status(now, &why) } else { Answer::Unavailable(why) };
             return refuse(answer);
         }
-        let carries =
-            matches!(body, RequestBody::SendFile { .. } | RequestBody::SendStream { .. } | RequestBody::Listen { .. });
-        if carries != fd.is_some() {
+        if body.carries_descriptor() != fd.is_some() {
             return refuse(Answer::Failed(
                 "a file or a stream comes with its descriptor, and nothing else does".to_owned(),
             ));
@@ -250,6 +248,10 @@ fn is_last(answer: &Answer) -> bool {
         | Answer::Done
         | Answer::Status(_)
         | Answer::Message { .. }
+        | Answer::Refused { .. }
+        | Answer::Transfers { .. }
+        | Answer::Queues(_)
         | Answer::Contacts(_) => true,
+        Answer::Event(_) => false,
     }
 }

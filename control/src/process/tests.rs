@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
+use florelay_dataplane::ipc::{Answer, Failure, Request, RequestBody, Response, Status, TransferOrder, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use proptest::prelude::*;
 
@@ -34,8 +34,8 @@ fn status(snapshot: u64) -> Box<Status> {
     })
 }
 
-fn transfer(id: u128, confirmed: u64, ended: Option<Result<[u8; 32], String>>) -> Answer {
-    Answer::Transfer(TransferStatus {
+fn transfer(id: u128, confirmed: u64, ended: Option<Result<[u8; 32], Failure>>) -> Answer {
+    Answer::Transfer(Box::new(TransferStatus {
         id,
         peer: "station-b".into(),
         name: "f".into(),
@@ -43,17 +43,17 @@ fn transfer(id: u128, confirmed: u64, ended: Option<Result<[u8; 32], String>>) -
         priority: 0,
         kind: florelay_dataplane::ipc::TransferKind::File,
         spooled: 0,
-        waiting: false,
         size: Some(5),
         confirmed,
         age_ns: 1,
         stalled: false,
         ended,
-    })
+        ..TransferStatus::default()
+    }))
 }
 
 fn send_file(id: u128) -> RequestBody {
-    RequestBody::SendFile { to: "station-b".into(), id, name: "f".into(), priority: 0, attributes: vec![] }
+    RequestBody::SendFile { order: TransferOrder::new("station-b", id, "f", 0), path: None }
 }
 
 /// Plays the dataplane.

@@ -14,7 +14,7 @@ use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
 use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::{Answer, ContactsOfLink, Request, RequestBody};
+use crate::ipc::{Answer, ContactsOfLink, Request, RequestBody, TransferOrder};
 use crate::plan::ContactPlan;
 use crate::ring::ToWorker;
 
@@ -32,14 +32,8 @@ impl Gateway {
                 }
                 Ok(())
             }
-            RequestBody::SendFile { to, id, name, priority, attributes } => {
-                let meta = TransferMeta { name, size: None, priority, attributes };
-                self.send_file(&to, TransferId(id), meta, descriptor, tag, replies)
-            }
-            RequestBody::SendStream { to, id, name, priority, attributes } => {
-                let meta = TransferMeta { name, size: None, priority, attributes };
-                self.send_stream(&to, TransferId(id), meta, descriptor, tag, replies)
-            }
+            RequestBody::SendFile { order, path: _ } => self.send_file(order, descriptor, tag, replies),
+            RequestBody::SendStream { order, .. } => self.send_stream(order, descriptor, tag, replies),
             RequestBody::EndStream { id, size } => {
                 self.end_stream(TransferId(id), size).map(|()| reply(replies, tag, Answer::Done))
             }
@@ -64,6 +58,15 @@ impl Gateway {
             RequestBody::SetContacts { link, plan } => {
                 self.set_contacts(&link, plan).map(|()| reply(replies, tag, Answer::Done))
             }
+            RequestBody::ResumeStream { .. }
+            | RequestBody::Pause { .. }
+            | RequestBody::Resume { .. }
+            | RequestBody::SetPriority { .. }
+            | RequestBody::Transfers { .. }
+            | RequestBody::Queues
+            | RequestBody::SetQueue { .. }
+            | RequestBody::Events
+            | RequestBody::Forget { .. } => Err("this dataplane does not know how to do that".into()),
             RequestBody::Trace { to } => self.peer(&to).map(|peer| {
                 let token = self.number();
                 self.traces.insert(token, (tag, replies.clone()));
@@ -77,14 +80,14 @@ impl Gateway {
 
     fn send_file(
         &mut self,
-        to: &str,
-        id: TransferId,
-        mut meta: TransferMeta,
+        order: TransferOrder,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
     ) -> Result<(), String> {
-        let peer = self.peer(to)?;
+        let TransferOrder { to, id, name, priority, attributes, .. } = order;
+        let (id, peer) = (TransferId(id), self.peer(&to)?);
+        let mut meta = TransferMeta { name, size: None, priority, attributes };
         // The receiver would refuse it; here it is said at once.
         if let Some(reason) = incoming::unfit(&meta.name) {
             return Err(reason);

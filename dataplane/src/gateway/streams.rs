@@ -19,7 +19,7 @@ use florelay_engine::{Command, Event};
 
 use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
 use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::Answer;
+use crate::ipc::{Answer, TransferOrder};
 use crate::plan::SpoolPlan;
 use crate::ring::ToWorker;
 
@@ -160,14 +160,14 @@ impl Gateway {
     /// A program's pipe as a new stream.
     pub(super) fn send_stream(
         &mut self,
-        to: &str,
-        id: TransferId,
-        meta: TransferMeta,
+        order: TransferOrder,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
     ) -> Result<(), String> {
-        let peer = self.peer(to)?;
+        let TransferOrder { to, id, name, priority, attributes, .. } = order;
+        let (id, peer) = (TransferId(id), self.peer(&to)?);
+        let meta = TransferMeta { name, size: None, priority, attributes };
         if self.transfers.is_running(id) {
             return Err(format!("a transfer {} is running; a stream has one source", uuid::Uuid::from_u128(id.0)));
         }

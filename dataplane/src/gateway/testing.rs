@@ -10,7 +10,7 @@ use florelay_engine::{Command, Event};
 use super::{Gateway, Input, KnownPaths};
 use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
-use crate::ipc::{Answer, Request, RequestBody, Response};
+use crate::ipc::{Answer, Request, RequestBody, Response, TransferOrder};
 use crate::plan::{AdapterPlan, NodePlan, PeerPlan, PollMode, fixture};
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
 
@@ -89,7 +89,7 @@ impl Bed {
         let path = self.dir.path().join("file");
         std::fs::write(&path, b"12345").unwrap();
         let file = std::fs::File::open(path).unwrap();
-        let body = RequestBody::SendFile { to: to.into(), id: id.0, name: "f".into(), priority: 0, attributes: vec![] };
+        let body = RequestBody::SendFile { order: TransferOrder::new(to, id.0, "f", 0), path: None };
         self.gateway.request(Request { tag: 1, body }, Some(file.into()), &self.replies);
         self.answers.try_recv().ok().map(|response| response.body)
     }

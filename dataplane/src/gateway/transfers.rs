@@ -7,7 +7,7 @@ use florelay_engine::api::{TransferId, TransferMeta};
 use uuid::Uuid;
 
 use super::{Replies, nanos, reply};
-use crate::ipc::{Answer, TransferKind, TransferStatus};
+use crate::ipc::{Answer, FailCode, Failure, TransferKind, TransferState, TransferStatus};
 
 /// Ended transfers that are still shown.
 const MAX_ENDED: usize = 100;
@@ -40,14 +40,11 @@ impl Transfers {
             name: meta.name.clone(),
             outgoing,
             priority: meta.priority,
+            attributes: meta.attributes.clone(),
             kind: if meta.size.is_some() { TransferKind::File } else { TransferKind::Stream },
             size: meta.size,
-            confirmed: 0,
-            spooled: 0,
-            waiting: false,
-            age_ns: 0,
             stalled: !self.connected.get(peer).copied().unwrap_or(false),
-            ended: None,
+            ..TransferStatus::default()
         };
         self.running.insert(id, Transfer { status, started: Instant::now(), watchers: Vec::new(), news: true });
     }
@@ -74,7 +71,7 @@ impl Transfers {
         }
         let ended = self.ended.iter().rev().find(|status| status.id == id.0);
         let status = ended.ok_or_else(|| format!("no transfer {} is known", Uuid::from_u128(id.0)))?;
-        reply(replies, tag, Answer::Transfer(status.clone()));
+        reply(replies, tag, Answer::Transfer(Box::new(status.clone())));
         Ok(())
     }
 
@@ -104,7 +101,7 @@ impl Transfers {
     /// An offered stream has no reader.
     pub(crate) fn waiting(&mut self, id: TransferId, waiting: bool) {
         if let Some(transfer) = self.running.get_mut(&id) {
-            transfer.status.waiting = waiting;
+            transfer.status.state = if waiting { TransferState::NoReader } else { TransferState::Running };
             transfer.news = true;
         }
     }
@@ -132,9 +129,9 @@ impl Transfers {
                 tracing::warn!(transfer = %Uuid::from_u128(id.0), name = status.name, reason, "transfer ended");
             }
         }
-        status.ended = Some(result);
+        status.ended = Some(result.map_err(|reason| Failure::new(FailCode::Unknown, reason)));
         for (tag, replies) in &transfer.watchers {
-            reply(replies, *tag, Answer::Transfer(transfer.status.clone()));
+            reply(replies, *tag, Answer::Transfer(Box::new(transfer.status.clone())));
         }
         if self.ended.len() == MAX_ENDED {
             self.ended.pop_front();
@@ -149,7 +146,9 @@ impl Transfers {
             transfer.status.age_ns = nanos(transfer.started.elapsed());
             let status = &transfer.status;
             transfer.watchers.retain(|(tag, replies)| {
-                replies.send(crate::ipc::Response { tag: *tag, body: Answer::Transfer(status.clone()) }).is_ok()
+                replies
+                    .send(crate::ipc::Response { tag: *tag, body: Answer::Transfer(Box::new(status.clone())) })
+                    .is_ok()
             });
         }
     }
@@ -183,7 +182,7 @@ mod tests {
         receiver
             .try_iter()
             .map(|response| match response.body {
-                Answer::Transfer(status) => status,
+                Answer::Transfer(status) => *status,
                 other => panic!("unexpected {other:?}"),
             })
             .collect()

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferStatus};
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferOrder, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
     AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds,
@@ -258,7 +258,7 @@ impl Client {
     pub fn send(&mut self, to: &str, path: &Path, id: u128) -> u64 {
         let file = File::open(path).expect("the file is there");
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        let body = RequestBody::SendFile { to: to.into(), id, name, priority: 0, attributes: Vec::new() };
+        let body = RequestBody::SendFile { order: TransferOrder::new(to, id, name, 0), path: None };
         self.ask(body, Some(&file))
     }
 
@@ -266,7 +266,7 @@ impl Client {
     pub fn progress(&mut self, tag: u64, wanted: impl Fn(&TransferStatus) -> bool) -> TransferStatus {
         loop {
             match self.answer(tag) {
-                Answer::Transfer(status) if wanted(&status) => return status,
+                Answer::Transfer(status) if wanted(&status) => return *status,
                 Answer::Transfer(status) => assert!(status.ended.is_none(), "ended too early: {status:?}"),
                 other => panic!("asked for a transfer, got {other:?}"),
             }

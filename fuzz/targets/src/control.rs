@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use florelay::process::broker::{Broker, ClientId, Generation, Input as Happening, Output, Timing};
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
+use florelay_dataplane::ipc::{Answer, Request, Response};
 
 use crate::input::Input;
 use crate::ipc::{answers, requests};
@@ -30,7 +30,7 @@ impl Expected {
             match output {
                 Output::ToDataplane(request, fd) => {
                     assert!(self.asked.insert(request.tag), "a tag was used twice");
-                    assert_eq!(fd.is_some(), matches!(request.body, RequestBody::SendFile { .. }));
+                    assert_eq!(fd.is_some(), request.body.carries_descriptor());
                     self.given.push(request.tag);
                 }
                 Output::ToClient(client, response) => {
@@ -70,7 +70,7 @@ pub fn run(bytes: &[u8]) {
                 }
                 let tag = u64::from(input.byte() % 8);
                 let body = bodies[usize::from(input.byte()) % bodies.len()].clone();
-                let file = matches!(body, RequestBody::SendFile { .. }) != (op & 0x80 != 0);
+                let file = body.carries_descriptor() != (op & 0x80 != 0);
                 let fd = if file { File::open("/dev/null").ok().map(OwnedFd::from) } else { None };
                 *expected.waiting.entry((client, tag)).or_default() += 1;
                 broker.handle(now, Happening::Request(client, Request { tag, body }, fd))

@@ -11,8 +11,9 @@ use std::os::unix::net::UnixStream;
 
 use florelay_dataplane::fuzzing::is_broker_request;
 use florelay_dataplane::ipc::{
-    Answer, ClockStatus, DirectionStatus, FrameAccount, Hello, IPC_VERSION, LinkStatus, MeasuredStatus, PeerStatus,
-    Request, RequestBody, Response, RttStatus, Status, TransferKind, TransferStatus, WindowStatus, WorkerStatus,
+    Answer, ClockStatus, DirectionStatus, FailCode, Failure, FrameAccount, Hello, IPC_VERSION, LinkStatus,
+    MeasuredStatus, PeerStatus, Request, RequestBody, Response, RttStatus, Status, TransferKind, TransferOrder,
+    TransferStatus, WindowStatus, WorkerStatus,
 };
 use florelay_dataplane::ipc_codec::{IpcStream, decode, encode};
 use florelay_dataplane::plan::Rung;
@@ -69,7 +70,13 @@ pub(crate) fn requests() -> Vec<RequestBody> {
     let to = || "station-b".to_owned();
     vec![
         RequestBody::Status,
-        RequestBody::SendFile { to: to(), id: 7, name: "x.raw".to_owned(), priority: 80, attributes },
+        RequestBody::SendFile {
+            order: TransferOrder { attributes, ..TransferOrder::new(to(), 7, "x.raw", 80) },
+            path: Some("/data/x.raw".to_owned()),
+        },
+        RequestBody::SendStream { order: TransferOrder::new(to(), 8, "s", 3), declared: Some(5), linger_ns: 1 },
+        RequestBody::Transfers { ended: true, after: Some((true, 7)), limit: 10 },
+        RequestBody::Events,
         RequestBody::Watch { id: 7 },
         RequestBody::Cancel { id: u128::MAX },
         RequestBody::Message { to: to(), payload: vec![1, 2, 3] },
@@ -90,10 +97,10 @@ pub(crate) fn answers() -> Vec<Answer> {
         size: Some(1 << 30),
         confirmed: 9,
         spooled: 3,
-        waiting: true,
         age_ns: 1,
         stalled: false,
-        ended: Some(Err("no space".to_owned())),
+        ended: Some(Err(Failure::new(FailCode::Storage, "no space"))),
+        ..TransferStatus::default()
     };
     let counters = vec![("tx_frames".to_owned(), 1)];
     let status = Status {
@@ -133,8 +140,8 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer::Unavailable("it has not been started yet".to_owned()),
         Answer::Done,
         Answer::Status(Box::new(status)),
-        Answer::Transfer(TransferStatus { ended: None, ..transfer.clone() }),
-        Answer::Transfer(transfer),
+        Answer::Transfer(Box::new(TransferStatus { ended: None, ..transfer.clone() })),
+        Answer::Transfer(Box::new(transfer)),
         Answer::Message { rtt_ns: 1 },
         Answer::Hop { hop: 1, node: Some("relay".to_owned()), rtt_ns: 5, last: false },
         Answer::Hop { hop: 2, node: None, rtt_ns: 0, last: true },
