@@ -98,6 +98,11 @@ impl Line {
         &self.names[index]
     }
 
+    /// A running node.
+    pub(super) fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
     /// A node's folder.
     pub(super) fn home(&self, index: usize) -> &Path {
         &self.homes[index]

@@ -22,6 +22,7 @@ mod config;
 pub mod figures;
 mod geo;
 mod hops;
+mod kills;
 mod line;
 mod outage;
 mod plain;
@@ -87,7 +88,7 @@ struct Scenario {
     run: fn(&Bench, &Progress, &mut Row) -> Result<()>,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario {
         key: "1",
         what: "BLOS-clean: 100 kb/s, 750 ms; 1 MB file, a command of 256 B each second",
@@ -129,6 +130,12 @@ const SCENARIOS: [Scenario; 9] = [
         what: "outage: as 4, dark, also beyond a relay; 20 MB, 20 commands said in the dark",
         takes_s: [85, 300],
         run: outage::dark,
+    },
+    Scenario {
+        key: "12",
+        what: "power cut: as 4, kill -9 of the dataplane of either end in turn each 7 s; a file and a stream",
+        takes_s: [60, 1200],
+        run: kills::in_turn,
     },
     Scenario { key: "16", what: "cap proof: 5 % loss, 3 peers that want more", takes_s: [125, 300], run: caps::proof },
     Scenario {
