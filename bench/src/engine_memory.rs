@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use florelay_engine::api::{PeerState, TransferId, TransferMeta};
+use florelay_engine::api::{Kept, PeerState, TransferId, TransferMeta};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::port::FrameBuf as _;
 use florelay_engine::{Command, Event, Nanos};
@@ -102,9 +102,10 @@ impl Transfer {
         while !made.connected {
             made.round()?;
         }
-        let meta = TransferMeta { name: "bench.bin".to_owned(), size: None, priority: 0, attributes: Vec::new() };
+        let name = "bench.bin".to_owned();
+        let meta = TransferMeta { name, size: None, declared: None, priority: 0, attributes: Vec::new() };
         let now = made.now(Instant::now());
-        made.a.engine.handle_command(now, Command::Send { peer: PEER, id: ID, meta });
+        made.a.engine.handle_command(now, Command::Send { peer: PEER, id: ID, meta, kept: Kept::default() });
         Ok(made)
     }
 

@@ -1,136 +1,15 @@
 //! What gateways say to an engine, and what it says to them. All values are owned, so that they cross a ring.
 
+mod transfer;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::transfer::{FailCode, Failure, Kept, TransferId, TransferMeta};
 use crate::config::{LinkId, PathMemory, PeerId, RatePlan};
 use crate::contact::Contacts;
-
-/// A transfer's name: a UUID as the 128-bit number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TransferId(pub u128);
-
-/// What a receiver learns of a transfer before its first byte.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct TransferMeta {
-    /// File name without a directory; at most 255 bytes.
-    pub name: String,
-    /// Whole size in bytes. `None` = an open-ended stream: its end is known when it comes.
-    pub size: Option<u64>,
-    /// 0–127; 64 and above is strict over bulk.
-    pub priority: u8,
-    /// Passed on verbatim; at most 64 pairs of at most 1024 bytes.
-    pub attributes: Vec<(String, String)>,
-}
-
-/// Why a transfer ended without success, for programs. The numbers cross the wire and the APIs: they never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailCode {
-    /// Somebody at either end has cancelled it.
-    Cancelled = 0,
-    /// The program that wrote it went away without saying that this is the end.
-    SenderClosed = 1,
-    /// The link or the peer was given up.
-    LinkFailed = 2,
-    /// It was taken out of the queue before it began.
-    QueueCleared = 3,
-    /// Its deadline has passed.
-    Timeout = 4,
-    /// An end does not take it: its name, its id, a limit.
-    Refused = 5,
-    /// A disk at either end has failed or is full.
-    Storage = 6,
-    /// The file was changed, cut or removed while it was sent.
-    SourceChanged = 7,
-    /// What arrived does not have the sender's BLAKE3.
-    Digest = 8,
-    /// More or fewer bytes than were declared.
-    Size = 9,
-    /// The ends do not agree any more on what has arrived.
-    LostPlace = 10,
-    /// Its sender was restarted and does not know it any more.
-    Forgotten = 11,
-    /// The program that read it went away before the end.
-    ReaderClosed = 12,
-    /// Something else; also a code of a newer version.
-    Unknown = 255,
-}
-
-impl FailCode {
-    /// From the wire.
-    #[must_use]
-    pub fn from_number(number: u8) -> Self {
-        match number {
-            0 => Self::Cancelled,
-            1 => Self::SenderClosed,
-            2 => Self::LinkFailed,
-            3 => Self::QueueCleared,
-            4 => Self::Timeout,
-            5 => Self::Refused,
-            6 => Self::Storage,
-            7 => Self::SourceChanged,
-            8 => Self::Digest,
-            9 => Self::Size,
-            10 => Self::LostPlace,
-            11 => Self::Forgotten,
-            12 => Self::ReaderClosed,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// On the wire.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// As it is written in JSON and tables: `sender-closed`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cancelled => "cancelled",
-            Self::SenderClosed => "sender-closed",
-            Self::LinkFailed => "link-failed",
-            Self::QueueCleared => "queue-cleared",
-            Self::Timeout => "timeout",
-            Self::Refused => "refused",
-            Self::Storage => "storage",
-            Self::SourceChanged => "source-changed",
-            Self::Digest => "digest",
-            Self::Size => "size",
-            Self::LostPlace => "lost-place",
-            Self::Forgotten => "forgotten",
-            Self::ReaderClosed => "reader-closed",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// How a transfer ended without success.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Failure {
-    /// For programs.
-    pub code: FailCode,
-    /// For people.
-    pub reason: String,
-}
-
-impl Failure {
-    /// With these.
-    #[must_use]
-    pub fn new(code: FailCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
 
 /// Class of a datagram: which of a peer's two connections it goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +39,8 @@ pub enum DatagramRefusal {
 /// From a gateway to the engine.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// Offer a transfer to a peer; answered by `SupplyFrom`, or `TransferEnded`.
+    /// Offer a transfer to a peer; answered by `SupplyFrom`, or `TransferEnded`. A gateway that has started again sends
+    /// what it kept before the engine runs: what is not offered at the beginning of a session is shelved at the receiver.
     Send {
         /// Whom to.
         peer: PeerId,
@@ -168,8 +48,11 @@ pub enum Command {
         id: TransferId,
         /// What it is.
         meta: TransferMeta,
+        /// What is left of it from before a restart.
+        kept: Kept,
     },
-    /// Bytes of an own transfer at exactly `offset`, within the last `SupplyUpTo`. Anything else is ignored.
+    /// Bytes of an own transfer at exactly `offset`, within the last `SupplyUpTo`. Anything else is ignored, but for bytes
+    /// beyond the meta's size: they end it with [`FailCode::Size`].
     Supply {
         /// Which.
         id: TransferId,
@@ -178,7 +61,8 @@ pub enum Command {
         /// The bytes.
         data: Bytes,
     },
-    /// An own transfer is complete at `size` bytes with this BLAKE3.
+    /// An own transfer is complete at `size` bytes with this BLAKE3. Another size than the meta's ends it with
+    /// [`FailCode::Size`], fewer bytes than the receiver has with [`FailCode::LostPlace`].
     SupplyEnd {
         /// Which.
         id: TransferId,
@@ -191,29 +75,55 @@ pub enum Command {
     Cancel {
         /// Which.
         id: TransferId,
-        /// For the person at the other end.
-        reason: String,
+        /// Why, for both ends.
+        failure: Failure,
     },
-    /// The receiver's gateway takes an offered transfer, from this offset on (what it has already confirmed).
+    /// An own transfer has another priority from now on: it changes lane and weight at its next packet. An unknown id is
+    /// ignored, and so is a priority above 127.
+    SetPriority {
+        /// Which.
+        id: TransferId,
+        /// 0–127, as in [`TransferMeta`].
+        priority: u8,
+    },
+    /// Send nothing more of an own transfer, neither its bytes nor its end, until `held` is said to be over. It is offered,
+    /// confirmed, resumed and ended as any other. An unknown id is ignored.
+    Hold {
+        /// Which.
+        id: TransferId,
+        /// Begin, or end.
+        held: bool,
+    },
+    /// The receiver's gateway takes an offered transfer, from this offset on: what it has synced of a file, what its
+    /// reader has of a stream.
     Accept {
         /// Which.
         id: TransferId,
         /// Bytes it has.
         offset: u64,
     },
-    /// The receiver's gateway has written everything below `offset`.
+    /// The receiver's gateway has written everything below `offset`, and takes as much more. This confirms a stream (its
+    /// reader has these bytes), but not a file.
     Written {
         /// Which.
         id: TransferId,
         /// First byte not yet written.
         offset: u64,
     },
-    /// The receiver's gateway has verified, synced and renamed the file (`Ok`), or could not (`Err`, for people).
+    /// The receiver's gateway has synced everything of a file below `offset`: this confirms it. It is written, too. Ignored
+    /// for a stream.
+    Synced {
+        /// Which.
+        id: TransferId,
+        /// First byte that a power cut could take.
+        offset: u64,
+    },
+    /// The receiver's gateway has verified, synced and renamed the file (`Ok`), or could not (`Err`).
     Complete {
         /// Which.
         id: TransferId,
         /// How it went.
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     /// Send a command message; answered by `MessageAcked` or `MessageFailed`.
     Message {
@@ -291,11 +201,13 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 /// From the engine to the gateways.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Supply an own transfer from `offset` on; said at acceptance and after each lost connection.
+    /// Supply an own transfer from `offset` on; said at acceptance and after each lost connection. After a restart `offset`
+    /// of a stream may be beyond what was [`Kept`]: the receiver has what was lost here, and the gateway supplies nothing
+    /// until its writer has come there again.
     SupplyFrom {
         /// Which.
         id: TransferId,
-        /// The peer has confirmed everything below.
+        /// The peer has everything below; not all of it need be confirmed.
         offset: u64,
     },
     /// Bytes below `limit` may be supplied. Limits only grow until the next `SupplyFrom`.
@@ -305,7 +217,7 @@ pub enum Event {
         /// First byte that may not be supplied yet.
         limit: u64,
     },
-    /// The peer has written everything below `offset`.
+    /// The peer has everything below `offset` for good: synced of a file, read of a stream.
     Confirmed {
         /// Which.
         id: TransferId,
@@ -316,8 +228,11 @@ pub enum Event {
     TransferEnded {
         /// Which.
         id: TransferId,
-        /// `Ok`, or the reason.
-        result: Result<(), String>,
+        /// `Ok`, or why not.
+        result: Result<(), Failure>,
+        /// Bytes of its stripes, headers included, on all connections of this engine: at the sender those that QUIC took,
+        /// also those sent again after a lost connection; at the receiver those that came, also those passed over.
+        wire_bytes: u64,
     },
     /// A peer offers a transfer; answer with `Accept` or `Cancel`.
     Offered {

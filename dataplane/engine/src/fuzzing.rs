@@ -4,10 +4,10 @@
 use quinn_proto::Connection;
 
 use crate::Engine;
-use crate::api::{TransferId, TransferMeta};
+use crate::api::TransferId;
 use crate::config::PeerId;
 use crate::port::FrameBuf;
-use crate::session::{Message, Session};
+use crate::session::{Message, OfferedMeta, Session};
 use crate::transport::Lane;
 
 /// What a session made of a stream of bytes.
@@ -45,7 +45,7 @@ pub fn session(bytes: &[u8], pieces: &[usize]) -> Read {
 }
 
 /// Kinds of session messages that [`message`] writes: each by its number, then an offer of a stream.
-pub const KINDS: u8 = 11;
+pub const KINDS: u8 = 13;
 
 /// A session message as it travels; `kind` chooses which.
 #[must_use]
@@ -58,7 +58,7 @@ pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
         }
         1 => {
             let attributes = vec![(text.to_owned(), text.to_owned()); usize::from(number as u8)];
-            let meta = TransferMeta { name: text.to_owned(), size: Some(number), priority: number as u8, attributes };
+            let meta = OfferedMeta { name: text.to_owned(), size: Some(number), priority: number as u8, attributes };
             Message::Offer { id, meta }
         }
         2 => Message::Accept { id, offset: number },
@@ -69,10 +69,12 @@ pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
         7 => Message::OffersEnd { boot: number },
         8 => Message::Received { ids: (0..u64::from(number as u8)).map(|step| number.wrapping_add(step)).collect() },
         9 => Message::Credit { id, limit: number },
-        _ => {
+        10 => Message::Fail { id, code: number as u8, reason: text.to_owned() },
+        stream => {
             let meta =
-                TransferMeta { name: text.to_owned(), size: None, priority: number as u8, attributes: Vec::new() };
-            Message::Offer { id, meta }
+                OfferedMeta { name: text.to_owned(), size: None, priority: number as u8, attributes: Vec::new() };
+            let declared = number >> 8;
+            if stream == 11 { Message::OfferStream { id, meta, declared } } else { Message::Offer { id, meta } }
         }
     })
 }

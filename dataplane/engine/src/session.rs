@@ -10,16 +10,18 @@ use bytes::{Buf, BufMut, BytesMut};
 use quinn_proto::{Connection, Dir, StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{TransferId, TransferMeta};
+use crate::api::{Failure, TransferId, TransferMeta};
 
 /// Version of the session messages; the peer's may differ by one (N and N−1 interoperate).
-pub(crate) const SESSION_VERSION: u16 = 2;
+pub(crate) const SESSION_VERSION: u16 = 3;
 /// Oldest session version this end still speaks.
 pub(crate) const MIN_SESSION_VERSION: u16 = 1;
 /// First session version with `OffersEnd` and `Received`.
 const RECONCILES: u16 = 2;
 /// First session version with `Credit`, without which no open-ended stream goes.
 const STREAMS: u16 = 2;
+/// First session version with `Fail` and `OfferStream`.
+const CODES: u16 = 3;
 /// Largest message body in bytes: an offer with all its attributes.
 const MAX_MESSAGE_BYTES: usize = 192 << 10;
 const LENGTH_BYTES: usize = 4;
@@ -39,7 +41,7 @@ pub(crate) enum Message {
     /// First in each direction.
     Hello { version: u16, min_version: u16, class: u8, node: String },
     /// Sender: a transfer begins, or goes on after a lost connection.
-    Offer { id: u128, meta: TransferMeta },
+    Offer { id: u128, meta: OfferedMeta },
     /// Receiver: send from this offset on.
     Accept { id: u128, offset: u64 },
     /// Sender: the transfer is complete.
@@ -48,7 +50,7 @@ pub(crate) enum Message {
     Confirm { id: u128, offset: u64 },
     /// Receiver: verified, synced, in place.
     Done { id: u128 },
-    /// Either: given up, for this reason.
+    /// Either: given up, for this reason. Towards version 3 it is `Fail`.
     Cancel { id: u128, reason: String },
     /// Sender, from version 2: every transfer that it knew when the session began has been offered. `boot` is its boot
     /// id, so that the receiver can tell what was given up from what was forgotten in a restart.
@@ -57,6 +59,26 @@ pub(crate) enum Message {
     Received { ids: Vec<u64> },
     /// Receiver of a stream, from version 2: bytes below `limit` may be sent. Grows only, until the next `Accept`.
     Credit { id: u128, limit: u64 },
+    /// Either, from version 3: given up, with the number of a [`FailCode`](crate::api::FailCode).
+    Fail { id: u128, code: u8, reason: String },
+    /// Sender, from version 3: as `Offer`, a stream whose writer has declared its size.
+    OfferStream { id: u128, meta: OfferedMeta, declared: u64 },
+}
+
+/// A transfer's description in the shape that every version has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OfferedMeta {
+    pub(crate) name: String,
+    pub(crate) size: Option<u64>,
+    pub(crate) priority: u8,
+    pub(crate) attributes: Vec<(String, String)>,
+}
+
+impl OfferedMeta {
+    pub(crate) fn into_meta(self, declared: Option<u64>) -> TransferMeta {
+        let Self { name, size, priority, attributes } = self;
+        TransferMeta { name, size, declared: declared.filter(|_| size.is_none()), priority, attributes }
+    }
 }
 
 impl Message {
@@ -64,11 +86,13 @@ impl Message {
         match self {
             Self::Hello { .. } | Self::OffersEnd { .. } | Self::Received { .. } => None,
             Self::Offer { id, .. }
+            | Self::OfferStream { id, .. }
             | Self::Accept { id, .. }
             | Self::Finish { id, .. }
             | Self::Confirm { id, .. }
             | Self::Done { id }
             | Self::Cancel { id, .. }
+            | Self::Fail { id, .. }
             | Self::Credit { id, .. } => Some(TransferId(*id)),
         }
     }
@@ -124,10 +148,26 @@ impl Session {
         self.stream == Some(stream)
     }
 
-    /// Say that something is given up. Own reasons are short ones.
-    pub(crate) fn push_cancel(&mut self, id: TransferId, reason: &str) {
+    /// Say that something is given up, in words that the peer's version has. Own reasons are short ones.
+    pub(crate) fn push_failure(&mut self, TransferId(id): TransferId, failure: &Failure) {
+        let Failure { code, reason } = failure;
         let end = (0..=reason.len().min(OWN_REASON_BYTES)).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-        self.push(&Message::Cancel { id: id.0, reason: reason[..end].to_owned() });
+        let reason = reason[..end].to_owned();
+        self.push(&if self.version >= CODES {
+            Message::Fail { id, code: code.number(), reason }
+        } else {
+            Message::Cancel { id, reason }
+        });
+    }
+
+    /// Offer a transfer. A peer of an older version does not learn what was declared.
+    pub(crate) fn push_offer(&mut self, TransferId(id): TransferId, meta: &TransferMeta) {
+        let TransferMeta { name, size, declared, priority, attributes } = meta.clone();
+        let offered = OfferedMeta { name, size, priority, attributes };
+        self.push(&match declared.filter(|_| size.is_none() && self.version >= CODES) {
+            Some(declared) => Message::OfferStream { id, meta: offered, declared },
+            None => Message::Offer { id, meta: offered },
+        });
     }
 
     pub(crate) fn push(&mut self, message: &Message) {
@@ -247,6 +287,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::FailCode;
 
     fn delivered(bytes: &[u8]) -> Session {
         Session { inbox: BytesMut::from(bytes), ..Session::default() }
@@ -293,9 +334,9 @@ mod tests {
 
     #[test]
     fn answers_that_nobody_reads_have_a_bound_and_own_reasons_a_length() {
-        let mut session = Session::default();
+        let mut session = Session::greeted(SESSION_VERSION);
         for id in 0..20_000 {
-            session.push_cancel(TransferId(u128::MAX - id), &"ä".repeat(4000));
+            session.push_failure(TransferId(u128::MAX - id), &Failure::new(FailCode::Unknown, "ä".repeat(4000)));
         }
         // All that an honest peer can have asked for.
         assert_eq!(session.check(), Ok(()));
@@ -305,6 +346,53 @@ mod tests {
         }
         assert!(session.outbox.len() < MAX_OUTBOX_BYTES + 100);
         assert_eq!(session.check(), Err(SessionError::Unread(session.outbox.len())));
+    }
+
+    #[test]
+    fn an_older_peer_hears_what_it_has_words_for() {
+        let declared = TransferMeta {
+            name: "f".into(),
+            size: None,
+            declared: Some(7),
+            priority: 1,
+            attributes: vec![("a".into(), "b".into())],
+        };
+        let offered = declared.clone();
+        let offered = OfferedMeta { name: offered.name, size: None, priority: 1, attributes: offered.attributes };
+        let failure = Failure::new(FailCode::Storage, "no space");
+        let said = |version| {
+            let mut session = Session::greeted(version);
+            session.push_failure(TransferId(1), &failure);
+            session.push_offer(TransferId(2), &declared);
+            let mut read = delivered(&session.take_outbox());
+            [read.next().unwrap().unwrap(), read.next().unwrap().unwrap()]
+        };
+        let old =
+            [Message::Cancel { id: 1, reason: "no space".into() }, Message::Offer { id: 2, meta: offered.clone() }];
+        assert_eq!(said(2), old);
+        assert_eq!(said(1), old);
+        let new = [
+            Message::Fail { id: 1, code: 6, reason: "no space".into() },
+            Message::OfferStream { id: 2, meta: offered.clone(), declared: 7 },
+        ];
+        assert_eq!(said(3), new);
+        assert_eq!(said(4), new);
+        assert_eq!(offered.clone().into_meta(Some(7)), declared);
+        // A file has one size only.
+        assert_eq!(OfferedMeta { size: Some(5), ..offered }.into_meta(Some(7)).declared, None);
+    }
+
+    #[test]
+    fn offers_and_cancellations_have_the_bytes_of_version_2() {
+        // Written down from version 2: number, id, then name, size, priority, attributes; or the reason.
+        let meta =
+            OfferedMeta { name: "ab".into(), size: Some(300), priority: 5, attributes: vec![("k".into(), "".into())] };
+        let mut session = Session::greeted(2);
+        session.push(&Message::Offer { id: 1, meta });
+        session.push(&Message::Cancel { id: 2, reason: "no".into() });
+        let offer = [0, 0, 0, 13, 1, 1, 2, b'a', b'b', 1, 0xac, 2, 5, 1, 1, b'k', 0];
+        let cancel = [0, 0, 0, 5, 6, 2, 2, b'n', b'o'];
+        assert_eq!(session.take_outbox(), [&offer[..], &cancel[..]].concat());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Spool {
     held: VecDeque<u8>,
     /// First byte held: the receiver has confirmed everything below.
     base: u64,
+    /// What the receiver has confirmed; beyond what is here where this end has lost what it had sent.
+    confirmed: u64,
     /// Next byte to supply; `None` while the receiver has not said from where.
     next: Option<u64>,
     /// First byte that may not be supplied yet.
@@ -41,13 +43,20 @@ impl Spool {
     /// An empty one for this stream.
     #[must_use]
     pub fn new(id: TransferId) -> Self {
+        Self::recovered(id, 0, blake3::Hasher::new())
+    }
+
+    /// One that goes on after a restart: everything below `base` was confirmed, and `hasher` covers exactly that.
+    #[must_use]
+    pub fn recovered(id: TransferId, base: u64, hasher: blake3::Hasher) -> Self {
         Self {
             id,
             held: VecDeque::new(),
-            base: 0,
+            base,
+            confirmed: base,
             next: None,
             limit: 0,
-            hasher: blake3::Hasher::new(),
+            hasher,
             ended: false,
             end_said: false,
         }
@@ -82,6 +91,15 @@ impl Spool {
         debug_assert!(!self.ended, "bytes after the end");
         self.hasher.update(data);
         self.held.extend(data);
+        self.release();
+    }
+
+    /// Let go what the receiver has for good.
+    fn release(&mut self) {
+        let gone = self.confirmed.min(self.head()).saturating_sub(self.base);
+        self.held.drain(..gone as usize);
+        self.base += gone;
+        self.next = self.next.map(|next| next.max(self.base));
     }
 
     /// The application has said that this is all.
@@ -93,17 +111,16 @@ impl Spool {
     pub fn handle(&mut self, event: &Event) {
         match *event {
             Event::SupplyFrom { offset, .. } => {
-                // The engine has checked it: not below what was confirmed, not above what was sent.
-                self.next = Some(offset.clamp(self.base, self.head()));
+                // The engine has checked it: not below what was confirmed. It may be beyond what is here, if this end has
+                // lost what it had sent: the application comes there again.
+                self.next = Some(offset.max(self.base));
                 self.limit = offset;
                 self.end_said = false;
             }
             Event::SupplyUpTo { limit, .. } => self.limit = limit,
             Event::Confirmed { offset, .. } => {
-                let gone = offset.min(self.head()).saturating_sub(self.base);
-                self.held.drain(..gone as usize);
-                self.base += gone;
-                self.next = self.next.map(|next| next.max(self.base));
+                self.confirmed = self.confirmed.max(offset);
+                self.release();
                 if self.held.capacity() > 4 * self.held.len().max(PIECE_BYTES as usize) {
                     // What one outage filled is given back, and not after every confirmation.
                     self.held.shrink_to(2 * self.held.len());
@@ -125,7 +142,7 @@ impl Spool {
         let id = self.id;
         if self.is_over(next) {
             self.end_said = true;
-            return Some(Command::SupplyEnd { id, size: next, digest: self.digest() });
+            return Some(Command::SupplyEnd { id, size: self.head(), digest: self.digest() });
         }
         let end = self.limit.min(self.head()).min(next.saturating_add(PIECE_BYTES));
         // Confirmed bytes are supplied ones: `base ≤ next`.
@@ -143,7 +160,7 @@ impl Spool {
     }
 
     fn is_over(&self, next: u64) -> bool {
-        self.ended && !self.end_said && next == self.head()
+        self.ended && !self.end_said && next >= self.head()
     }
 }
 
@@ -200,6 +217,26 @@ mod tests {
         assert_eq!(supplied(&mut spool), (vec![], Some((1200, digest))));
         spool.handle(&Event::Confirmed { id: ID, offset: 1200 });
         assert_eq!((spool.held(), spool.room(1000)), (0, 0));
+    }
+
+    #[test]
+    fn after_a_restart_it_waits_for_its_writer_where_the_receiver_has_more_than_is_kept() {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&content(0..300));
+        let mut spool = Spool::recovered(ID, 300, hasher);
+        spool.push(&content(300..500));
+        told(&mut spool, 800, 5000);
+        spool.handle(&Event::Confirmed { id: ID, offset: 700 });
+        assert_eq!((spool.held(), spool.head(), spool.room(1000)), (0, 500, 1000));
+        assert!(!spool.is_ready());
+        // Confirmed already: it takes no room.
+        spool.push(&content(500..750));
+        assert_eq!((spool.held(), spool.head()), (50, 750));
+        assert_eq!(supplied(&mut spool), (vec![], None));
+        spool.push(&content(750..900));
+        assert_eq!(supplied(&mut spool).0, [(800, content(800..900))]);
+        spool.end();
+        assert_eq!(supplied(&mut spool).1, Some((900, *blake3::hash(&content(0..900)).as_bytes())));
     }
 
     #[test]

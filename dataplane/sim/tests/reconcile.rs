@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use florelay_engine::api::{Command, PeerState, TransferId};
+use florelay_engine::api::{Command, FailCode, Failure, PeerState, TransferId};
 use florelay_engine::config::{LinkId, PeerId};
 use florelay_engine::time::Nanos;
 use florelay_sim::gateway::Pace;
@@ -57,7 +57,10 @@ fn cut(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
 }
 
 fn cancel(net: &mut Sim, at: NodeId) {
-    net.command(at, Command::Cancel { id: FILE, reason: "cancelled by the operator".into() });
+    net.command(
+        at,
+        Command::Cancel { id: FILE, failure: Failure::new(FailCode::Cancelled, "cancelled by the operator") },
+    );
 }
 
 fn finish_other(net: &mut Sim) {
@@ -73,7 +76,10 @@ fn a_cancellation_by_the_sender_that_is_lost_with_the_connection_frees_the_recei
         cut(&mut net, |net| cancel(net, A));
         finish_other(&mut net);
         let ended = net.gateway(B).sinks[&FILE].result();
-        assert!(matches!(ended, Some(Err(reason)) if reason.contains("gave it up")), "{ended:?}");
+        assert!(
+            matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("gave it up")),
+            "{ended:?}"
+        );
     });
 }
 
@@ -84,7 +90,10 @@ fn a_cancellation_by_the_receiver_that_is_lost_is_said_again_and_the_file_not_ta
         cut(&mut net, |net| cancel(net, B));
         finish_other(&mut net);
         let ended = net.gateway(A).sources[&FILE].result();
-        assert!(matches!(ended, Some(Err(reason)) if reason.contains("by the operator")), "{ended:?}");
+        assert!(
+            matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("by the operator")),
+            "{ended:?}"
+        );
         // The gateway asserts that nothing is offered to it a second time. What the operator sends now is new.
         net.gateway_mut(A).sources.remove(&FILE);
         net.gateway_mut(B).sinks.remove(&FILE);
@@ -126,7 +135,7 @@ fn a_stream_that_a_restarted_sender_has_forgotten_ends_at_the_reader_and_frees_i
         net.power_cut(A, PEER);
         finish_other(&mut net);
         let ended = net.gateway(B).streams_in[&STREAM].result();
-        assert!(matches!(ended, Some(Err(reason)) if reason.contains("restarted")), "{ended:?}");
+        assert!(matches!(ended, Some(Err(failure)) if failure.code == FailCode::Forgotten), "{ended:?}");
     });
 }
 
@@ -151,7 +160,10 @@ fn a_cancellation_by_the_receiver_before_the_offer_of_a_new_session_has_come_lea
             cancel(&mut net, B);
             finish_other(&mut net);
             for ended in [net.gateway(A).sources[&FILE].result(), net.gateway(B).sinks[&FILE].result()] {
-                assert!(matches!(ended, Some(Err(reason)) if reason.contains("by the operator")), "{ended:?}");
+                assert!(
+                    matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("by the operator")),
+                    "{ended:?}"
+                );
             }
         }
     });

@@ -40,7 +40,7 @@ fn the_first_peer_keeps_an_id_and_the_second_is_refused_by_name() {
     assert!(ended, "one of the two transfers stalls");
     assert_eq!(net.gateway(b).sources[&ID].result(), Some(&Ok(())));
     let refused = net.gateway(c).sources[&ID].result().and_then(|result| result.as_ref().err());
-    assert!(refused.is_some_and(|reason| reason.contains("another peer")), "{refused:?}");
+    assert!(refused.is_some_and(|failure| failure.reason.contains("another peer")), "{refused:?}");
     assert_eq!(net.gateway(a).sinks[&ID].written_bytes(), SIZE);
 }
 
@@ -61,7 +61,7 @@ fn an_id_that_comes_in_cannot_be_sent_back_and_what_comes_in_arrives() {
     net.send_file(a, PEER, ID, SIZE, 0);
     net.run_until(net.now() + Duration::from_millis(1));
     let refused = net.gateway_mut(a).sources.remove(&ID).and_then(|source| source.result().cloned());
-    assert!(matches!(&refused, Some(Err(reason)) if reason.contains("the other way")), "{refused:?}");
+    assert!(matches!(&refused, Some(Err(failure)) if failure.reason.contains("the other way")), "{refused:?}");
     let ended = net.run_while(Nanos(30 * SECOND), |net| net.gateway(b).sources[&ID].result().is_none());
     assert!(ended && net.files_done(), "{:?}", net.gateway(b).sources[&ID].result());
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use florelay_engine::api::{Command, TransferId};
+use florelay_engine::api::{Command, FailCode, Failure, TransferId};
 use florelay_engine::config::LinkId;
 use florelay_engine::time::Nanos;
 use florelay_sim::gateway::{MessageSender, Pace};
@@ -169,6 +169,7 @@ fn a_reader_that_stops_holds_up_its_stream_and_nothing_else() {
 
 #[test]
 fn either_end_may_give_a_stream_up_and_both_hear_of_it_once() {
+    let enough = Failure::new(FailCode::Cancelled, "enough");
     for_seeds(0..40, |seed| {
         let mut net = connected(seed);
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -178,10 +179,11 @@ fn either_end_may_give_a_stream_up_and_both_hear_of_it_once() {
         let from = if seed % 2 == 0 { A } else { B };
         let at = net.now() + Duration::from_millis(rng.random_range(60..3000));
         net.run_until(at);
-        net.command(from, Command::Cancel { id: stream(0), reason: "enough".into() });
+        net.command(from, Command::Cancel { id: stream(0), failure: enough.clone() });
         let end = secs(&net, 30);
         net.run_until(end);
-        let given_up = Some(&Err("enough".to_owned()));
+        let given_up = Err(enough.clone());
+        let given_up = Some(&given_up);
         assert_eq!(net.gateway(A).streams_out[&stream(0)].result(), given_up);
         assert_eq!(net.gateway(B).streams_in[&stream(0)].result(), given_up);
         assert_eq!(net.gateway(B).streams_in[&stream(1)].result(), Some(&Ok(())), "the other goes on");
@@ -202,8 +204,8 @@ fn a_reader_that_lost_its_place_ends_the_stream_and_repeats_nothing() {
     let end = secs(&net, 30);
     net.run_until(end);
     for result in [net.gateway(A).streams_out[&stream(0)].result(), net.gateway(B).streams_in[&stream(0)].result()] {
-        let Some(Err(reason)) = result else { panic!("{result:?}") };
-        assert!(reason.contains("lost its place") && reason.contains("byte 0"), "{reason}");
+        let Some(Err(Failure { code, reason })) = result else { panic!("{result:?}") };
+        assert!(*code == FailCode::LostPlace && reason.contains("byte 0"), "{reason}");
     }
     assert_eq!(net.gateway(B).streams_in[&stream(0)].received_bytes(), 0);
 }

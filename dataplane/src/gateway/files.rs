@@ -1,7 +1,7 @@
 //! Transfers at the gateway: offers taken or refused, files supplied in turns, ends.
 
 use florelay_engine::Command;
-use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 
 use super::disk::{Open, Opened, Opening, Slow};
@@ -31,7 +31,9 @@ impl Gateway {
             let step = file.step(&mut self.pieces);
             // What could not be read is given up; nothing more is read of it until the engine has heard.
             self.turns.set(worker, id, step.is_ok() && file.is_ready());
-            if let Some(command) = step.unwrap_or_else(|reason| Some(Command::Cancel { id, reason })) {
+            let given_up =
+                |reason| Some(Command::Cancel { id, failure: Failure::new(FailCode::SourceChanged, reason) });
+            if let Some(command) = step.unwrap_or_else(given_up) {
                 self.tell_worker(worker, ToWorker::Engine(command));
             }
         }
@@ -46,9 +48,10 @@ impl Gateway {
                 Ok(()) => {
                     let offset = file.written();
                     self.transfers.confirmed(id, offset);
-                    Command::Written { id, offset }
+                    self.tell_worker(worker, ToWorker::Engine(Command::Written { id, offset }));
+                    Command::Synced { id, offset }
                 }
-                Err(reason) => Command::Cancel { id, reason },
+                Err(reason) => Command::Cancel { id, failure: Failure::new(FailCode::Storage, reason) },
             };
             self.tell_worker(worker, ToWorker::Engine(command));
         }
@@ -62,7 +65,8 @@ impl Gateway {
             incoming::unfit(&meta.name)
         };
         if let Some(reason) = refusal {
-            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+            let failure = Failure::new(FailCode::Refused, reason);
+            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, failure }));
             return;
         }
         let number = self.number();
@@ -104,12 +108,12 @@ impl Gateway {
                 Command::Accept { id: *id, offset }
             }
             Opened::Arrived => Command::Complete { id: *id, result: Ok(()) },
-            Opened::Refused(reason) => Command::Cancel { id: *id, reason },
+            Opened::Refused(reason) => Command::Cancel { id: *id, failure: Failure::new(FailCode::Refused, reason) },
         };
         self.tell_worker(*worker, ToWorker::Engine(command));
     }
 
-    pub(super) fn ended(&mut self, worker: usize, id: TransferId, result: Result<(), String>) {
+    pub(super) fn ended(&mut self, worker: usize, id: TransferId, result: Result<(), Failure>) {
         self.opening.remove(&id);
         let outgoing = self.outgoing.remove(&id);
         self.turns.set(worker, id, false);
@@ -138,7 +142,7 @@ impl Gateway {
         }
         self.digests.remove(&id);
         let reason = "its sender was restarted and does not know it any more; what has arrived is kept for a week";
-        self.transfers.ended(id, Err(reason.into()));
+        self.transfers.ended(id, Err(Failure::new(FailCode::Forgotten, reason)));
     }
 
     pub(super) fn sweep(&mut self) {

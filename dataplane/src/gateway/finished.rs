@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn meta(name: &str, size: Option<u64>) -> TransferMeta {
-        TransferMeta { name: name.into(), size, priority: 0, attributes: vec![] }
+        TransferMeta { name: name.into(), size, declared: None, priority: 0, attributes: vec![] }
     }
 
     fn known(files: &FinishedFiles, id: u128) -> Known {

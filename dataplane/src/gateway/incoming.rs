@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     fn meta() -> TransferMeta {
-        TransferMeta { name: "image.tif".into(), size: None, priority: 0, attributes: vec![] }
+        TransferMeta { name: "image.tif".into(), size: None, declared: None, priority: 0, attributes: vec![] }
     }
 
     fn arrived() -> (tempfile::TempDir, FinishedFiles) {

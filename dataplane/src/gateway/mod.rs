@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use florelay_engine::api::TransferId;
+use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
 
@@ -279,9 +279,13 @@ impl Gateway {
                 if let Ok(path) = &result {
                     tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
                 }
-                self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
+                let result = result.map(|_| ()).map_err(|reason| Failure::new(FailCode::Storage, reason));
+                self.tell_transfer(id, Command::Complete { id, result });
             }
-            Input::Hashed(id, result) => self.transfers.ended(id, result),
+            Input::Hashed(id, result) => {
+                let failed = |reason| Failure::new(FailCode::SourceChanged, reason);
+                self.transfers.ended(id, result.map_err(failed));
+            }
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
         }
@@ -325,8 +329,8 @@ impl Gateway {
                 }
             }
             Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
-            Event::TransferEnded { id, result } if self.streams.knows(id) => self.stream_ended(id, result),
-            Event::TransferEnded { id, result } => self.ended(worker, id, result),
+            Event::TransferEnded { id, result, .. } if self.streams.knows(id) => self.stream_ended(id, result),
+            Event::TransferEnded { id, result, .. } => self.ended(worker, id, result),
             Event::Offered { peer, id, meta } if meta.size.is_none() => self.stream_offered(worker, peer, id, &meta),
             Event::Offered { peer, id, meta } => self.offered(worker, peer, id, meta),
             Event::Data { id, offset, data } => {
@@ -336,7 +340,8 @@ impl Gateway {
                     self.touched.push((worker, id));
                 }
                 if let Err(reason) = result {
-                    self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+                    let failure = Failure::new(FailCode::Storage, reason);
+                    self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, failure }));
                 }
             }
             Event::DataEnd { id, size, digest } => {
@@ -351,7 +356,7 @@ impl Gateway {
             }
             Event::TransferShelved { id } if self.streams.knows(id) => {
                 let reason = "its sender was restarted, and what was not confirmed was in its memory";
-                self.stream_ended(id, Err(reason.into()));
+                self.stream_ended(id, Err(Failure::new(FailCode::Forgotten, reason)));
             }
             Event::TransferShelved { id } => self.shelved(id),
             Event::Message { peer, id, payload } => {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use florelay_engine::Command;
-use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, Kept, MAX_MESSAGE_BYTES, TransferId, TransferMeta};
 use florelay_engine::config::LinkId;
 
 use super::incoming;
@@ -87,7 +87,7 @@ impl Gateway {
     ) -> Result<(), String> {
         let TransferOrder { to, id, name, priority, attributes, .. } = order;
         let (id, peer) = (TransferId(id), self.peer(&to)?);
-        let mut meta = TransferMeta { name, size: None, priority, attributes };
+        let mut meta = TransferMeta { name, size: None, declared: None, priority, attributes };
         // The receiver would refuse it; here it is said at once.
         if let Some(reason) = incoming::unfit(&meta.name) {
             return Err(reason);
@@ -114,7 +114,7 @@ impl Gateway {
         self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
         self.transfers.watch(id, tag, replies)?;
         self.outgoing.insert(id, file);
-        self.tell_peer(peer, Command::Send { peer, id, meta });
+        self.tell_peer(peer, Command::Send { peer, id, meta, kept: Kept::default() });
         Ok(())
     }
 
@@ -137,7 +137,8 @@ impl Gateway {
         if !self.transfers.is_running(id) {
             return Err(format!("no transfer {} is running", uuid::Uuid::from_u128(id.0)));
         }
-        self.tell_transfer(id, Command::Cancel { id, reason: "cancelled by the operator".into() });
+        let failure = Failure::new(FailCode::Cancelled, "cancelled by the operator");
+        self.tell_transfer(id, Command::Cancel { id, failure });
         reply(replies, tag, Answer::Done);
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use florelay_engine::api::TransferId;
+use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::PeerId;
 use florelay_engine::{Command, Event};
 use uuid::Uuid;
@@ -36,8 +36,8 @@ impl Gateway {
         let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
         tracing::warn!(transfer = %Uuid::from_u128(id.0), peer = name, "offer refused: a transfer with this id is running");
         self.strangers.0.insert((worker, id));
-        let reason = "a transfer with this id is running there already".to_owned();
-        self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+        let failure = Failure::new(FailCode::Refused, "a transfer with this id is running there already");
+        self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, failure }));
         true
     }
 

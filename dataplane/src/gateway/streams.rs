@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
-use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, Kept, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::spool::Spool;
 use florelay_engine::{Command, Event};
@@ -167,7 +167,7 @@ impl Gateway {
     ) -> Result<(), String> {
         let TransferOrder { to, id, name, priority, attributes, .. } = order;
         let (id, peer) = (TransferId(id), self.peer(&to)?);
-        let meta = TransferMeta { name, size: None, priority, attributes };
+        let meta = TransferMeta { name, size: None, declared: None, priority, attributes };
         if self.transfers.is_running(id) {
             return Err(format!("a transfer {} is running; a stream has one source", uuid::Uuid::from_u128(id.0)));
         }
@@ -183,7 +183,7 @@ impl Gateway {
         self.streams.sending.insert(id, stream);
         self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
         self.transfers.watch(id, tag, replies)?;
-        self.tell_peer(peer, Command::Send { peer, id, meta });
+        self.tell_peer(peer, Command::Send { peer, id, meta, kept: Kept::default() });
         self.streams.grant();
         Ok(())
     }
@@ -220,7 +220,8 @@ impl Gateway {
         let result = if announced == *digest {
             Ok(())
         } else {
-            Err(format!("the {size} bytes that were read do not have the sender's BLAKE3"))
+            let reason = format!("the {size} bytes that were read do not have the sender's BLAKE3");
+            Err(Failure::new(FailCode::Digest, reason))
         };
         self.tell_transfer(id, Command::Complete { id, result });
         Ok(())
@@ -229,7 +230,8 @@ impl Gateway {
     pub(super) fn stream_offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: &TransferMeta) {
         if self.streams.waiting.len() >= MAX_WAITING {
             let reason = format!("{MAX_WAITING} streams wait for a reader at {}, which is the limit", self.plan.node);
-            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, reason }));
+            let failure = Failure::new(FailCode::Refused, reason);
+            self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, failure }));
             return;
         }
         let name = self.plan.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name);
@@ -296,7 +298,7 @@ impl Gateway {
     }
 
     /// The engine has ended a stream.
-    pub(super) fn stream_ended(&mut self, id: TransferId, result: Result<(), String>) {
+    pub(super) fn stream_ended(&mut self, id: TransferId, result: Result<(), Failure>) {
         let mut digest = [0; 32];
         if let Some(stream) = self.streams.sending.remove(&id) {
             digest = stream.spool.digest();
@@ -342,7 +344,7 @@ impl Gateway {
                 News::Broken(reason) => reason,
                 News::Wrote(_) => return,
             };
-            self.tell_transfer(id, Command::Cancel { id, reason });
+            self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::SenderClosed, reason) });
             return;
         }
         let reader = |stream: &mut Receiving| stream.reader.as_mut().filter(|reader| reader.pipe == pipe).is_some();
@@ -360,7 +362,7 @@ impl Gateway {
             }
             (News::Broken(reason), _) => {
                 let reason = format!("at {}: {reason}", self.plan.node);
-                self.tell_transfer(id, Command::Cancel { id, reason });
+                self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::ReaderClosed, reason) });
             }
             _ => {}
         }

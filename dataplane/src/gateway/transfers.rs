@@ -7,7 +7,7 @@ use florelay_engine::api::{TransferId, TransferMeta};
 use uuid::Uuid;
 
 use super::{Replies, nanos, reply};
-use crate::ipc::{Answer, FailCode, Failure, TransferKind, TransferState, TransferStatus};
+use crate::ipc::{Answer, Failure, TransferKind, TransferState, TransferStatus};
 
 /// Ended transfers that are still shown.
 const MAX_ENDED: usize = 100;
@@ -115,7 +115,7 @@ impl Transfers {
         }
     }
 
-    pub(crate) fn ended(&mut self, id: TransferId, result: Result<[u8; 32], String>) {
+    pub(crate) fn ended(&mut self, id: TransferId, result: Result<[u8; 32], Failure>) {
         let Some(mut transfer) = self.running.remove(&id) else { return };
         let status = &mut transfer.status;
         if let (Ok(_), Some(size)) = (&result, status.size) {
@@ -125,11 +125,11 @@ impl Transfers {
         status.age_ns = nanos(transfer.started.elapsed());
         match &result {
             Ok(_) => tracing::info!(transfer = %Uuid::from_u128(id.0), name = status.name, "transfer done"),
-            Err(reason) => {
+            Err(Failure { reason, .. }) => {
                 tracing::warn!(transfer = %Uuid::from_u128(id.0), name = status.name, reason, "transfer ended");
             }
         }
-        status.ended = Some(result.map_err(|reason| Failure::new(FailCode::Unknown, reason)));
+        status.ended = Some(result);
         for (tag, replies) in &transfer.watchers {
             reply(replies, *tag, Answer::Transfer(Box::new(transfer.status.clone())));
         }
@@ -175,7 +175,7 @@ mod tests {
     const ID: TransferId = TransferId(7);
 
     fn meta() -> TransferMeta {
-        TransferMeta { name: "f".into(), size: Some(10), priority: 3, attributes: vec![] }
+        TransferMeta { name: "f".into(), size: Some(10), declared: None, priority: 3, attributes: vec![] }
     }
 
     fn told(receiver: &std::sync::mpsc::Receiver<crate::ipc::Response>) -> Vec<TransferStatus> {

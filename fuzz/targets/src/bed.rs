@@ -98,6 +98,7 @@ impl Node {
                     *next += data.len() as u64;
                     let offset = *next;
                     self.command(now, Command::Written { id, offset });
+                    self.command(now, Command::Synced { id, offset });
                 }
                 Event::DataEnd { id, size, .. } => {
                     assert_eq!(self.incoming.get(&id), Some(&size));

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use florelay_engine::api::{Command, TransferId, TransferMeta};
+use florelay_engine::api::{Command, FailCode, Failure, Kept, TransferId, TransferMeta};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::port::Ecn;
 use florelay_sim::topo::{LinkSpec, Topology};
@@ -111,16 +111,17 @@ fn command(op: u8, link: LinkId, input: &mut Input<'_>) -> Command {
     match op & 0x0f {
         8 => {
             let name = String::from_utf8_lossy(input.bytes(40)).into_owned();
-            let meta =
-                TransferMeta { name, size: Some(input.number()), priority: input.byte(), attributes: Vec::new() };
-            Command::Send { peer, id, meta }
+            let (size, priority) = (input.number(), input.byte());
+            let (size, declared) = if op & 0x10 == 0 { (Some(size), None) } else { (None, Some(size)) };
+            let meta = TransferMeta { name, size, declared, priority, attributes: Vec::new() };
+            Command::Send { peer, id, meta, kept: Kept::default() }
         }
         9 => {
             let offset = input.number();
             Command::Supply { id, offset, data: Bytes::copy_from_slice(input.bytes(2000)) }
         }
         10 => Command::SupplyEnd { id, size: input.number(), digest: [7; 32] },
-        11 => Command::Cancel { id, reason: "tired".to_owned() },
+        11 => Command::Cancel { id, failure: Failure::new(FailCode::Cancelled, "tired") },
         12 => {
             Command::Message { peer, id: input.number(), payload: Bytes::from(vec![3; usize::from(input.short()) * 2]) }
         }
@@ -135,10 +136,13 @@ fn command(op: u8, link: LinkId, input: &mut Input<'_>) -> Command {
             1 => Command::SetCarrier { link, state: if op & 0x10 == 0 { Ok(()) } else { Err("gone".into()) } },
             _ => Command::Accept { id, offset: input.number() },
         },
-        _ => match input.byte() % 3 {
+        _ => match input.byte() % 6 {
             0 => Command::Trace { peer, token: input.number() },
             1 => Command::Written { id, offset: input.number() },
-            _ => Command::Complete { id, result: Err("no space".to_owned()) },
+            3 => Command::Synced { id, offset: input.number() },
+            4 => Command::SetPriority { id, priority: input.byte() },
+            5 => Command::Hold { id, held: op & 0x10 == 0 },
+            _ => Command::Complete { id, result: Err(Failure::new(FailCode::Storage, "no space")) },
         },
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use florelay_engine::Command;
-use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::api::{Kept, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::fuzzing::message;
 use florelay_sim::topo::{LinkSpec, pair};
@@ -29,8 +29,8 @@ pub fn run(bytes: &[u8]) {
     let mut bed = Bed::new(&topology, 256);
     bed.connect(2);
     // The honest node offers a file, so that there is something to accept, confirm and cancel.
-    let meta = TransferMeta { name: "x".to_owned(), size: None, priority: 1, attributes: Vec::new() };
-    bed.nodes[honest].command(bed.now, Command::Send { peer: PEER, id: TransferId(0), meta });
+    let meta = TransferMeta { name: "x".to_owned(), size: None, declared: None, priority: 1, attributes: Vec::new() };
+    bed.nodes[honest].command(bed.now, Command::Send { peer: PEER, id: TransferId(0), meta, kept: Kept::default() });
     let mut steps = 0;
     while !input.is_empty() && steps < 200 {
         steps += 1;

@@ -1,7 +1,7 @@
 //! What gateways want.
 
 use super::Engine;
-use crate::api::{Command, DatagramClass, DatagramRefusal, Event, TransferId};
+use crate::api::{Command, DatagramClass, DatagramRefusal, Event, FailCode, Failure, TransferId};
 use crate::config::PeerId;
 use crate::port::FrameBuf;
 use crate::time::Nanos;
@@ -11,14 +11,17 @@ impl<F: FrameBuf> Engine<F> {
     /// Carry out one command. Answers come as events.
     pub fn handle_command(&mut self, now: Nanos, command: Command) {
         match command {
-            Command::Send { peer, id, meta } => {
-                if usize::from(peer.0) >= self.peers.len() {
-                    self.events.push_back(Event::TransferEnded { id, result: Err("no such peer".into()) });
-                    return;
-                }
-                if self.transfers.get(&id).is_some_and(|of| *of != peer) {
-                    let reason = "a transfer with this id is running with another peer".into();
-                    self.events.push_back(Event::TransferEnded { id, result: Err(reason) });
+            Command::Send { peer, id, meta, kept } => {
+                let refusal = if usize::from(peer.0) >= self.peers.len() {
+                    Some("no such peer")
+                } else if self.transfers.get(&id).is_some_and(|of| *of != peer) {
+                    Some("a transfer with this id is running with another peer")
+                } else {
+                    None
+                };
+                if let Some(reason) = refusal {
+                    let result = Err(Failure::new(FailCode::Refused, reason));
+                    self.events.push_back(Event::TransferEnded { id, result, wire_bytes: 0 });
                     return;
                 }
                 self.transfers.insert(id, peer);
@@ -26,18 +29,18 @@ impl<F: FrameBuf> Engine<F> {
                 let runtime = &mut self.peers[usize::from(peer.0)];
                 let conn = handle.and_then(|handle| runtime.bulk.get(&handle));
                 let connected = conn.is_some_and(|conn| conn.session.ready);
-                runtime.relay.send(connected, id, meta, &mut self.events);
+                runtime.relay.send(connected, id, meta, kept, &mut self.events);
                 self.mark_ready(peer, Lane::Bulk);
             }
             Command::Supply { id, offset, data } => {
                 let Some(peer) = self.owner(id) else { return };
-                self.peers[usize::from(peer.0)].relay.supply(id, offset, data);
-                self.mark_ready(peer, Lane::Bulk);
+                let result = self.peers[usize::from(peer.0)].relay.supply(id, offset, data);
+                self.supplied(peer, id, result);
             }
             Command::SupplyEnd { id, size, digest } => {
                 let Some(peer) = self.owner(id) else { return };
-                self.peers[usize::from(peer.0)].relay.supply_end(id, size, digest);
-                self.mark_ready(peer, Lane::Bulk);
+                let result = self.peers[usize::from(peer.0)].relay.supply_end(id, size, digest);
+                self.supplied(peer, id, result);
             }
             Command::Accept { id, offset } => {
                 let Some(peer) = self.owner(id) else { return };
@@ -47,11 +50,21 @@ impl<F: FrameBuf> Engine<F> {
                 runtime.relay.accept(conn, id, offset);
                 self.mark_ready(peer, Lane::Bulk);
             }
-            Command::Cancel { id, reason } => self.with_bulk(id, |relay, conn, events| {
-                relay.cancel(conn, id, &reason, events);
+            Command::Cancel { id, failure } => self.with_bulk(id, |relay, conn, events| {
+                relay.cancel(conn, id, &failure, events);
+            }),
+            Command::SetPriority { id, priority } => {
+                let Some(peer) = self.owner(id) else { return };
+                self.peers[usize::from(peer.0)].relay.set_priority(id, priority);
+            }
+            Command::Hold { id, held } => self.with_bulk(id, |relay, conn, events| {
+                relay.hold(conn, id, held, events);
             }),
             Command::Written { id, offset } => self.with_bulk(id, |relay, conn, events| {
                 relay.written(now, conn, id, offset, events);
+            }),
+            Command::Synced { id, offset } => self.with_bulk(id, |relay, conn, events| {
+                relay.synced(now, conn, id, offset, events);
             }),
             Command::Complete { id, result } => self.with_bulk(id, |relay, conn, events| {
                 relay.complete(conn, id, result, events);
@@ -82,6 +95,14 @@ impl<F: FrameBuf> Engine<F> {
                 }
             }
             Command::Trace { peer, token } => self.start_trace(now, peer, token),
+        }
+    }
+
+    /// The gateway has supplied something to send, or what ends the transfer at both ends.
+    fn supplied(&mut self, peer: PeerId, id: TransferId, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => self.mark_ready(peer, Lane::Bulk),
+            Err(failure) => self.with_bulk(id, |relay, conn, events| relay.cancel(conn, id, &failure, events)),
         }
     }
 

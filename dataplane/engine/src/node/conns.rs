@@ -5,7 +5,7 @@ use std::time::Duration;
 use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamEvent};
 
 use super::{Engine, MAX_EVENTS_WAITING, PeerRuntime, RETRY_FIRST, RETRY_LIMIT, Retry, Unheard};
-use crate::api::{DatagramClass, Event, PeerState};
+use crate::api::{DatagramClass, Event, FailCode, Failure, PeerState};
 use crate::config::{PeerId, Role};
 use crate::messages::Messages;
 use crate::port::FrameBuf;
@@ -245,11 +245,16 @@ impl<F: FrameBuf> Engine<F> {
             return Ok(());
         }
         let Some(state) = runtime.bulk.get_mut(&handle) else { return Ok(()) };
-        let offered = if matches!(message, Message::Offer { .. }) { message.transfer() } else { None };
+        let offered = if matches!(message, Message::Offer { .. } | Message::OfferStream { .. }) {
+            message.transfer()
+        } else {
+            None
+        };
         if let Some(id) = offered
             && self.transfers.get(&id).is_some_and(|of| *of != peer)
         {
-            state.session.push_cancel(id, "a transfer with this id is running with another peer");
+            let reason = "a transfer with this id is running with another peer";
+            state.session.push_failure(id, &Failure::new(FailCode::Refused, reason));
             return Ok(());
         }
         runtime.relay.message(state, &mut conn.quic, message, &mut self.events);

@@ -8,12 +8,16 @@
 //! ```text
 //!  sender    Offer ──►            Accept(offset)   confirmed ≤ sent ≤ supplied ≤ limit
 //!            stripes, Finish ──►
-//!  receiver            ◄── Confirm(offset) … Done   written ≤ delivered ≤ received
+//!  receiver            ◄── Confirm(offset) … Done   durable ≤ written ≤ delivered ≤ received
 //! ```
 //!
 //! At each new session the sender offers what still runs and then says that this was all. The receiver gives up what was
 //! not offered: a cancellation that was lost with a connection leaves nothing behind. What a restart of the sender made
 //! it forget is only shelved, because its operator may offer it again.
+//!
+//! Confirmed is what the receiver has for good: what it has synced of a file, what its reader has of a stream. So neither a
+//! restart of the receiver nor one of the sender loses a place: the sender offers with what it has kept, and the receiver
+//! says where to go on, which may be beyond all that a sender without its last writes still has.
 //!
 //! The receiver hands bytes on in order, each exactly once, and only `unwritten_bytes` ahead of what its gateway
 //! has reported written; QUIC's flow control does the rest. The reader of a stream may stop for as long as it likes, so
@@ -28,7 +32,10 @@ mod due;
 mod receive;
 mod remembered;
 mod send;
+mod steer;
 mod stripe;
+mod stripe_in;
+mod turns;
 
 use std::collections::VecDeque;
 
@@ -36,10 +43,12 @@ use quinn_proto::{Connection, Dir, StreamId};
 use rustc_hash::FxHashMap;
 
 use self::due::DueConfirmations;
-use self::receive::{Confirm, Incoming, StripeIn};
+use self::receive::{Confirm, Incoming};
 use self::remembered::Remembered;
 use self::send::Outgoing;
-use crate::api::{Event, TransferId, TransferMeta};
+use self::stripe_in::StripeIn;
+use self::turns::Turns;
+use crate::api::{Event, FailCode, Failure, TransferId, TransferMeta};
 use crate::config::{Limits, PeerId};
 use crate::session::{Message, Session};
 use crate::time::Nanos;
@@ -77,8 +86,8 @@ pub(crate) struct Relay {
     limits: Limits,
     outgoing: FxHashMap<TransferId, Outgoing>,
     incoming: FxHashMap<TransferId, Incoming>,
-    /// Own transfers that may have something to write, in the order of their turns: strict, bulk.
-    turns: [VecDeque<TransferId>; 2],
+    /// Own transfers that may have something to write.
+    turns: Turns,
     /// Confirmations that wait for company.
     due: DueConfirmations,
     /// Received and in place: name, size.
@@ -90,13 +99,13 @@ pub(crate) struct Relay {
     boot: u64,
     peer_boot: Option<u64>,
     /// Own transfers given up while there was no connection; the peer is told why at the next.
-    cancelled: VecDeque<(TransferId, String)>,
+    cancelled: VecDeque<(TransferId, Failure)>,
     /// Incoming transfers given up here. One that is offered again was not heard of.
     given_up: Remembered<GivenUp>,
 }
 
 struct GivenUp {
-    reason: String,
+    failure: Failure,
     /// The sender was told on this session; what it offers afterwards is a new transfer.
     told: bool,
 }
@@ -108,7 +117,7 @@ impl Relay {
             limits,
             outgoing: FxHashMap::default(),
             incoming: FxHashMap::default(),
-            turns: [VecDeque::new(), VecDeque::new()],
+            turns: Turns::default(),
             due: DueConfirmations::default(),
             done: Remembered::new(MAX_REMEMBERED),
             offers: VecDeque::new(),
@@ -136,11 +145,9 @@ impl Relay {
 
     /// The session is established: offer every own transfer that still runs.
     pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
-        for turns in &mut self.turns {
-            turns.clear();
-        }
-        for (id, reason) in self.cancelled.drain(..) {
-            conn.session.push_cancel(id, &reason);
+        self.turns.clear();
+        for (id, failure) in self.cancelled.drain(..) {
+            conn.session.push_failure(id, &failure);
         }
         // By id, so that equal seeds offer in equal order.
         let mut ids: Vec<_> = self.outgoing.keys().copied().collect();
@@ -161,9 +168,7 @@ impl Relay {
 
     /// The connection is gone; transfers wait for the next one.
     pub(crate) fn disconnected(&mut self) {
-        for turns in &mut self.turns {
-            turns.clear();
-        }
+        self.turns.clear();
         self.offers.clear();
         self.offers_end = false;
         for transfer in self.outgoing.values_mut() {
@@ -189,16 +194,20 @@ impl Relay {
         let Some(id) = message.transfer() else { return };
         match message {
             Message::Hello { .. } | Message::OffersEnd { .. } | Message::Received { .. } => {}
-            Message::Offer { meta, .. } => self.offered(conn, id, meta, events),
+            Message::Offer { meta, .. } => self.offered(conn, id, meta.into_meta(None), events),
+            Message::OfferStream { meta, declared, .. } => {
+                self.offered(conn, id, meta.into_meta(Some(declared)), events);
+            }
             Message::Finish { size, digest, .. } => {
-                if let Some(transfer) = self.incoming.get_mut(&id) {
-                    transfer.finish(size, digest);
-                    self.deliver(conn, quic, id, events);
+                match self.incoming.get_mut(&id).map(|transfer| transfer.finish(size, digest)) {
+                    Some(Ok(())) => self.deliver(conn, quic, id, events),
+                    Some(Err(failure)) => self.cancel(Some((conn, quic)), id, &failure, events),
+                    None => {}
                 }
             }
             Message::Accept { offset, .. } => match self.check_place(id, offset) {
                 Ok(()) => self.accepted(id, offset, events),
-                Err(reason) => self.cancel(Some((conn, quic)), id, &reason, events),
+                Err(failure) => self.cancel(Some((conn, quic)), id, &failure, events),
             },
             Message::Credit { limit, .. } => self.credited(id, limit),
             Message::Confirm { offset, .. } => {
@@ -209,12 +218,27 @@ impl Relay {
                 }
             }
             Message::Done { .. } => self.end_outgoing(id, Ok(()), quic, events),
-            Message::Cancel { mut reason, .. } => {
-                truncate(&mut reason, MAX_REASON_BYTES);
-                self.end_outgoing(id, Err(reason.clone()), quic, events);
-                self.end_incoming(conn, quic, id, Err(reason), events);
+            // Version 2 has reasons of all kinds, and no codes.
+            Message::Cancel { reason, .. } => self.given_up_there(conn, quic, id, FailCode::Unknown, reason, events),
+            Message::Fail { code, reason, .. } => {
+                self.given_up_there(conn, quic, id, FailCode::from_number(code), reason, events);
             }
         }
+    }
+
+    fn given_up_there(
+        &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
+        id: TransferId,
+        code: FailCode,
+        mut reason: String,
+        events: &mut VecDeque<Event>,
+    ) {
+        truncate(&mut reason, MAX_REASON_BYTES);
+        let failure = Failure { code, reason };
+        self.end_outgoing(id, Err(failure.clone()), quic, events);
+        self.end_incoming(conn, quic, id, Err(failure), events);
     }
 
     /// Stream events of the connection that are not the session's.
@@ -230,34 +254,33 @@ impl Relay {
         &mut self,
         conn: Option<(&mut BulkConn, &mut Connection)>,
         id: TransferId,
-        reason: &str,
+        failure: &Failure,
         events: &mut VecDeque<Event>,
     ) {
         // One that its sender has not offered on this session yet is answered when it does: told now as well, it would be
         // taken for a new one, whose offer is on its way.
         let offered = self.incoming.get(&id).map(|transfer| transfer.offered);
         if let Some(offered) = offered {
-            self.give_up(id, reason, conn.is_some() && offered);
+            self.give_up(id, failure, conn.is_some() && offered);
         }
         let Some((conn, quic)) = conn else {
-            if self.outgoing.contains_key(&id) {
+            if let Some(transfer) = self.remove_outgoing(id) {
                 if self.cancelled.len() == MAX_CANCELLED {
                     self.cancelled.pop_front();
                 }
-                self.cancelled.push_back((id, reason.to_owned()));
+                self.cancelled.push_back((id, failure.clone()));
+                events.push_back(ended(id, Err(failure.clone()), transfer.wire_bytes));
             }
-            for ended in [self.outgoing.remove(&id).is_some(), self.incoming.remove(&id).is_some()] {
-                if ended {
-                    events.push_back(Event::TransferEnded { id, result: Err(reason.to_owned()) });
-                }
+            if let Some(transfer) = self.incoming.remove(&id) {
+                events.push_back(ended(id, Err(failure.clone()), transfer.wire_bytes));
             }
             return;
         };
         if self.outgoing.contains_key(&id) || offered == Some(true) {
-            conn.session.push_cancel(id, reason);
+            conn.session.push_failure(id, failure);
         }
-        self.end_outgoing(id, Err(reason.to_owned()), quic, events);
-        self.end_incoming(conn, quic, id, Err(reason.to_owned()), events);
+        self.end_outgoing(id, Err(failure.clone()), quic, events);
+        self.end_incoming(conn, quic, id, Err(failure.clone()), events);
     }
 
     /// When `handle_timeout` wants to be called: the earliest confirmation that waits for company.
@@ -280,6 +303,10 @@ impl Relay {
     fn is_full(&self) -> bool {
         self.outgoing.len() + self.incoming.len() >= self.limits.transfers_per_peer as usize
     }
+}
+
+fn ended(id: TransferId, result: Result<(), Failure>, wire_bytes: u64) -> Event {
+    Event::TransferEnded { id, result, wire_bytes }
 }
 
 /// Refuse what a careless or hostile peer could put into an offer.

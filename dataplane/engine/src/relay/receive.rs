@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
-use super::{BulkConn, GivenUp, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta};
-use crate::api::{Event, TransferId, TransferMeta};
+use super::stripe_in::{Header, read_header};
+use super::{BulkConn, GivenUp, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta, ended};
+use crate::api::{Event, FailCode, Failure, TransferId, TransferMeta};
 use crate::config::Limits;
 use crate::session::Message;
 use crate::time::Nanos;
@@ -19,21 +20,13 @@ const CONFIRM_DELAY: Duration = Duration::from_millis(200);
 /// Largest piece handed to the gateway in one event, in bytes.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// A stripe that arrives.
-#[derive(Debug, Default)]
-pub(super) struct StripeIn {
-    header: [u8; STRIPE_HEADER_BYTES],
-    have: usize,
-    transfer: Option<TransferId>,
-    /// Offset in the file of the next byte to read from the stream.
-    next: u64,
-}
-
 /// A transfer that this node receives.
 #[derive(Debug)]
 pub(super) struct Incoming {
     name: String,
     size: Option<u64>,
+    /// Bytes of it, where its sender has said: a file's size, or what was declared of a stream.
+    whole: Option<u64>,
     /// Bytes that may be handed to the gateway and not be written.
     window: u64,
     /// Its sender sends on credit.
@@ -46,11 +39,17 @@ pub(super) struct Incoming {
     delivered: u64,
     /// First byte that the gateway has not written.
     written: u64,
+    /// First byte that is not to be confirmed yet: not synced of a file, not written of a stream.
+    durable: u64,
     confirmed: u64,
     confirm_at: Option<Nanos>,
     /// Stripes of this connection that may have something to read, by their next offset. Several can be at the same: one
     /// whose end has not been seen, and the one that goes on from there.
     waiting: BTreeSet<(u64, StreamId)>,
+    /// All its stripes of this connection.
+    stripes: BTreeSet<StreamId>,
+    /// Bytes of its stripes on all connections.
+    pub(super) wire_bytes: u64,
     end: Option<(u64, [u8; 32])>,
     end_delivered: bool,
 }
@@ -63,13 +62,17 @@ impl Incoming {
             on_credit,
             name: meta.name.clone(),
             size: meta.size,
+            whole: meta.size.or(meta.declared),
             offered: true,
             accepted: false,
             delivered: 0,
             written: 0,
+            durable: 0,
             confirmed: 0,
             confirm_at: None,
             waiting: BTreeSet::new(),
+            stripes: BTreeSet::new(),
+            wire_bytes: 0,
             end: None,
             end_delivered: false,
         }
@@ -78,6 +81,7 @@ impl Incoming {
     pub(super) fn disconnected(&mut self) {
         self.offered = false;
         self.waiting.clear();
+        self.stripes.clear();
         self.confirm_at = None;
         self.confirmed = 0;
         if !self.end_delivered {
@@ -85,11 +89,16 @@ impl Incoming {
         }
     }
 
-    pub(super) fn finish(&mut self, size: u64, digest: [u8; 32]) {
+    /// Its sender has said the end.
+    pub(super) fn finish(&mut self, size: u64, digest: [u8; 32]) -> Result<(), Failure> {
+        if let Some(whole) = self.whole.filter(|whole| *whole != size) {
+            return Err(Failure::new(FailCode::Size, format!("it ends after {size} bytes, {whole} were announced")));
+        }
         self.end.get_or_insert((size, digest));
+        Ok(())
     }
 
-    /// Everything below `offset` is written; and so much more may be sent.
+    /// Everything below `offset` is here for good; and so much more may be sent.
     pub(super) fn push_confirm(&self, conn: &mut BulkConn, id: TransferId, offset: u64) {
         conn.session.push(&Message::Confirm { id: id.0, offset });
         self.push_credit(conn, id);
@@ -101,12 +110,12 @@ impl Incoming {
         }
     }
 
-    /// Send from `offset` on. What was written while there was no connection is confirmed with it: the sender of a stream
-    /// may wait for nothing but room.
+    /// Send from `offset` on. What was confirmed while there was no connection is said with it: the sender of a stream may
+    /// wait for nothing but room.
     fn push_accept(&mut self, conn: &mut BulkConn, id: TransferId, offset: u64) {
         conn.session.push(&Message::Accept { id: id.0, offset });
-        self.confirmed = self.written;
-        self.push_confirm(conn, id, self.written);
+        self.confirmed = self.durable;
+        self.push_confirm(conn, id, self.durable);
     }
 
     /// The confirmation that was made due for `at`. `busy`: the peer does not read what it is told; confirmations can be
@@ -121,14 +130,14 @@ impl Incoming {
             return Confirm::Later(later);
         }
         self.confirm_at = None;
-        self.confirmed = self.written;
-        Confirm::Now(self.written)
+        self.confirmed = self.durable;
+        Confirm::Now(self.durable)
     }
 }
 
 /// What to do about a confirmation whose time has come.
 pub(super) enum Confirm {
-    /// Everything below is written.
+    /// Everything below is here for good.
     Now(u64),
     /// Ask again then.
     Later(Nanos),
@@ -145,10 +154,11 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         if meta.size.is_none() && !conn.session.carries_streams() {
-            conn.session.push_cancel(id, NO_STREAMS);
+            let failure = Failure::new(FailCode::Refused, NO_STREAMS);
+            conn.session.push_failure(id, &failure);
             // One that began while the peer was a newer one.
-            if self.incoming.remove(&id).is_some() {
-                events.push_back(Event::TransferEnded { id, result: Err(NO_STREAMS.to_owned()) });
+            if let Some(transfer) = self.incoming.remove(&id) {
+                events.push_back(ended(id, Err(failure), transfer.wire_bytes));
             }
             return;
         }
@@ -157,20 +167,26 @@ impl Relay {
                 // Our `Done` was lost with the connection; nothing is sent again.
                 conn.session.push(&Message::Done { id: id.0 });
             } else {
-                conn.session.push_cancel(id, "this id was another file's, which has arrived");
+                let failure = Failure::new(FailCode::Refused, "this id was another transfer's, which has arrived");
+                conn.session.push_failure(id, &failure);
             }
             return;
         }
         if let Some(given_up) = self.given_up.get_mut(id) {
             if !given_up.told {
                 given_up.told = true;
-                conn.session.push_cancel(id, &given_up.reason);
+                conn.session.push_failure(id, &given_up.failure);
                 return;
             }
             self.given_up.remove(id);
         }
         if let Some(transfer) = self.incoming.get_mut(&id) {
-            if !std::mem::replace(&mut transfer.offered, true) && transfer.accepted {
+            if transfer.name != meta.name || transfer.size != meta.size {
+                // Its sender was restarted and has given the id to something else. What is here is shelved, then.
+                let failure =
+                    Failure::new(FailCode::Refused, "this id is another transfer's, which has begun to arrive");
+                conn.session.push_failure(id, &failure);
+            } else if !std::mem::replace(&mut transfer.offered, true) && transfer.accepted {
                 transfer.push_accept(conn, id, transfer.delivered);
             }
             return;
@@ -183,7 +199,7 @@ impl Relay {
             check_meta(&meta)
         };
         if let Err(reason) = refusal {
-            conn.session.push_cancel(id, reason);
+            conn.session.push_failure(id, &Failure::new(FailCode::Refused, reason));
             return;
         }
         self.incoming.insert(id, Incoming::new(&meta, &self.limits));
@@ -206,9 +222,9 @@ impl Relay {
         forgotten.sort_unstable();
         for id in forgotten {
             if same {
-                let reason = "its sender gave it up while there was no connection".to_owned();
-                self.end_incoming(conn, quic, id, Err(reason), events);
-            } else if self.remove_incoming(conn, quic, id) {
+                let reason = "its sender gave it up while there was no connection";
+                self.end_incoming(conn, quic, id, Err(Failure::new(FailCode::Cancelled, reason)), events);
+            } else if self.remove_incoming(conn, quic, id).is_some() {
                 events.push_back(Event::TransferShelved { id });
             }
         }
@@ -217,8 +233,8 @@ impl Relay {
     }
 
     /// An incoming transfer ends here, by this end.
-    pub(super) fn give_up(&mut self, id: TransferId, reason: &str, told: bool) {
-        self.given_up.insert(id, GivenUp { reason: reason.to_owned(), told });
+    pub(super) fn give_up(&mut self, id: TransferId, failure: &Failure, told: bool) {
+        self.given_up.insert(id, GivenUp { failure: failure.clone(), told });
     }
 
     /// The gateway takes an offered transfer from `offset` on.
@@ -227,6 +243,7 @@ impl Relay {
         transfer.accepted = true;
         transfer.delivered = offset;
         transfer.written = offset;
+        transfer.durable = offset;
         if let Some(conn) = conn.filter(|conn| conn.session.ready) {
             transfer.push_accept(conn, id, offset);
         }
@@ -246,18 +263,44 @@ impl Relay {
             return;
         }
         transfer.written = offset;
+        let confirms = transfer.on_credit;
+        if confirms {
+            transfer.durable = offset;
+        }
         let Some((conn, quic)) = conn else { return };
-        self.confirm_written(now, conn, id);
+        if confirms {
+            self.confirm_durable(now, conn, id);
+        }
         self.deliver(conn, quic, id, events);
     }
 
-    /// Confirm what is written, now or soon.
-    fn confirm_written(&mut self, now: Nanos, conn: &mut BulkConn, id: TransferId) {
+    /// The gateway has synced everything of a file below `offset`.
+    pub(crate) fn synced(
+        &mut self,
+        now: Nanos,
+        conn: Option<(&mut BulkConn, &mut Connection)>,
+        id: TransferId,
+        offset: u64,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(transfer) = self.incoming.get_mut(&id).filter(|transfer| !transfer.on_credit) else { return };
+        if offset <= transfer.durable || offset > transfer.delivered {
+            return;
+        }
+        transfer.durable = offset;
+        transfer.written = transfer.written.max(offset);
+        let Some((conn, quic)) = conn else { return };
+        self.confirm_durable(now, conn, id);
+        self.deliver(conn, quic, id, events);
+    }
+
+    /// Confirm what is here for good, now or soon.
+    fn confirm_durable(&mut self, now: Nanos, conn: &mut BulkConn, id: TransferId) {
         let Some(transfer) = self.incoming.get_mut(&id) else { return };
-        if transfer.written - transfer.confirmed >= CONFIRM_STEP_BYTES && !conn.session.is_busy() {
-            transfer.confirmed = transfer.written;
+        if transfer.durable - transfer.confirmed >= CONFIRM_STEP_BYTES && !conn.session.is_busy() {
+            transfer.confirmed = transfer.durable;
             transfer.confirm_at = None;
-            transfer.push_confirm(conn, id, transfer.written);
+            transfer.push_confirm(conn, id, transfer.durable);
         } else if transfer.confirm_at.is_none() {
             let at = now + CONFIRM_DELAY;
             transfer.confirm_at = Some(at);
@@ -270,7 +313,7 @@ impl Relay {
         &mut self,
         conn: Option<(&mut BulkConn, &mut Connection)>,
         id: TransferId,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
         events: &mut VecDeque<Event>,
     ) {
         let Some(transfer) = self.incoming.get(&id) else { return };
@@ -279,21 +322,22 @@ impl Relay {
         }
         // Otherwise the offer of this session is still to come, and is answered then.
         let offered = transfer.offered;
-        if let Err(reason) = &result {
-            self.give_up(id, reason, conn.is_some() && offered);
+        let wire_bytes = transfer.wire_bytes;
+        if let Err(failure) = &result {
+            self.give_up(id, failure, conn.is_some() && offered);
         }
         match conn {
             Some((conn, quic)) => {
                 match &result {
                     _ if !offered => {}
                     Ok(()) => conn.session.push(&Message::Done { id: id.0 }),
-                    Err(reason) => conn.session.push_cancel(id, reason),
+                    Err(failure) => conn.session.push_failure(id, failure),
                 }
                 self.end_incoming(conn, quic, id, result, events);
             }
             None => {
                 self.incoming.remove(&id);
-                events.push_back(Event::TransferEnded { id, result });
+                events.push_back(ended(id, result, wire_bytes));
             }
         }
     }
@@ -307,10 +351,10 @@ impl Relay {
         events: &mut VecDeque<Event>,
     ) {
         let Some(stripe) = conn.stripes.get_mut(&stream) else { return };
-        let id = match stripe.transfer {
-            Some(id) => id,
+        let (id, header_bytes) = match stripe.transfer {
+            Some(id) => (id, 0),
             None => match read_header(stripe, quic, stream) {
-                Header::Whole(id) => id,
+                Header::Whole(id) => (id, STRIPE_HEADER_BYTES as u64),
                 Header::Partial => return,
                 Header::Broken => {
                     conn.stripes.remove(&stream);
@@ -324,6 +368,10 @@ impl Relay {
             conn.stripes.remove(&stream);
             return;
         };
+        if header_bytes > 0 {
+            transfer.wire_bytes += header_bytes;
+            transfer.stripes.insert(stream);
+        }
         transfer.waiting.insert((stripe.next, stream));
         self.deliver(conn, quic, id, events);
     }
@@ -347,6 +395,7 @@ impl Relay {
             let mut receiver = quic.recv_stream(stream);
             let Ok(mut chunks) = receiver.read(true) else {
                 conn.stripes.remove(&stream);
+                transfer.stripes.remove(&stream);
                 continue;
             };
             // All that is there in one go: opening a stream for reading and closing it costs as much as a chunk.
@@ -361,7 +410,11 @@ impl Relay {
                         // Bytes that an older connection has brought already are read and skipped.
                         let skip = (transfer.delivered - stripe.next).min(data.len() as u64);
                         stripe.next += data.len() as u64;
+                        transfer.wire_bytes += data.len() as u64;
                         data.advance(skip as usize);
+                        if transfer.whole.is_some_and(|whole| transfer.delivered + data.len() as u64 > whole) {
+                            break Stopped::TooMuch;
+                        }
                         if !data.is_empty() {
                             let offset = transfer.delivered;
                             transfer.delivered += data.len() as u64;
@@ -382,6 +435,13 @@ impl Relay {
                 Stopped::Blocked => {}
                 Stopped::Ended => {
                     conn.stripes.remove(&stream);
+                    transfer.stripes.remove(&stream);
+                }
+                Stopped::TooMuch => {
+                    let whole = transfer.whole.unwrap_or_default();
+                    let failure = Failure::new(FailCode::Size, format!("more came than the {whole} bytes announced"));
+                    self.cancel(Some((conn, quic)), id, &failure, events);
+                    return;
                 }
             }
         }
@@ -392,9 +452,8 @@ impl Relay {
                 transfer.end_delivered = true;
                 events.push_back(Event::DataEnd { id, size, digest });
             } else if transfer.delivered > size {
-                let reason = format!("the sender says {size} bytes but has sent more");
-                conn.session.push_cancel(id, &reason);
-                self.end_incoming(conn, quic, id, Err(reason), events);
+                let reason = format!("the sender says {size} bytes, and {} are here", transfer.delivered);
+                self.cancel(Some((conn, quic)), id, &Failure::new(FailCode::Size, reason), events);
             }
         }
     }
@@ -404,26 +463,21 @@ impl Relay {
         conn: &mut BulkConn,
         quic: &mut Connection,
         id: TransferId,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
         events: &mut VecDeque<Event>,
     ) {
-        if self.remove_incoming(conn, quic, id) {
-            events.push_back(Event::TransferEnded { id, result });
+        if let Some(transfer) = self.remove_incoming(conn, quic, id) {
+            events.push_back(ended(id, result, transfer.wire_bytes));
         }
     }
 
-    fn remove_incoming(&mut self, conn: &mut BulkConn, quic: &mut Connection, id: TransferId) -> bool {
-        if self.incoming.remove(&id).is_none() {
-            return false;
+    fn remove_incoming(&mut self, conn: &mut BulkConn, quic: &mut Connection, id: TransferId) -> Option<Incoming> {
+        let transfer = self.incoming.remove(&id)?;
+        for stream in &transfer.stripes {
+            conn.stripes.remove(stream);
+            let _ = quic.recv_stream(*stream).stop(VarInt::from_u32(0));
         }
-        conn.stripes.retain(|stream, stripe| {
-            let ours = stripe.transfer == Some(id);
-            if ours {
-                let _ = quic.recv_stream(*stream).stop(VarInt::from_u32(0));
-            }
-            !ours
-        });
-        true
+        Some(transfer)
     }
 }
 
@@ -435,50 +489,8 @@ enum Stopped {
     Blocked,
     /// Nothing more will come.
     Ended,
-}
-
-enum Header {
-    Whole(TransferId),
-    Partial,
-    Broken,
-}
-
-fn read_header(stripe: &mut StripeIn, quic: &mut Connection, stream: StreamId) -> Header {
-    while stripe.have < STRIPE_HEADER_BYTES {
-        match read_chunk(quic, stream, STRIPE_HEADER_BYTES - stripe.have) {
-            Read::Bytes(data) => {
-                stripe.header[stripe.have..stripe.have + data.len()].copy_from_slice(&data);
-                stripe.have += data.len();
-            }
-            Read::Blocked => return Header::Partial,
-            Read::Ended => return Header::Broken,
-        }
-    }
-    let [id @ .., _, _, _, _, _, _, _, _] = stripe.header;
-    let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, offset @ ..] = stripe.header;
-    let id = TransferId(u128::from_be_bytes(id));
-    stripe.transfer = Some(id);
-    stripe.next = u64::from_be_bytes(offset);
-    Header::Whole(id)
-}
-
-enum Read {
-    Bytes(bytes::Bytes),
-    Blocked,
-    Ended,
-}
-
-fn read_chunk(quic: &mut Connection, stream: StreamId, limit: usize) -> Read {
-    let mut receiver = quic.recv_stream(stream);
-    let Ok(mut chunks) = receiver.read(true) else { return Read::Ended };
-    let read = match chunks.next(limit) {
-        Ok(Some(chunk)) => Read::Bytes(chunk.bytes),
-        Ok(None) | Err(ReadError::Reset(_)) => Read::Ended,
-        Err(ReadError::Blocked) => Read::Blocked,
-    };
-    // Window updates leave with the next packet: the connection is polled after every event anyway.
-    let _ = chunks.finalize();
-    read
+    /// More came than there may be.
+    TooMuch,
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use quinn_proto::{Connection, Dir, VarInt, WriteError};
 
 use super::stripe::StripeOut;
-use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta};
-use crate::api::{Event, TransferId, TransferMeta};
+use super::turns::{LANES, Turn};
+use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta, ended};
+use crate::api::{Event, FailCode, Failure, Kept, TransferId, TransferMeta};
 use crate::session::Message;
 
 /// Priorities from here on are strict over all below (COMPAT, part A).
@@ -23,52 +24,62 @@ pub(super) struct Outgoing {
     /// Supplied, not yet written to QUIC; begins at `sent`.
     supply: VecDeque<Bytes>,
     /// First byte not yet written to QUIC on this connection.
-    sent: u64,
+    pub(super) sent: u64,
     /// First byte not supplied.
-    supplied: u64,
+    pub(super) supplied: u64,
     /// First byte that may not be supplied.
-    limit: u64,
+    pub(super) limit: u64,
     /// First byte that the receiver has not confirmed.
-    confirmed: u64,
+    pub(super) confirmed: u64,
     /// First byte that may not be sent: the receiver's credit of a stream. A file needs none.
     credit: u64,
-    /// First byte that was never sent, on any connection.
-    high: u64,
+    /// First byte that nobody can have: never sent on any connection, never kept, never claimed by the receiver.
+    pub(super) high: u64,
+    /// The receiver has said its place since the transfer was given to this engine.
+    pub(super) placed: bool,
+    /// Nothing of it is sent for now.
+    pub(super) held: bool,
+    /// Bytes of its stripes that QUIC has taken, on all connections.
+    pub(super) wire_bytes: u64,
     /// Size and digest, once the gateway has said them.
     end: Option<(u64, [u8; 32])>,
     /// The open stripe.
-    stripe: Option<StripeOut>,
+    pub(super) stripe: Option<StripeOut>,
     /// The receiver has accepted on this connection.
-    flowing: bool,
+    pub(super) flowing: bool,
     finish_sent: bool,
-    queued: bool,
+    /// Its place among those that may have something to write.
+    pub(super) turn: Option<Turn>,
     /// Packets left in this turn.
-    deficit: u32,
+    pub(super) deficit: u32,
 }
 
 impl Outgoing {
-    fn new(meta: TransferMeta) -> Self {
+    fn new(meta: TransferMeta, kept: Kept) -> Self {
         Self {
             meta,
             supply: VecDeque::new(),
             sent: 0,
             supplied: 0,
             limit: 0,
-            confirmed: 0,
+            confirmed: kept.confirmed,
             credit: 0,
-            high: 0,
+            high: kept.head.max(kept.confirmed),
+            placed: false,
+            held: false,
+            wire_bytes: 0,
             end: None,
             stripe: None,
             flowing: false,
             finish_sent: false,
-            queued: false,
+            turn: None,
             deficit: 0,
         }
     }
 
     pub(super) fn debug(&self) -> String {
         format!(
-            "sent {} supplied {} limit {} confirmed {} credit {} end {:?} stripe {:?} flowing {} finish {} queued {} supply {}",
+            "sent {} supplied {} limit {} confirmed {} credit {} end {:?} stripe {:?} flowing {} finish {} held {} turn {:?} supply {}",
             self.sent,
             self.supplied,
             self.limit,
@@ -78,7 +89,8 @@ impl Outgoing {
             self.stripe,
             self.flowing,
             self.finish_sent,
-            self.queued,
+            self.held,
+            self.turn,
             self.supply.len()
         )
     }
@@ -88,7 +100,7 @@ impl Outgoing {
         self.stripe = None;
         self.flowing = false;
         self.finish_sent = false;
-        self.queued = false;
+        self.turn = None;
         self.limit = 0;
     }
 
@@ -101,23 +113,38 @@ impl Outgoing {
         grows
     }
 
-    fn lane(&self) -> usize {
+    pub(super) fn lane(&self) -> usize {
         usize::from(self.meta.priority < STRICT_PRIORITY)
     }
 
-    fn weight(&self) -> u32 {
-        u32::from(self.meta.priority % STRICT_PRIORITY) + 1
+    /// Packets of a whole turn.
+    pub(super) fn quantum(&self) -> u32 {
+        (u32::from(self.meta.priority % STRICT_PRIORITY) + 1) * QUANTUM_PACKETS
+    }
+
+    /// Bytes of it, where that is known before its end: a file's size, or what was declared of a stream.
+    fn whole(&self) -> Option<u64> {
+        self.meta.size.or(self.meta.declared)
     }
 
     fn has_work(&self) -> bool {
         let data = !self.supply.is_empty();
-        self.flowing && ((data && self.sent < self.credit) || (!data && self.end.is_some() && !self.finish_sent))
+        self.flowing
+            && !self.held
+            && ((data && self.sent < self.credit) || (!data && self.end.is_some() && !self.finish_sent))
     }
 }
 
 impl Relay {
-    /// Begin a transfer, and offer it if there is a connection.
-    pub(crate) fn send(&mut self, connected: bool, id: TransferId, meta: TransferMeta, events: &mut VecDeque<Event>) {
+    /// Begin a transfer, or go on with one that was kept over a restart, and offer it if there is a connection.
+    pub(crate) fn send(
+        &mut self,
+        connected: bool,
+        id: TransferId,
+        meta: TransferMeta,
+        kept: Kept,
+        events: &mut VecDeque<Event>,
+    ) {
         let refusal = if self.outgoing.contains_key(&id) {
             Err("a transfer with this id is running".to_owned())
         } else if self.incoming.contains_key(&id) {
@@ -128,27 +155,13 @@ impl Relay {
             check_meta(&meta).map_err(str::to_owned)
         };
         if let Err(reason) = refusal {
-            events.push_back(Event::TransferEnded { id, result: Err(reason) });
+            events.push_back(ended(id, Err(Failure::new(FailCode::Refused, reason)), 0));
             return;
         }
         if connected {
             self.offers.push_back(id);
         }
-        self.outgoing.insert(id, Outgoing::new(meta));
-    }
-
-    /// Whether a stream can go on from `offset`. What was confirmed is gone, and nobody has what was not sent.
-    pub(super) fn check_place(&self, id: TransferId, offset: u64) -> Result<(), String> {
-        let Some(stream) = self.outgoing.get(&id).filter(|t| t.meta.size.is_none() && !t.flowing) else {
-            return Ok(());
-        };
-        if (stream.confirmed..=stream.high).contains(&offset) {
-            return Ok(());
-        }
-        Err(format!(
-            "the receiver has lost its place in the stream: it asks for byte {offset}, bytes {} to {} are kept",
-            stream.confirmed, stream.high
-        ))
+        self.outgoing.insert(id, Outgoing::new(meta, kept));
     }
 
     /// The receiver of a stream takes bytes below `limit`.
@@ -167,49 +180,72 @@ impl Relay {
             return self.accepted(id, 0, events);
         }
         transfer.flowing = true;
+        transfer.placed = true;
         transfer.sent = offset;
         transfer.supplied = offset;
+        transfer.high = transfer.high.max(offset);
         transfer.confirmed = transfer.confirmed.min(offset);
-        transfer.limit = offset.saturating_add(supply);
+        transfer.limit = offset;
         transfer.credit = if transfer.meta.size.is_some() { u64::MAX } else { offset };
         transfer.end = None;
         events.push_back(Event::SupplyFrom { id, offset });
-        events.push_back(Event::SupplyUpTo { id, limit: transfer.limit });
+        // What is held would only fill memory.
+        if !transfer.held {
+            transfer.limit = offset.saturating_add(supply);
+            events.push_back(Event::SupplyUpTo { id, limit: transfer.limit });
+        }
     }
 
     /// Bytes from the gateway. What does not go on from the bytes that are here, or goes beyond the limit, is an answer
     /// to an older question. Such an answer may have been taken, though, when it happened to fit; the gateway then
-    /// supplies those bytes once more, and what is here of them is cut off.
-    pub(crate) fn supply(&mut self, id: TransferId, offset: u64, mut data: Bytes) {
-        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
+    /// supplies those bytes once more, and what is here of them is cut off. An error is to end the transfer.
+    pub(crate) fn supply(&mut self, id: TransferId, offset: u64, mut data: Bytes) -> Result<(), Failure> {
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return Ok(()) };
         let end = offset.saturating_add(data.len() as u64);
+        if let Some(whole) = transfer.whole().filter(|whole| end > *whole) {
+            let reason = format!("its writer goes beyond the {whole} bytes that it announced");
+            return Err(Failure::new(FailCode::Size, reason));
+        }
         let fits = offset <= transfer.supplied && transfer.supplied < end && end <= transfer.limit;
         if !transfer.flowing || !fits {
-            return;
+            return Ok(());
         }
         // Less than `data.len()`, because `supplied < end`.
         bytes::Buf::advance(&mut data, (transfer.supplied - offset) as usize);
         transfer.supplied = end;
         transfer.supply.push_back(data);
         self.queue(id);
+        Ok(())
     }
 
-    pub(crate) fn supply_end(&mut self, id: TransferId, size: u64, digest: [u8; 32]) {
-        let Some(transfer) = self.outgoing.get_mut(&id) else { return };
-        if transfer.flowing && size == transfer.supplied {
+    /// The gateway has said the end. An error is to end the transfer.
+    pub(crate) fn supply_end(&mut self, id: TransferId, size: u64, digest: [u8; 32]) -> Result<(), Failure> {
+        let Some(transfer) = self.outgoing.get_mut(&id) else { return Ok(()) };
+        if let Some(whole) = transfer.whole().filter(|whole| *whole != size) {
+            let reason = format!("its writer ended after {size} bytes, it announced {whole}");
+            return Err(Failure::new(FailCode::Size, reason));
+        }
+        if !transfer.flowing {
+            return Ok(());
+        }
+        if size < transfer.supplied {
+            let reason = format!("the receiver has {} bytes of a stream that ended after {size}", transfer.supplied);
+            return Err(Failure::new(FailCode::LostPlace, reason));
+        }
+        if size == transfer.supplied {
             transfer.end = Some((size, digest));
             self.queue(id);
         }
+        Ok(())
     }
 
-    fn queue(&mut self, id: TransferId) {
+    pub(super) fn queue(&mut self, id: TransferId) {
         if let Some(transfer) = self.outgoing.get_mut(&id)
             && transfer.has_work()
-            && !transfer.queued
+            && transfer.turn.is_none()
         {
-            transfer.queued = true;
-            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
-            self.turns[transfer.lane()].push_back(id);
+            transfer.deficit = transfer.quantum();
+            transfer.turn = Some(self.turns.push(transfer.lane(), id));
         }
     }
 
@@ -232,16 +268,16 @@ impl Relay {
             return false;
         }
         let supply = u64::from(self.limits.supply_bytes);
-        for lane in 0..self.turns.len() {
+        for lane in 0..LANES {
             // Each round takes one transfer off its turn for good, or writes.
-            while let Some(id) = self.turns[lane].front().copied() {
-                let Some(transfer) = self.outgoing.get_mut(&id) else {
-                    self.turns[lane].pop_front();
+            while let Some((id, turn)) = self.turns.front(lane) {
+                let Some(transfer) = self.outgoing.get_mut(&id).filter(|transfer| transfer.turn == Some(turn)) else {
+                    self.turns.pass_over(lane);
                     continue;
                 };
                 if !transfer.has_work() {
-                    transfer.queued = false;
-                    self.turns[lane].pop_front();
+                    transfer.turn = None;
+                    self.turns.pop(lane);
                     continue;
                 }
                 match write_packet(id, transfer, conn, quic, limit) {
@@ -252,9 +288,9 @@ impl Relay {
                             events.push_back(Event::SupplyUpTo { id, limit });
                         }
                         transfer.deficit = transfer.deficit.saturating_sub(1);
-                        if transfer.deficit == 0 && self.turns[lane].len() > 1 {
-                            transfer.deficit = transfer.weight() * QUANTUM_PACKETS;
-                            self.turns[lane].rotate_left(1);
+                        if transfer.deficit == 0 && self.turns.is_shared(lane) {
+                            transfer.deficit = transfer.quantum();
+                            self.turns.rotate(lane);
                         }
                         return true;
                     }
@@ -262,9 +298,9 @@ impl Relay {
                     Wrote::Blocked => return false,
                     Wrote::Refused => {
                         // The receiver has stopped the stripe; its message says why, and ends the transfer.
-                        transfer.queued = false;
+                        transfer.turn = None;
                         transfer.flowing = false;
-                        self.turns[lane].pop_front();
+                        self.turns.pop(lane);
                     }
                 }
             }
@@ -279,11 +315,13 @@ impl Relay {
                 let Some(transfer) = self.outgoing.get(&id) else { continue };
                 if transfer.meta.size.is_none() && !conn.session.carries_streams() {
                     // It has not begun to flow: no stripe is open.
+                    let wire_bytes = transfer.wire_bytes;
                     self.outgoing.remove(&id);
-                    events.push_back(Event::TransferEnded { id, result: Err(NO_STREAMS.to_owned()) });
+                    let failure = Failure::new(FailCode::Refused, NO_STREAMS);
+                    events.push_back(ended(id, Err(failure), wire_bytes));
                     continue;
                 }
-                conn.session.push(&Message::Offer { id: id.0, meta: transfer.meta.clone() });
+                conn.session.push_offer(id, &transfer.meta);
             } else {
                 if std::mem::take(&mut self.offers_end) {
                     conn.session.push(&Message::OffersEnd { boot: self.boot });
@@ -296,15 +334,30 @@ impl Relay {
     pub(super) fn end_outgoing(
         &mut self,
         id: TransferId,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
         quic: &mut Connection,
         events: &mut VecDeque<Event>,
     ) {
-        let Some(transfer) = self.outgoing.remove(&id) else { return };
+        let Some(transfer) = self.remove_outgoing(id) else { return };
         if let Some(stripe) = transfer.stripe {
             let _ = quic.send_stream(stripe.stream).reset(VarInt::from_u32(0));
         }
-        events.push_back(Event::TransferEnded { id, result });
+        events.push_back(ended(id, result, transfer.wire_bytes));
+    }
+
+    /// Forget a transfer, and leave its turn.
+    pub(super) fn remove_outgoing(&mut self, id: TransferId) -> Option<Outgoing> {
+        let transfer = self.outgoing.remove(&id)?;
+        if transfer.turn.is_some() {
+            self.leave_turn(transfer.lane());
+        }
+        Some(transfer)
+    }
+
+    /// An entry in this lane means nothing any more.
+    pub(super) fn leave_turn(&mut self, lane: usize) {
+        let outgoing = &self.outgoing;
+        self.turns.leave(lane, |id, turn| outgoing.get(&id).is_some_and(|transfer| transfer.turn == Some(turn)));
     }
 }
 
@@ -339,7 +392,10 @@ fn write_packet(
         // Kept also when nothing could be written: the next time goes on with the same stream.
         transfer.stripe = Some(stripe);
         match header {
-            Ok(written) => room -= written,
+            Ok(written) => {
+                room -= written;
+                transfer.wire_bytes += written as u64;
+            }
             Err(WriteError::Blocked) => return Wrote::Blocked,
             Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return refused(transfer, quic),
         }
@@ -373,6 +429,7 @@ fn write_packet(
             transfer.supply.pop_front();
         }
         transfer.sent += written as u64;
+        transfer.wire_bytes += written as u64;
         transfer.high = transfer.high.max(transfer.sent);
         stripe.left = stripe.left.saturating_sub(written as u64);
         transfer.stripe = Some(stripe);
@@ -401,72 +458,4 @@ fn refused(transfer: &mut Outgoing, quic: &mut Connection) -> Wrote {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Limits, PeerId};
-    use crate::session::Session;
-
-    const ID: TransferId = TransferId(1);
-
-    fn flowing(size: Option<u64>, offset: u64) -> Relay {
-        let mut relay = Relay::new(PeerId(0), 1, Limits::default());
-        let mut events = VecDeque::new();
-        let meta = TransferMeta { name: "f".into(), size, priority: 0, attributes: Vec::new() };
-        relay.send(false, ID, meta, &mut events);
-        relay.accepted(ID, offset, &mut events);
-        relay
-    }
-
-    #[test]
-    fn bytes_supplied_twice_go_once_and_nothing_stalls() {
-        let mut relay = flowing(Some(1000), 100);
-        // An answer to the question of the connection before, which happens to begin where this one does.
-        relay.supply(ID, 100, Bytes::from_static(&[1; 10]));
-        // The gateway hears of the new question and begins again, in larger pieces.
-        relay.supply(ID, 100, Bytes::from_static(&[1; 50]));
-        relay.supply(ID, 150, Bytes::from_static(&[1; 50]));
-        // A gap, and bytes that are all here.
-        relay.supply(ID, 201, Bytes::from_static(&[2; 50]));
-        relay.supply(ID, 120, Bytes::from_static(&[2; 50]));
-        let transfer = &relay.outgoing[&ID];
-        assert_eq!(transfer.supplied, 200);
-        assert_eq!(transfer.supply.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 40, 50]);
-    }
-
-    #[test]
-    fn an_offset_at_the_end_of_numbers_is_no_panic() {
-        let relay = flowing(None, u64::MAX - 1);
-        assert_eq!(relay.outgoing[&ID].limit, u64::MAX);
-    }
-
-    #[test]
-    fn an_offer_of_an_own_transfers_id_is_refused() {
-        let mut relay = flowing(Some(1000), 0);
-        let mut events = VecDeque::new();
-        let meta = relay.outgoing[&ID].meta.clone();
-        relay.offered(&mut BulkConn::default(), ID, meta.clone(), &mut events);
-        assert!(events.is_empty() && relay.incoming.is_empty(), "{events:?}");
-        relay.offered(&mut BulkConn::default(), TransferId(2), meta, &mut events);
-        assert_eq!(events.len(), 1);
-    }
-
-    #[test]
-    fn a_stream_needs_session_version_2_at_both_ends() {
-        for (version, carried) in [(1, false), (2, true)] {
-            let mut relay = flowing(None, 0);
-            let mut conn = BulkConn { session: Session::greeted(version), ..BulkConn::default() };
-            let mut events = VecDeque::new();
-            let meta = relay.outgoing[&ID].meta.clone();
-            relay.offered(&mut conn, TransferId(2), meta, &mut events);
-            assert_eq!(relay.incoming.len(), usize::from(carried));
-            relay.connected(&mut conn);
-            relay.push_offers(&mut conn, &mut events);
-            assert_eq!(relay.outgoing.len(), usize::from(carried));
-            match events.make_contiguous() {
-                [Event::Offered { .. }] if carried => {}
-                [Event::TransferEnded { id: ID, result: Err(reason) }] if !carried => assert_eq!(reason, NO_STREAMS),
-                other => panic!("version {version}: {other:?}"),
-            }
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use florelay_engine::api::{Command, TransferId, TransferMeta};
+use florelay_engine::api::{Command, FailCode, Failure, Kept, TransferId, TransferMeta};
 use florelay_engine::time::Nanos;
 
 /// Largest piece supplied at once, in bytes.
@@ -52,7 +52,8 @@ pub struct FileSource {
     /// Each confirmation: when, and up to where.
     confirmations: Vec<(Nanos, u64)>,
     end_said: bool,
-    result: Option<(Nanos, Result<(), String>)>,
+    result: Option<(Nanos, Result<(), Failure>)>,
+    wire_bytes: u64,
 }
 
 impl FileSource {
@@ -67,7 +68,16 @@ impl FileSource {
             confirmations: Vec::new(),
             end_said: false,
             result: None,
+            wire_bytes: 0,
         }
+    }
+
+    /// The node was restarted. The file is there, and its book says what was confirmed.
+    pub(super) fn restarted(&mut self) -> Kept {
+        self.next = None;
+        self.limit = 0;
+        self.end_said = false;
+        Kept { confirmed: self.confirmed, head: self.size }
     }
 
     pub(super) fn supply_from(&mut self, offset: u64) {
@@ -102,9 +112,16 @@ impl FileSource {
         self.confirmations.push((now, offset));
     }
 
-    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), String>) {
+    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), Failure>, wire_bytes: u64) {
         assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
         self.result = Some((now, result));
+        self.wire_bytes = wire_bytes;
+    }
+
+    /// Bytes of its stripes that were sent, as the engine said at the end.
+    #[must_use]
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
     }
 
     /// Bytes of the file.
@@ -133,7 +150,7 @@ impl FileSource {
 
     /// How it ended, once it has.
     #[must_use]
-    pub fn result(&self) -> Option<&Result<(), String>> {
+    pub fn result(&self) -> Option<&Result<(), Failure>> {
         self.result.as_ref().map(|(_, result)| result)
     }
 
@@ -149,29 +166,37 @@ impl FileSource {
 pub struct FileSink {
     id: TransferId,
     write_delay: Duration,
+    sync_delay: Duration,
     /// First byte that has not arrived.
     next: u64,
     written: u64,
+    /// First byte that a power cut takes.
+    synced: u64,
     /// Pieces that are being written: when done, and up to where.
     writes: VecDeque<(Nanos, u64)>,
+    /// Pieces that are being synced.
+    syncs: VecDeque<(Nanos, u64)>,
     end: Option<(u64, [u8; 32])>,
     complete_at: Option<Nanos>,
     /// Each arrival: when, and how many bytes.
     arrivals: Vec<(Nanos, u32)>,
-    result: Option<(Nanos, Result<(), String>)>,
+    result: Option<(Nanos, Result<(), Failure>)>,
     /// The node lost its memory since the last offer, or the sender did.
     restarted: bool,
     shelved: Option<Nanos>,
 }
 
 impl FileSink {
-    pub(super) fn new(id: TransferId, write_delay: Duration) -> Self {
+    pub(super) fn new(id: TransferId, write_delay: Duration, sync_delay: Duration) -> Self {
         Self {
             id,
             write_delay,
+            sync_delay,
             next: 0,
             written: 0,
+            synced: 0,
             writes: VecDeque::new(),
+            syncs: VecDeque::new(),
             end: None,
             complete_at: None,
             arrivals: Vec::new(),
@@ -188,7 +213,9 @@ impl FileSink {
         self.result = None;
         // What was on its way to the disk is asked for again.
         self.next = self.written;
+        self.synced = self.written;
         self.writes.clear();
+        self.syncs.clear();
         self.end = None;
         commands.push(Command::Accept { id: self.id, offset: self.written });
     }
@@ -206,30 +233,36 @@ impl FileSink {
         assert_eq!(size, self.next, "{:?}: the end is said at another place", self.id);
         assert!(self.end.is_none(), "{:?}: a second end of data", self.id);
         self.end = Some((size, digest));
-        self.complete_at = Some(now + self.write_delay + self.write_delay);
+        self.complete_at = Some(now + self.write_delay + self.write_delay + self.sync_delay);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Nanos, commands: &mut Vec<Command>) {
         let id = self.id;
         while let Some((_, offset)) = self.writes.pop_front_if(|(at, _)| *at <= now) {
             self.written = offset;
+            self.syncs.push_back((now + self.sync_delay, offset));
             commands.push(Command::Written { id, offset });
+        }
+        while let Some((_, offset)) = self.syncs.pop_front_if(|(at, _)| *at <= now) {
+            self.synced = offset;
+            commands.push(Command::Synced { id, offset });
         }
         if self.complete_at.is_some_and(|at| at <= now)
             && let Some((size, announced)) = self.end
         {
             self.complete_at = None;
             let right = announced == digest(id, size);
-            let result = if right { Ok(()) } else { Err("BLAKE3 does not match".to_owned()) };
+            let result = if right { Ok(()) } else { Err(Failure::new(FailCode::Digest, "BLAKE3 does not match")) };
             commands.push(Command::Complete { id, result });
         }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Nanos> {
-        self.writes.front().map(|(at, _)| *at).into_iter().chain(self.complete_at).min()
+        let first = |queue: &VecDeque<(Nanos, u64)>| queue.front().map(|(at, _)| *at);
+        first(&self.writes).into_iter().chain(first(&self.syncs)).chain(self.complete_at).min()
     }
 
-    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), String>) {
+    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), Failure>) {
         assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
         self.result = Some((now, result));
     }
@@ -238,13 +271,20 @@ impl FileSink {
     pub(super) fn shelved(&mut self, now: Nanos) {
         assert!(self.result.is_none(), "{:?}: shelved after its end", self.id);
         self.shelved = Some(now);
-        self.restarted();
+        self.put_aside();
     }
 
+    /// The power was cut: what is not synced is gone.
     pub(super) fn restarted(&mut self) {
+        self.written = self.synced;
+        self.put_aside();
+    }
+
+    fn put_aside(&mut self) {
         self.restarted = true;
         self.next = self.written;
         self.writes.clear();
+        self.syncs.clear();
         self.end = None;
         self.complete_at = None;
     }
@@ -294,7 +334,7 @@ impl FileSink {
 
     /// How it ended, once it has.
     #[must_use]
-    pub fn result(&self) -> Option<&Result<(), String>> {
+    pub fn result(&self) -> Option<&Result<(), Failure>> {
         self.result.as_ref().map(|(_, result)| result)
     }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use florelay_engine::api::{
-    Command, DatagramClass, DatagramRefusal, Event, LinkState, PeerState, TransferId, TransferMeta,
+    Command, DatagramClass, DatagramRefusal, Event, FailCode, Failure, Kept, LinkState, PeerState, TransferId,
+    TransferMeta,
 };
 use florelay_engine::config::{LinkId, PathMemory, PeerId};
 use florelay_engine::time::Nanos;
@@ -58,6 +59,10 @@ pub struct Gateway {
     pub inbox: MessageInbox,
     /// From a piece's arrival to its being written, and from the last piece to the end of the sync.
     pub write_delay: Duration,
+    /// From a piece's being written to its being synced, of files that come and of streams that go.
+    pub sync_delay: Duration,
+    /// Writers of streams declare their size.
+    pub declare: bool,
     /// Received messages are not written while this holds.
     pub hold_messages: bool,
     /// States of links, as the engine told them.
@@ -75,16 +80,15 @@ impl Gateway {
     pub fn send_file(&mut self, peer: PeerId, id: TransferId, size: u64, priority: u8) -> Command {
         let source = FileSource::new(id, size);
         assert!(self.sources.insert(id, source).is_none(), "{id:?} is sent twice");
-        let meta = TransferMeta { name: format!("{:x}.bin", id.0), size: Some(size), priority, attributes: Vec::new() };
-        Command::Send { peer, id, meta }
+        Command::Send { peer, id, meta: file_meta(id, size, priority), kept: Kept::default() }
     }
 
     /// Begin a stream of `size` bytes in all, which an application writes at this pace and only it knows.
     pub fn send_stream(&mut self, now: Nanos, peer: PeerId, id: TransferId, size: u64, pace: Pace) -> Command {
-        let source = StreamSource::new(id, size, pace, now);
+        let source = StreamSource::new(id, size, pace, self.sync_delay, now);
         assert!(self.streams_out.insert(id, source).is_none(), "{id:?} is sent twice");
-        let meta = TransferMeta { name: format!("{:x}.stream", id.0), size: None, priority: 0, attributes: Vec::new() };
-        Command::Send { peer, id, meta }
+        let meta = stream_meta(id, self.declare.then_some(size));
+        Command::Send { peer, id, meta, kept: Kept::default() }
     }
 
     /// Begin a flow of `count` messages of `payload_bytes` (at least 16) to `peer`, the first at `start`.
@@ -110,9 +114,9 @@ impl Gateway {
             Event::SupplyFrom { id, offset } => self.source(id).supply_from(offset),
             Event::SupplyUpTo { id, limit } => self.source(id).supply_up_to(limit, commands),
             Event::Confirmed { id, offset } => self.source(id).confirmed(now, offset),
-            Event::TransferEnded { id, result } => {
+            Event::TransferEnded { id, result, wire_bytes } => {
                 if let Some(source) = self.sources.get_mut(&id) {
-                    source.ended(now, result);
+                    source.ended(now, result, wire_bytes);
                 } else if let Some(sink) = self.sinks.get_mut(&id) {
                     sink.ended(now, result);
                 } else if let Some(sink) = self.streams_in.get_mut(&id) {
@@ -126,8 +130,8 @@ impl Gateway {
                 self.streams_in.entry(id).or_insert_with(|| StreamSink::new(id, pace)).offered(commands);
             }
             Event::Offered { id, meta, .. } => {
-                let delay = self.write_delay;
-                let sink = self.sinks.entry(id).or_insert_with(|| FileSink::new(id, delay));
+                let (write, sync) = (self.write_delay, self.sync_delay);
+                let sink = self.sinks.entry(id).or_insert_with(|| FileSink::new(id, write, sync));
                 sink.offered(&meta, commands);
             }
             Event::Data { id, offset, data } => match self.streams_in.get_mut(&id) {
@@ -139,7 +143,9 @@ impl Gateway {
                 None => self.sink(id).data_end(now, size, digest),
             },
             Event::TransferShelved { id } => match self.streams_in.get_mut(&id) {
-                Some(stream) => stream.ended(now, Err("its sender was restarted".to_owned())),
+                Some(stream) => {
+                    stream.ended(now, Err(Failure::new(FailCode::Forgotten, "its sender was restarted")));
+                }
                 None => self.sink(id).shelved(now),
             },
             Event::Message { peer, id, payload } => {
@@ -186,23 +192,18 @@ impl Gateway {
         sinks.chain(streams).chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
     }
 
-    /// The node was restarted: what was not yet written is gone, and transfers that are not through are offered anew.
-    pub fn restarted(&mut self, commands: &mut Vec<Command>, peer_of: impl Fn(TransferId) -> PeerId) {
+    /// The node was restarted: what was not yet synced is gone, and transfers that are not through are offered anew.
+    pub fn restarted(&mut self, now: Nanos, commands: &mut Vec<Command>, peer_of: impl Fn(TransferId) -> PeerId) {
         self.sinks.values_mut().for_each(FileSink::restarted);
-        // The reader is a process of its own and has what it has read; a sender's memory is gone, and with it its streams.
+        // The reader is a process of its own and has what it has read.
         self.streams_in.values_mut().for_each(StreamSink::restarted);
-        assert!(self.streams_out.is_empty(), "a stream does not outlive its sender");
-        for (&id, source) in &mut self.sources {
-            if source.result().is_none() {
-                *source = FileSource::new(id, source.size());
-                let meta = TransferMeta {
-                    name: format!("{:x}.bin", id.0),
-                    size: Some(source.size()),
-                    priority: 0,
-                    attributes: Vec::new(),
-                };
-                commands.push(Command::Send { peer: peer_of(id), id, meta });
-            }
+        for (&id, source) in self.sources.iter_mut().filter(|(_, source)| source.result().is_none()) {
+            let (kept, meta) = (source.restarted(), file_meta(id, source.size(), 0));
+            commands.push(Command::Send { peer: peer_of(id), id, meta, kept });
+        }
+        for (&id, source) in self.streams_out.iter_mut().filter(|(_, source)| source.result().is_none()) {
+            let (kept, meta) = (source.restarted(now), stream_meta(id, self.declare.then_some(source.size())));
+            commands.push(Command::Send { peer: peer_of(id), id, meta, kept });
         }
     }
 
@@ -234,6 +235,16 @@ impl Gateway {
         let found = self.senders.get_mut(message::sender_of(id));
         found.unwrap_or_else(|| panic!("message {id:x} was not sent from here"))
     }
+}
+
+fn file_meta(id: TransferId, size: u64, priority: u8) -> TransferMeta {
+    let name = format!("{:x}.bin", id.0);
+    TransferMeta { name, size: Some(size), declared: None, priority, attributes: Vec::new() }
+}
+
+fn stream_meta(id: TransferId, declared: Option<u64>) -> TransferMeta {
+    let name = format!("{:x}.stream", id.0);
+    TransferMeta { name, size: None, declared, priority: 0, attributes: Vec::new() }
 }
 
 /// The transfer that an event of a sender's is about.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use florelay_engine::api::{Command, Event, TransferId};
+use florelay_engine::api::{Command, Event, FailCode, Failure, Kept, TransferId};
 use florelay_engine::spool::Spool;
 use florelay_engine::time::Nanos;
 
@@ -44,13 +44,40 @@ pub struct StreamSource {
     write_at: Option<Nanos>,
     /// How often it was held back because the spool was full.
     held_back: u64,
-    result: Option<(Nanos, Result<(), String>)>,
+    sync_delay: Duration,
+    /// What of the spool is being synced: when done, and up to where.
+    syncs: VecDeque<(Nanos, u64)>,
+    /// What is left after a power cut. The application goes on from its head: it keeps what is beyond.
+    synced: Kept,
+    result: Option<(Nanos, Result<(), Failure>)>,
 }
 
 impl StreamSource {
-    pub(super) fn new(id: TransferId, size: u64, pace: Pace, now: Nanos) -> Self {
-        let spool = Spool::new(id);
-        Self { id, size, pace, spool, write_at: Some(now), held_back: 0, result: None }
+    pub(super) fn new(id: TransferId, size: u64, pace: Pace, sync_delay: Duration, now: Nanos) -> Self {
+        Self {
+            id,
+            size,
+            pace,
+            spool: Spool::new(id),
+            write_at: Some(now),
+            held_back: 0,
+            sync_delay,
+            syncs: VecDeque::new(),
+            synced: Kept::default(),
+            result: None,
+        }
+    }
+
+    /// The node was restarted: its spool is what was synced, and the application writes on from there.
+    pub(super) fn restarted(&mut self, now: Nanos) -> Kept {
+        let Kept { confirmed, head } = self.synced;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&content(self.id, 0, confirmed as usize));
+        self.spool = Spool::recovered(self.id, confirmed, hasher);
+        self.spool.push(&content(self.id, confirmed, (head - confirmed) as usize));
+        self.syncs.clear();
+        self.write_at = Some(now);
+        self.synced
     }
 
     pub(super) fn handle(&mut self, now: Nanos, event: &Event, commands: &mut Vec<Command>) {
@@ -58,6 +85,7 @@ impl StreamSource {
             assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
             self.result = Some((now, result.clone()));
             self.write_at = None;
+            self.syncs.clear();
             return;
         }
         assert!(self.result.is_none(), "{:?}: {event:?} after its end", self.id);
@@ -73,6 +101,7 @@ impl StreamSource {
             let left = self.size - self.spool.head();
             let take = left.min(self.pace.bytes).min(self.spool.room(SPOOL_BYTES));
             self.spool.push(&content(self.id, self.spool.head(), take as usize));
+            self.syncs.push_back((now + self.sync_delay, self.spool.head()));
             self.write_at = Some(now + self.pace.interval);
             if take == left {
                 self.spool.end();
@@ -82,6 +111,10 @@ impl StreamSource {
                 self.write_at = None;
             }
         }
+        while let Some((_, head)) = self.syncs.pop_front_if(|(at, _)| *at <= now) {
+            let base = self.spool.head() - self.spool.held();
+            self.synced = Kept { confirmed: base.min(head), head };
+        }
         assert!(self.spool.held() <= SPOOL_BYTES, "{:?}: the spool holds {}", self.id, self.spool.held());
         if self.result.is_none() {
             commands.extend(std::iter::from_fn(|| self.spool.step()));
@@ -89,7 +122,13 @@ impl StreamSource {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Nanos> {
-        self.write_at
+        self.write_at.into_iter().chain(self.syncs.front().map(|(at, _)| *at)).min()
+    }
+
+    /// Bytes that its application will have written at the end.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// Bytes that its application has written.
@@ -112,7 +151,7 @@ impl StreamSource {
 
     /// How it ended, once it has.
     #[must_use]
-    pub fn result(&self) -> Option<&Result<(), String>> {
+    pub fn result(&self) -> Option<&Result<(), Failure>> {
         self.result.as_ref().map(|(_, result)| result)
     }
 }
@@ -131,7 +170,7 @@ pub struct StreamSink {
     end: Option<(u64, [u8; 32])>,
     completed: bool,
     arrivals: VecDeque<(Nanos, u64)>,
-    result: Option<(Nanos, Result<(), String>)>,
+    result: Option<(Nanos, Result<(), Failure>)>,
     restarted: bool,
 }
 
@@ -191,7 +230,7 @@ impl StreamSink {
         {
             self.completed = true;
             let right = announced == digest(id, size);
-            let result = if right { Ok(()) } else { Err("BLAKE3 does not match".to_owned()) };
+            let result = if right { Ok(()) } else { Err(Failure::new(FailCode::Digest, "BLAKE3 does not match")) };
             commands.push(Command::Complete { id, result });
         }
     }
@@ -200,7 +239,7 @@ impl StreamSink {
         self.read_at
     }
 
-    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), String>) {
+    pub(super) fn ended(&mut self, now: Nanos, result: Result<(), Failure>) {
         assert!(self.result.is_none(), "{:?}: a second end: {result:?}", self.id);
         self.result = Some((now, result));
         self.read_at = None;
@@ -241,7 +280,7 @@ impl StreamSink {
 
     /// How it ended, once it has.
     #[must_use]
-    pub fn result(&self) -> Option<&Result<(), String>> {
+    pub fn result(&self) -> Option<&Result<(), Failure>> {
         self.result.as_ref().map(|(_, result)| result)
     }
 }

@@ -36,8 +36,8 @@ fn transfer(meddle: impl Fn(usize, Event) -> Vec<Event>) -> (Gateway, Gateway) {
     assert_eq!(answers.iter().filter(|c| written(c)).count(), 3);
     far.handle_timeout(far.next_timeout().unwrap_or(Nanos(4)), &mut answers);
     let Some(Command::Complete { id, result }) = answers.pop() else { panic!("{answers:?}") };
-    far.handle(Nanos(5), Event::TransferEnded { id, result }, &mut answers);
-    near.handle(Nanos(6), Event::TransferEnded { id, result: Ok(()) }, &mut answers);
+    far.handle(Nanos(5), Event::TransferEnded { id, result, wire_bytes: 0 }, &mut answers);
+    near.handle(Nanos(6), Event::TransferEnded { id, result: Ok(()), wire_bytes: 0 }, &mut answers);
     (near, far)
 }
 

@@ -68,7 +68,7 @@ impl<N: Node> Net<N> {
     }
 
     /// The power of a node is cut and comes back: its engines, their frames, what is in rings between them and what its
-    /// gateways had not written are gone. What was measured of paths is remembered. `peer_of` says to whom a file that is not through is offered again.
+    /// gateways had not synced are gone. What was measured of paths is remembered. `peer_of` says to whom a file that is not through is offered again.
     pub fn restart(
         &mut self,
         node: NodeId,
@@ -92,7 +92,7 @@ impl<N: Node> Net<N> {
         }
         for &id in &workers {
             let mut commands = Vec::new();
-            self.nodes[id.0].gateway.restarted(&mut commands, &peer_of);
+            self.nodes[id.0].gateway.restarted(now, &mut commands, &peer_of);
             for command in commands {
                 self.hand_over(id, command);
             }

@@ -1,4 +1,4 @@
-use florelay_engine::api::TransferMeta;
+use florelay_engine::api::{FailCode, Failure, TransferMeta};
 
 use super::*;
 use crate::gateway::testing::Bed;
@@ -9,16 +9,16 @@ const B: PeerId = PeerId(1);
 const ID: TransferId = TransferId(7);
 
 fn offered(peer: PeerId, size: Option<u64>) -> Event {
-    let meta = TransferMeta { name: "f".into(), size, priority: 0, attributes: vec![] };
+    let meta = TransferMeta { name: "f".into(), size, declared: None, priority: 0, attributes: vec![] };
     Event::Offered { peer, id: ID, meta }
 }
 
 fn ended() -> Event {
-    Event::TransferEnded { id: ID, result: Err("given up".into()) }
+    Event::TransferEnded { id: ID, result: Err(Failure::new(FailCode::Cancelled, "given up")), wire_bytes: 0 }
 }
 
 fn assert_refused(told: &[Command]) {
-    let [Command::Cancel { id: ID, reason }] = told else { panic!("{told:?}") };
+    let [Command::Cancel { id: ID, failure: Failure { reason, .. } }] = told else { panic!("{told:?}") };
     assert!(reason.contains("this id is running"), "{reason}");
 }
 
@@ -40,7 +40,11 @@ fn an_offer_of_an_id_that_runs_with_another_workers_peer_is_refused_and_ends_onl
             }
             assert_eq!(bed.running(ID), Some(("a", false)));
             let data = Event::Data { id: ID, offset: 0, data: bytes::Bytes::from_static(b"12345") };
-            assert!(matches!(bed.says(0, data)[..], [Command::Written { id: ID, offset: 5 }]));
+            let told = bed.says(0, data);
+            assert!(matches!(
+                told[..],
+                [Command::Written { id: ID, offset: 5 }, Command::Synced { id: ID, offset: 5 }]
+            ));
             // Now the id is free, for the other peer too.
             bed.says(0, ended());
             assert_eq!(bed.running(ID), None);

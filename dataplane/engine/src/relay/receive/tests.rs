@@ -5,7 +5,7 @@ use crate::session::Session;
 const BURST: Duration = Duration::from_micros(10);
 
 fn meta() -> TransferMeta {
-    TransferMeta { name: "f".into(), size: Some(1 << 40), priority: 0, attributes: Vec::new() }
+    TransferMeta { name: "f".into(), size: Some(1 << 40), declared: None, priority: 0, attributes: Vec::new() }
 }
 
 /// Transfers that are under way on a session.
@@ -24,8 +24,8 @@ fn receiving(transfers: u128) -> (Relay, BulkConn) {
 
 fn write(relay: &mut Relay, conn: &mut BulkConn, now: Nanos, id: u128, bytes: u64) {
     let transfer = relay.incoming.get_mut(&TransferId(id)).unwrap();
-    transfer.written += bytes;
-    relay.confirm_written(now, conn, TransferId(id));
+    transfer.durable += bytes;
+    relay.confirm_durable(now, conn, TransferId(id));
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! What is decided about an own transfer while it runs: where it goes on, how urgent it is, whether it goes at all.
+
+use std::collections::VecDeque;
+
+use quinn_proto::Connection;
+
+use super::{BulkConn, Relay};
+use crate::api::{Event, FailCode, Failure, TransferId};
+
+/// Highest priority (COMPAT, part A).
+pub(super) const MAX_PRIORITY: u8 = 127;
+
+impl Relay {
+    /// Whether a stream can go on from `offset`. What was confirmed is gone. Nobody has what was not sent; but what was
+    /// sent before a restart of this end is not known here, so the first place that a receiver says is believed.
+    pub(super) fn check_place(&self, id: TransferId, offset: u64) -> Result<(), Failure> {
+        let Some(stream) = self.outgoing.get(&id).filter(|t| t.meta.size.is_none() && !t.flowing) else {
+            return Ok(());
+        };
+        let most = match stream.meta.declared {
+            Some(declared) if !stream.placed => declared,
+            None if !stream.placed => u64::MAX,
+            _ => stream.high,
+        };
+        if (stream.confirmed..=most).contains(&offset) {
+            return Ok(());
+        }
+        let reason = format!(
+            "the receiver has lost its place in the stream: it asks for byte {offset}, bytes {} to {most} are kept",
+            stream.confirmed
+        );
+        Err(Failure::new(FailCode::LostPlace, reason))
+    }
+
+    /// An own transfer has another priority from its next packet on.
+    pub(crate) fn set_priority(&mut self, id: TransferId, priority: u8) {
+        let Some(transfer) = self.outgoing.get_mut(&id).filter(|_| priority <= MAX_PRIORITY) else { return };
+        let before = transfer.lane();
+        transfer.meta.priority = priority;
+        if transfer.turn.is_none() {
+            return;
+        }
+        if transfer.lane() == before {
+            transfer.deficit = transfer.deficit.min(transfer.quantum());
+        } else {
+            transfer.turn = None;
+            self.leave_turn(before);
+            self.queue(id);
+        }
+    }
+
+    /// Begin or end to hold an own transfer.
+    pub(crate) fn hold(
+        &mut self,
+        conn: Option<(&mut BulkConn, &mut Connection)>,
+        id: TransferId,
+        held: bool,
+        events: &mut VecDeque<Event>,
+    ) {
+        let supply = u64::from(self.limits.supply_bytes);
+        let Some(transfer) = self.outgoing.get_mut(&id).filter(|transfer| transfer.held != held) else { return };
+        transfer.held = held;
+        if held {
+            // Others may need the place of an open stripe: a peer allows so many.
+            if let Some((_, quic)) = conn
+                && let Some(stripe) = transfer.stripe.take()
+            {
+                let _ = quic.send_stream(stripe.stream).finish();
+            }
+            return;
+        }
+        let limit = transfer.sent.saturating_add(supply);
+        if transfer.flowing && transfer.limit < limit {
+            transfer.limit = limit;
+            events.push_back(Event::SupplyUpTo { id, limit });
+        }
+        self.queue(id);
+    }
+}
