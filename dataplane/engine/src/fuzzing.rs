@@ -44,7 +44,7 @@ pub fn session(bytes: &[u8], pieces: &[usize]) -> Read {
     read
 }
 
-/// Kinds of session messages that [`message`] writes: each by its number, then an offer of a stream.
+/// Kinds of session messages that [`message`] writes: each by its number, then a plain offer of a stream.
 pub const KINDS: u8 = 13;
 
 /// A session message as it travels; `kind` chooses which.
@@ -73,8 +73,7 @@ pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
         stream => {
             let meta =
                 OfferedMeta { name: text.to_owned(), size: None, priority: number as u8, attributes: Vec::new() };
-            let declared = number >> 8;
-            if stream == 11 { Message::OfferStream { id, meta, declared } } else { Message::Offer { id, meta } }
+            if stream == 11 { Message::OfferStream { id, meta, declared: number } } else { Message::Offer { id, meta } }
         }
     })
 }

@@ -216,6 +216,15 @@ impl<N: Node> Net<N> {
         self.settle(id);
     }
 
+    /// Give a node a command, and let it act on it with the next thing that happens to it.
+    pub fn give(&mut self, id: NodeId, command: Command) {
+        self.hand_over(id, command);
+        if self.nodes[id.0].gateway_wake != Some(self.now) {
+            self.nodes[id.0].gateway_wake = Some(self.now);
+            self.push(self.now, What::WakeGateway(id));
+        }
+    }
+
     /// Begin to send a file.
     pub fn send_file(&mut self, from: NodeId, peer: PeerId, id: TransferId, size: u64, priority: u8) {
         let command = self.nodes[from.0].gateway.send_file(peer, id, size, priority);

@@ -39,13 +39,14 @@ mod turns;
 
 use std::collections::VecDeque;
 
-use quinn_proto::{Connection, Dir, StreamId};
+use quinn_proto::{Connection, Dir, StreamId, VarInt};
 use rustc_hash::FxHashMap;
 
 use self::due::DueConfirmations;
 use self::receive::{Confirm, Incoming};
 use self::remembered::Remembered;
 use self::send::Outgoing;
+use self::stripe::StripeOut;
 use self::stripe_in::StripeIn;
 use self::turns::Turns;
 use crate::api::{Event, FailCode, Failure, TransferId, TransferMeta};
@@ -60,12 +61,11 @@ const MAX_ATTRIBUTES: usize = 64;
 const MAX_ATTRIBUTE_BYTES: usize = 1024;
 /// Longest reason that a peer may give, in bytes; the rest is cut.
 const MAX_REASON_BYTES: usize = 1024;
-/// Finished incoming transfers remembered per peer, so that a repeated offer is answered `Done` again.
-const MAX_REMEMBERED: usize = 4096;
+/// Ends of incoming transfers remembered per peer, so that a repeated offer is answered with its end again: at least these, and
+/// as many as may be under way when a connection is lost.
+const MIN_REMEMBERED: usize = 4096;
 /// Transfers given up while there was no connection, whose peer is told why; others are given up without a reason.
 const MAX_CANCELLED: usize = 1024;
-/// Transfers that this receiver gave up, remembered until the sender shows that it knows.
-const MAX_GIVEN_UP: usize = 1024;
 /// Why nothing comes of a stream with a peer of session version 1, which would not know of credit.
 const NO_STREAMS: &str = "the other node is older and cannot carry streams (session version 1)";
 /// Ids name transfers in both directions: one for two would mix up their ends.
@@ -78,6 +78,31 @@ const STRIPE_HEADER_BYTES: usize = 24;
 pub(crate) struct BulkConn {
     pub(crate) session: Session,
     stripes: FxHashMap<StreamId, StripeIn>,
+    /// Own stripes that are not ended.
+    open_stripes: usize,
+}
+
+impl BulkConn {
+    /// End an own stripe that is open, if it is.
+    fn end_stripe(&mut self, quic: &mut Connection, stripe: &mut Option<StripeOut>, end: StripeEnd) {
+        let Some(StripeOut { stream, .. }) = stripe.take() else { return };
+        self.open_stripes = self.open_stripes.saturating_sub(1);
+        let mut stream = quic.send_stream(stream);
+        // Either fails only where the peer has stopped it, and then a reset is in order.
+        let _ = match end {
+            StripeEnd::Finish => stream.finish().is_ok(),
+            StripeEnd::Reset => stream.reset(VarInt::from_u32(0)).is_ok(),
+        };
+    }
+}
+
+/// How an own stripe ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StripeEnd {
+    /// All that was written of it is to arrive.
+    Finish,
+    /// Nobody wants it. A stopped stream counts against the peer's limit of streams until it is reset.
+    Reset,
 }
 
 /// All transfers with one peer.
@@ -112,6 +137,7 @@ struct GivenUp {
 
 impl Relay {
     pub(crate) fn new(peer: PeerId, boot: u64, limits: Limits) -> Self {
+        let most = limits.transfers_per_peer as usize;
         Self {
             peer,
             limits,
@@ -119,13 +145,13 @@ impl Relay {
             incoming: FxHashMap::default(),
             turns: Turns::default(),
             due: DueConfirmations::default(),
-            done: Remembered::new(MAX_REMEMBERED),
+            done: Remembered::new(most.max(MIN_REMEMBERED)),
             offers: VecDeque::new(),
             offers_end: false,
             boot,
             peer_boot: None,
             cancelled: VecDeque::new(),
-            given_up: Remembered::new(MAX_GIVEN_UP),
+            given_up: Remembered::new(most.max(MIN_REMEMBERED)),
         }
     }
 
@@ -217,7 +243,7 @@ impl Relay {
                     events.push_back(Event::Confirmed { id, offset });
                 }
             }
-            Message::Done { .. } => self.end_outgoing(id, Ok(()), quic, events),
+            Message::Done { .. } => self.end_outgoing(conn, quic, id, Ok(()), events),
             // Version 2 has reasons of all kinds, and no codes.
             Message::Cancel { reason, .. } => self.given_up_there(conn, quic, id, FailCode::Unknown, reason, events),
             Message::Fail { code, reason, .. } => {
@@ -237,7 +263,7 @@ impl Relay {
     ) {
         truncate(&mut reason, MAX_REASON_BYTES);
         let failure = Failure { code, reason };
-        self.end_outgoing(id, Err(failure.clone()), quic, events);
+        self.end_outgoing(conn, quic, id, Err(failure.clone()), events);
         self.end_incoming(conn, quic, id, Err(failure), events);
     }
 
@@ -279,7 +305,7 @@ impl Relay {
         if self.outgoing.contains_key(&id) || offered == Some(true) {
             conn.session.push_failure(id, failure);
         }
-        self.end_outgoing(id, Err(failure.clone()), quic, events);
+        self.end_outgoing(conn, quic, id, Err(failure.clone()), events);
         self.end_incoming(conn, quic, id, Err(failure.clone()), events);
     }
 

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quinn_proto::{Connection, Dir, VarInt, WriteError};
+use quinn_proto::{Connection, Dir, WriteError};
 
 use super::stripe::StripeOut;
-use super::turns::{LANES, Turn};
-use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta, ended};
+use super::turns::{LANES, Queue, Turn};
+use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, StripeEnd, check_meta, ended};
 use crate::api::{Event, FailCode, Failure, Kept, TransferId, TransferMeta};
 use crate::session::Message;
 
@@ -15,6 +15,9 @@ use crate::session::Message;
 const STRICT_PRIORITY: u8 = 64;
 /// Packets per turn and weight unit: the second-level DRR quantum.
 const QUANTUM_PACKETS: u32 = 1;
+/// Of stripes that are open, so many may belong to transfers that have nothing to send now. A peer allows 4096 at least;
+/// those beyond that have to wait until others end.
+const MOST_IDLE_STRIPES: usize = 1024;
 /// Announce a higher limit only when it has grown by this share of `supply_bytes`.
 const LIMIT_STEP_DIVISOR: u64 = 8;
 
@@ -245,7 +248,7 @@ impl Relay {
             && transfer.turn.is_none()
         {
             transfer.deficit = transfer.quantum();
-            transfer.turn = Some(self.turns.push(transfer.lane(), id));
+            transfer.turn = Some(self.turns.push(Queue::Lane(transfer.lane()), id));
         }
     }
 
@@ -268,16 +271,21 @@ impl Relay {
             return false;
         }
         let supply = u64::from(self.limits.supply_bytes);
+        self.open_stripes(conn, quic);
         for lane in 0..LANES {
+            let queue = Queue::Lane(lane);
             // Each round takes one transfer off its turn for good, or writes.
-            while let Some((id, turn)) = self.turns.front(lane) {
+            while let Some((id, turn)) = self.turns.front(queue) {
                 let Some(transfer) = self.outgoing.get_mut(&id).filter(|transfer| transfer.turn == Some(turn)) else {
-                    self.turns.pass_over(lane);
+                    self.turns.pass_over(queue);
                     continue;
                 };
                 if !transfer.has_work() {
                     transfer.turn = None;
-                    self.turns.pop(lane);
+                    self.turns.pop(queue);
+                    if conn.open_stripes > MOST_IDLE_STRIPES {
+                        conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Finish);
+                    }
                     continue;
                 }
                 match write_packet(id, transfer, conn, quic, limit) {
@@ -288,24 +296,50 @@ impl Relay {
                             events.push_back(Event::SupplyUpTo { id, limit });
                         }
                         transfer.deficit = transfer.deficit.saturating_sub(1);
-                        if transfer.deficit == 0 && self.turns.is_shared(lane) {
+                        if transfer.deficit == 0 && self.turns.is_shared(queue) {
                             transfer.deficit = transfer.quantum();
-                            self.turns.rotate(lane);
+                            self.turns.rotate(queue);
                         }
                         return true;
                     }
                     Wrote::Message => return conn.session.feed(quic, limit) > 0,
                     Wrote::Blocked => return false,
+                    Wrote::NoStripe => {
+                        // Those that have one go on, and so there are places again.
+                        self.turns.pop(queue);
+                        transfer.turn = Some(self.turns.push(Queue::Behind(lane), id));
+                    }
                     Wrote::Refused => {
                         // The receiver has stopped the stripe; its message says why, and ends the transfer.
                         transfer.turn = None;
                         transfer.flowing = false;
-                        self.turns.pop(lane);
+                        self.turns.pop(queue);
                     }
                 }
             }
         }
         false
+    }
+
+    /// Let those that wait for a stripe open one, as far as the peer allows it.
+    fn open_stripes(&mut self, conn: &mut BulkConn, quic: &mut Connection) {
+        for lane in 0..LANES {
+            let queue = Queue::Behind(lane);
+            while let Some((id, turn)) = self.turns.front(queue) {
+                let Some(transfer) = self.outgoing.get_mut(&id).filter(|transfer| transfer.turn == Some(turn)) else {
+                    self.turns.pass_over(queue);
+                    continue;
+                };
+                if transfer.has_work() {
+                    let Some(stream) = quic.streams().open(Dir::Uni) else { return };
+                    transfer.stripe = Some(StripeOut::new(stream, id, transfer.sent));
+                    conn.open_stripes += 1;
+                }
+                self.turns.pop(queue);
+                transfer.turn = None;
+                self.queue(id);
+            }
+        }
     }
 
     /// Offers wait here and not in the session, so that it stays short whatever there is to be sent.
@@ -333,31 +367,30 @@ impl Relay {
 
     pub(super) fn end_outgoing(
         &mut self,
+        conn: &mut BulkConn,
+        quic: &mut Connection,
         id: TransferId,
         result: Result<(), Failure>,
-        quic: &mut Connection,
         events: &mut VecDeque<Event>,
     ) {
-        let Some(transfer) = self.remove_outgoing(id) else { return };
-        if let Some(stripe) = transfer.stripe {
-            let _ = quic.send_stream(stripe.stream).reset(VarInt::from_u32(0));
-        }
+        let Some(mut transfer) = self.remove_outgoing(id) else { return };
+        conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Reset);
         events.push_back(ended(id, result, transfer.wire_bytes));
     }
 
     /// Forget a transfer, and leave its turn.
     pub(super) fn remove_outgoing(&mut self, id: TransferId) -> Option<Outgoing> {
         let transfer = self.outgoing.remove(&id)?;
-        if transfer.turn.is_some() {
-            self.leave_turn(transfer.lane());
+        if let Some(turn) = transfer.turn {
+            self.leave_turn(turn);
         }
         Some(transfer)
     }
 
-    /// An entry in this lane means nothing any more.
-    pub(super) fn leave_turn(&mut self, lane: usize) {
+    /// This place is nobody's any more.
+    pub(super) fn leave_turn(&mut self, turn: Turn) {
         let outgoing = &self.outgoing;
-        self.turns.leave(lane, |id, turn| outgoing.get(&id).is_some_and(|transfer| transfer.turn == Some(turn)));
+        self.turns.leave(turn, |id, turn| outgoing.get(&id).is_some_and(|transfer| transfer.turn == Some(turn)));
     }
 }
 
@@ -366,8 +399,10 @@ enum Wrote {
     Data,
     /// A session message waits now.
     Message,
-    /// Flow control or the stream limit holds us back; an event will tell.
+    /// Flow control holds us back; an event will tell.
     Blocked,
+    /// The peer allows no further stripe; an event will tell.
+    NoStripe,
     /// The peer does not want this stripe.
     Refused,
 }
@@ -384,8 +419,11 @@ fn write_packet(
         let mut stripe = match transfer.stripe {
             Some(open) => open,
             None => match quic.streams().open(Dir::Uni) {
-                Some(stream) => StripeOut::new(stream, id, transfer.sent),
-                None => return Wrote::Blocked,
+                Some(stream) => {
+                    conn.open_stripes += 1;
+                    StripeOut::new(stream, id, transfer.sent)
+                }
+                None => return Wrote::NoStripe,
             },
         };
         let header = stripe.write_header(quic);
@@ -397,7 +435,10 @@ fn write_packet(
                 transfer.wire_bytes += written as u64;
             }
             Err(WriteError::Blocked) => return Wrote::Blocked,
-            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return refused(transfer, quic),
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Reset);
+                return Wrote::Refused;
+            }
         }
         if stripe.header_written < STRIPE_HEADER_BYTES {
             return Wrote::Data;
@@ -417,7 +458,10 @@ fn write_packet(
         let written = match quic.send_stream(stripe.stream).write_chunks(&mut pieces[..used]) {
             Ok(written) => written.bytes,
             Err(WriteError::Blocked) => return if header_written { Wrote::Data } else { Wrote::Blocked },
-            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return refused(transfer, quic),
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Reset);
+                return Wrote::Refused;
+            }
         };
         let mut gone = written;
         while let Some(front) = transfer.supply.front_mut() {
@@ -435,26 +479,15 @@ fn write_packet(
         transfer.stripe = Some(stripe);
         let whole = transfer.end.is_some_and(|(size, _)| size == transfer.sent);
         if stripe.left == 0 || whole {
-            let _ = quic.send_stream(stripe.stream).finish();
-            transfer.stripe = None;
+            conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Finish);
         }
         return Wrote::Data;
     }
     let Some((size, digest)) = transfer.end else { return Wrote::Blocked };
-    if let Some(stripe) = transfer.stripe.take() {
-        let _ = quic.send_stream(stripe.stream).finish();
-    }
+    conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Finish);
     transfer.finish_sent = true;
     conn.session.push(&Message::Finish { id: id.0, size, digest });
     Wrote::Message
-}
-
-fn refused(transfer: &mut Outgoing, quic: &mut Connection) -> Wrote {
-    if let Some(stripe) = transfer.stripe.take() {
-        // A stopped stream counts against the peer's limit of streams until it is reset.
-        let _ = quic.send_stream(stripe.stream).reset(VarInt::from_u32(0));
-    }
-    Wrote::Refused
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use quinn_proto::Connection;
 
-use super::{BulkConn, Relay};
+use super::{BulkConn, Relay, StripeEnd};
 use crate::api::{Event, FailCode, Failure, TransferId};
 
 /// Highest priority (COMPAT, part A).
@@ -37,14 +37,10 @@ impl Relay {
         let Some(transfer) = self.outgoing.get_mut(&id).filter(|_| priority <= MAX_PRIORITY) else { return };
         let before = transfer.lane();
         transfer.meta.priority = priority;
-        if transfer.turn.is_none() {
-            return;
-        }
         if transfer.lane() == before {
             transfer.deficit = transfer.deficit.min(transfer.quantum());
-        } else {
-            transfer.turn = None;
-            self.leave_turn(before);
+        } else if let Some(turn) = transfer.turn.take() {
+            self.leave_turn(turn);
             self.queue(id);
         }
     }
@@ -62,10 +58,8 @@ impl Relay {
         transfer.held = held;
         if held {
             // Others may need the place of an open stripe: a peer allows so many.
-            if let Some((_, quic)) = conn
-                && let Some(stripe) = transfer.stripe.take()
-            {
-                let _ = quic.send_stream(stripe.stream).finish();
+            if let Some((conn, quic)) = conn {
+                conn.end_stripe(quic, &mut transfer.stripe, StripeEnd::Finish);
             }
             return;
         }

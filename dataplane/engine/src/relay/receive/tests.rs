@@ -79,3 +79,51 @@ fn each_transfer_is_confirmed_at_its_time_and_once() {
     relay.disconnected();
     assert_eq!(relay.next_timeout(), None);
 }
+
+#[test]
+fn an_end_at_another_size_than_announced_is_refused_before_it_is_believed() {
+    let mut relay = Relay::new(PeerId(0), 1, Limits::default());
+    let mut conn = BulkConn { session: Session::greeted(3), ..BulkConn::default() };
+    let mut events = VecDeque::new();
+    let id = TransferId(7);
+    relay.offered(&mut conn, id, TransferMeta { size: None, declared: Some(500), ..meta() }, &mut events);
+    let transfer = relay.incoming.get_mut(&id).unwrap();
+    for size in [0, 499, 501, u64::MAX] {
+        assert!(matches!(transfer.finish(size, [0; 32]), Err(Failure { code: FailCode::Size, .. })), "{size}");
+        assert_eq!(transfer.end, None);
+    }
+    assert_eq!(transfer.finish(500, [1; 32]), Ok(()));
+}
+
+#[test]
+fn a_file_is_confirmed_by_what_is_synced_and_a_stream_by_what_is_written() {
+    for (size, confirmed) in [(Some(1 << 40), 0), (None, 300)] {
+        let (mut relay, mut conn) = receiving(0);
+        let (id, mut events) = (TransferId(3), VecDeque::new());
+        relay.offered(&mut conn, id, TransferMeta { size, ..meta() }, &mut events);
+        relay.accept(None, id, 0);
+        relay.incoming.get_mut(&id).unwrap().delivered = 500;
+        relay.written(Nanos(1), None, id, 300, &mut events);
+        assert_eq!(relay.incoming[&id].durable, confirmed);
+        relay.synced(Nanos(2), None, id, 501, &mut events);
+        assert_eq!(relay.incoming[&id].durable, confirmed, "beyond what was handed over");
+        relay.synced(Nanos(2), None, id, 400, &mut events);
+        let file = (400, 400);
+        let transfer = &relay.incoming[&id];
+        assert_eq!((transfer.durable, transfer.written), if size.is_some() { file } else { (300, 300) });
+    }
+}
+
+#[test]
+fn an_id_that_its_sender_has_given_to_something_else_is_refused_and_what_is_here_is_kept() {
+    let (mut relay, mut conn) = receiving(1);
+    let mut events = VecDeque::new();
+    relay.disconnected();
+    for other in [TransferMeta { name: "g".into(), ..meta() }, TransferMeta { size: Some(7), ..meta() }] {
+        relay.offered(&mut conn, TransferId(0), other, &mut events);
+        assert!(events.is_empty() && !relay.incoming[&TransferId(0)].offered);
+        assert!(!conn.session.take_outbox().is_empty(), "its sender is told");
+    }
+    relay.offered(&mut conn, TransferId(0), meta(), &mut events);
+    assert!(events.is_empty() && relay.incoming[&TransferId(0)].offered);
+}

@@ -61,9 +61,68 @@ fn a_stream_needs_session_version_2_at_both_ends() {
         match events.make_contiguous() {
             [Event::Offered { .. }] if carried => {}
             [Event::TransferEnded { id: ID, result: Err(failure), .. }] if !carried => {
-                assert_eq!(failure.reason, NO_STREAMS)
+                assert_eq!(failure.reason, NO_STREAMS);
             }
             other => panic!("version {version}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_restart_the_receivers_first_place_is_believed_unless_it_was_confirmed_already() {
+    let kept = Kept { confirmed: 1000, head: 5000 };
+    let meta = |declared| TransferMeta { name: "s".into(), size: None, declared, priority: 0, attributes: Vec::new() };
+    let lost = |result| matches!(result, Err(Failure { code: FailCode::LostPlace, .. }));
+    for (declared, offset, right) in [
+        (None, 999, false),
+        (None, 1000, true),
+        (None, 5001, true),
+        (Some(6000), 6000, true),
+        (Some(6000), 6001, false),
+    ] {
+        let mut relay = Relay::new(PeerId(0), 2, Limits::default());
+        let mut events = VecDeque::new();
+        relay.send(false, ID, meta(declared), kept, &mut events);
+        assert_eq!(lost(relay.check_place(ID, offset)), !right, "{declared:?}, {offset}");
+        if !right {
+            continue;
+        }
+        relay.accepted(ID, offset, &mut events);
+        assert_eq!(events[0], Event::SupplyFrom { id: ID, offset });
+        // From now on it is known what was sent.
+        relay.disconnected();
+        assert!(lost(relay.check_place(ID, offset.max(5000) + 1)) && !lost(relay.check_place(ID, offset)));
+    }
+}
+
+#[test]
+fn a_writer_that_ends_before_what_the_receiver_has_ends_the_transfer() {
+    let mut relay = flowing(None, 800);
+    let code = |result: Result<(), Failure>| result.map_err(|failure| failure.code);
+    assert_eq!(code(relay.supply_end(ID, 799, [0; 32])), Err(FailCode::LostPlace));
+    assert_eq!(code(relay.supply_end(ID, 801, [0; 32])), Ok(()), "an answer to an older question");
+    assert_eq!(relay.outgoing[&ID].end, None);
+    assert_eq!(code(relay.supply_end(ID, 800, [0; 32])), Ok(()));
+    assert!(relay.outgoing[&ID].end.is_some());
+}
+
+#[test]
+fn a_size_that_was_announced_is_kept_whatever_the_receiver_has_asked_for() {
+    for (size, declared) in [(Some(1000), None), (None, Some(1000))] {
+        for asked in [false, true] {
+            let mut relay = Relay::new(PeerId(0), 1, Limits::default());
+            let mut events = VecDeque::new();
+            let meta = TransferMeta { name: "f".into(), size, declared, priority: 0, attributes: Vec::new() };
+            relay.send(false, ID, meta, Kept::default(), &mut events);
+            if asked {
+                relay.accepted(ID, 0, &mut events);
+            }
+            let code = |result: Result<(), Failure>| result.map_err(|failure| failure.code);
+            assert_eq!(code(relay.supply(ID, 990, Bytes::from_static(&[0; 11]))), Err(FailCode::Size));
+            assert_eq!(code(relay.supply(ID, u64::MAX, Bytes::from_static(&[0; 11]))), Err(FailCode::Size));
+            assert_eq!(code(relay.supply(ID, 0, Bytes::from_static(&[0; 11]))), Ok(()));
+            assert_eq!(code(relay.supply_end(ID, 999, [0; 32])), Err(FailCode::Size));
+            assert_eq!(code(relay.supply_end(ID, 1000, [0; 32])), Ok(()));
         }
     }
 }

@@ -1,0 +1,59 @@
+//! More transfers at once than a peer allows stripes to be open (4096): none stops another.
+
+use std::time::Duration;
+
+use florelay_engine::api::TransferId;
+use florelay_engine::config::PeerId;
+use florelay_engine::time::Nanos;
+use florelay_sim::gateway::Pace;
+use florelay_sim::net::NodeId;
+use florelay_sim::scenario::{Scenario, Sim};
+use florelay_sim::topo::{LinkSpec, pair};
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const PEER: PeerId = PeerId(0);
+const MANY: u128 = 4_300;
+
+fn connected() -> Sim {
+    let mut net = Scenario::new(pair(LinkSpec::new(Some(200_000_000), Duration::from_millis(5)))).build();
+    net.run_until_connected(&[(A, PEER), (B, PEER)], Nanos(10_000_000_000));
+    net
+}
+
+#[test]
+fn thousands_of_files_take_turns_and_all_arrive() {
+    let mut net = connected();
+    // Several packets each, one in each turn: no stripe ends before all have begun.
+    for id in 0..MANY {
+        let command = net.gateway_mut(A).send_file(PEER, TransferId(id), 4_000, 0);
+        net.give(A, command);
+    }
+    let end = net.now() + Duration::from_secs(60);
+    assert!(net.run_while(end, |net| !net.files_done()), "at {:?}", net.now());
+}
+
+#[test]
+fn thousands_of_streams_that_wait_for_their_writers_stop_nothing() {
+    let mut net = connected();
+    let pace = Pace { bytes: 100, interval: Duration::from_secs(1 << 20) };
+    for id in 0..MANY {
+        let now = net.now();
+        let command = net.gateway_mut(A).send_stream(now, PEER, TransferId(id), 200, pace);
+        net.give(A, command);
+    }
+    let end = net.now() + Duration::from_secs(20);
+    let begun = |net: &Sim| {
+        net.gateway(B).streams_in.len() as u128 == MANY
+            && net.gateway(B).streams_in.values().all(|stream| stream.read_bytes() == 100)
+    };
+    while !begun(&net) && net.now() < end {
+        let next = net.now() + Duration::from_millis(100);
+        net.run_until(next);
+    }
+    assert!(begun(&net), "the streams");
+    net.send_file(A, PEER, TransferId(MANY), 1 << 20, 0);
+    let end = net.now() + Duration::from_secs(10);
+    let arrives = |net: &Sim| net.gateway(A).sources[&TransferId(MANY)].result().is_some();
+    assert!(net.run_while(end, |net| !arrives(net)), "a file beside them");
+}
