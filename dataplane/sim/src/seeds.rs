@@ -5,15 +5,22 @@ use std::ops::Range;
 /// Environment variable that reruns one seed alone: `FLORELAY_SEED=17 cargo test …`.
 pub const SEED_VARIABLE: &str = "FLORELAY_SEED";
 
-/// Call `run` with each seed of `seeds`, or only with the one in [`SEED_VARIABLE`].
+/// Environment variable for more seeds than a test usually has: `FLORELAY_SEEDS=5000` runs so many, from its first on.
+pub const SEEDS_VARIABLE: &str = "FLORELAY_SEEDS";
+
+/// Call `run` with each seed of `seeds`, or as many as [`SEEDS_VARIABLE`] says, or only with the one in [`SEED_VARIABLE`].
 ///
 /// # Panics
 /// With the first seed whose run panics; the seed and how to repeat it are on standard error. Also if
-/// [`SEED_VARIABLE`] is set and not a number.
+/// one of the variables is set and not a number.
 pub fn for_seeds(seeds: Range<u64>, run: impl FnMut(u64)) {
-    let only = std::env::var(SEED_VARIABLE).ok();
-    let only = only.map(|text| text.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE}={text} is not a number")));
-    run_seeds(only, seeds, run);
+    let many = number(SEEDS_VARIABLE).map_or(seeds.clone(), |many| seeds.start..seeds.start.saturating_add(many));
+    run_seeds(number(SEED_VARIABLE), many, run);
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
 fn run_seeds(only: Option<u64>, seeds: Range<u64>, mut run: impl FnMut(u64)) {

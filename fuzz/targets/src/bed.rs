@@ -25,8 +25,8 @@ pub(crate) struct Node {
     pub(crate) port: SimPort,
     links: Vec<LinkId>,
     frames: usize,
-    /// Next offset of each incoming transfer.
-    incoming: HashMap<TransferId, u64>,
+    /// Next offset of each incoming transfer, and the bytes of it that were announced.
+    incoming: HashMap<TransferId, (u64, Option<u64>)>,
     /// Peers whose connections are both up.
     pub(crate) connected: HashSet<PeerId>,
     /// Own messages that the peer has received.
@@ -89,19 +89,21 @@ impl Node {
                 Event::Offered { id, meta, .. } => {
                     assert!(!meta.name.is_empty() && !meta.name.contains(['/', '\0']), "{meta:?}");
                     assert!(!meta.name.chars().any(char::is_control), "{meta:?}");
-                    self.incoming.insert(id, 0);
+                    self.incoming.insert(id, (0, meta.size.or(meta.declared)));
                     self.command(now, Command::Accept { id, offset: 0 });
                 }
                 Event::Data { id, offset, data } => {
-                    let next = self.incoming.get_mut(&id).expect("an accepted transfer");
+                    let (next, whole) = self.incoming.get_mut(&id).expect("an accepted transfer");
                     assert!(*next == offset && !data.is_empty(), "{id:?}: {offset} after {next}");
                     *next += data.len() as u64;
+                    assert!(whole.is_none_or(|whole| *next <= whole), "{id:?}: {next} bytes of {whole:?}");
                     let offset = *next;
                     self.command(now, Command::Written { id, offset });
                     self.command(now, Command::Synced { id, offset });
                 }
                 Event::DataEnd { id, size, .. } => {
-                    assert_eq!(self.incoming.get(&id), Some(&size));
+                    let (next, whole) = self.incoming[&id];
+                    assert!(next == size && whole.is_none_or(|whole| whole == size), "{id:?}: {size} of {whole:?}");
                     self.command(now, Command::Complete { id, result: Ok(()) });
                 }
                 Event::TransferEnded { id, .. } | Event::TransferShelved { id } => drop(self.incoming.remove(&id)),

@@ -157,7 +157,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let confirm = vec![0x12, 0, 4, 20, 0, 0, 0x12, 0, 5, 0, 0, 0];
     let cancel = [&[0x12, 0, 6, 0, 0, 4][..], b"why?"].concat();
     let credit = vec![0x12, 0, 9, 40, 0, 0];
-    let stream = [&[0x12, 2, 10, 0, 0, 5][..], b"a.log"].concat();
+    let stream = [&[0x12, 2, 12, 0, 0, 5][..], b"a.log"].concat();
+    let declared = [&[0x12, 1, 11, 40, 0, 5][..], b"b.log"].concat();
+    let too_much = [&[0x17, 1, 20, 0, 40][..], &[9; 40], &[0]].concat();
+    let fail = [&[0x12, 0, 10, 9, 0, 4][..], b"size"].concat();
     let offers_end = vec![0x12, 0, 7, 77, 0, 0, 0x12, 0, 7, 78, 0, 0];
     let received = vec![0x02, 0, 8, 3, 0, 0];
     let datagram = vec![0x0c, 0, 1, 5, 0, 2, 65, 66, 0x0c, 0, 2, 5, 0, 0];
@@ -174,6 +177,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
             [&end[..], &wait, &accept, &credit, &wait, &supply, &wait, &stream, &wait, &offers_end, &wait].concat(),
             [&end[..], &wait, &command, &received, &wait, &offer, &stripe, &offers_end, &wait].concat(),
             [&end[..], &wait, &datagram, &command, &wait, &broken, &wait, &hello].concat(),
+            [&end[..], &wait, &declared, &wait, &stripe, &wait, &too_much, &wait, &finish, &wait].concat(),
+            [&end[..], &wait, &offer, &wait, &stripe, &too_much, &wait, &accept, &fail, &wait].concat(),
             [&end[..], &ends, &offer, &stripe, &wait, &ends].concat(),
         ]);
     }

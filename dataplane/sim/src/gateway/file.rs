@@ -307,6 +307,12 @@ impl FileSink {
         self.written
     }
 
+    /// First byte that a power cut would take.
+    #[must_use]
+    pub fn synced_bytes(&self) -> u64 {
+        self.synced
+    }
+
     /// Each arrival of new bytes: when, and how many.
     #[must_use]
     pub fn arrivals(&self) -> &[(Nanos, u32)] {

@@ -61,8 +61,8 @@ pub struct Gateway {
     pub write_delay: Duration,
     /// From a piece's being written to its being synced, of files that come and of streams that go.
     pub sync_delay: Duration,
-    /// Writers of streams declare their size.
-    pub declare: bool,
+    /// Writers of streams declare their size, and so many bytes more (or fewer) than they write.
+    pub declare: Option<i64>,
     /// Received messages are not written while this holds.
     pub hold_messages: bool,
     /// States of links, as the engine told them.
@@ -87,8 +87,12 @@ impl Gateway {
     pub fn send_stream(&mut self, now: Nanos, peer: PeerId, id: TransferId, size: u64, pace: Pace) -> Command {
         let source = StreamSource::new(id, size, pace, self.sync_delay, now);
         assert!(self.streams_out.insert(id, source).is_none(), "{id:?} is sent twice");
-        let meta = stream_meta(id, self.declare.then_some(size));
+        let meta = stream_meta(id, self.declared(size));
         Command::Send { peer, id, meta, kept: Kept::default() }
+    }
+
+    fn declared(&self, size: u64) -> Option<u64> {
+        self.declare.map(|beyond| size.saturating_add_signed(beyond))
     }
 
     /// Begin a flow of `count` messages of `payload_bytes` (at least 16) to `peer`, the first at `start`.
@@ -202,7 +206,8 @@ impl Gateway {
             commands.push(Command::Send { peer: peer_of(id), id, meta, kept });
         }
         for (&id, source) in self.streams_out.iter_mut().filter(|(_, source)| source.result().is_none()) {
-            let (kept, meta) = (source.restarted(now), stream_meta(id, self.declare.then_some(source.size())));
+            let declared = self.declare.map(|beyond| source.size().saturating_add_signed(beyond));
+            let (kept, meta) = (source.restarted(now), stream_meta(id, declared));
             commands.push(Command::Send { peer: peer_of(id), id, meta, kept });
         }
     }
