@@ -7,6 +7,7 @@
 //! | bucket | one refill and one packet's tokens, of 1, 100 and 10 000 buckets in turn |
 //! | egress | 64 packets pulled from 1, 100 and 10 000 flows: DRR alone, the strict queue alone, everything with cap and transit |
 //! | transit | 64 frames through `handle_frame` and `transmit` of a relay |
+//! | spool | 64 KiB of a stream appended to its spool on disk: written, and each MiB synced; and BLAKE3 of it, plain and with a state |
 //! | quic | one full packet, sent and received: bare quinn-proto, and our engine |
 //!
 //! Figures compare with each other on one machine in one run; take none out of its context.
@@ -14,6 +15,7 @@
 mod egress;
 mod fib;
 mod quic;
+mod spool;
 mod transit;
 mod wire;
 
@@ -32,5 +34,6 @@ fn main() {
     egress::bench(&mut criterion);
     transit::bench(&mut criterion);
     quic::bench(&mut criterion);
+    spool::bench(&mut criterion);
     criterion.final_summary();
 }

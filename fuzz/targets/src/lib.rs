@@ -28,6 +28,7 @@ pub mod peer;
 pub mod pki;
 mod seeds;
 pub mod session;
+pub mod spool;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "peer", run: peer::run, seeds: peer::seeds, mutants: 2000 },
     Target { name: "pki", run: pki::run, seeds: pki::seeds, mutants: 3000 },
     Target { name: "session", run: session::run, seeds: session::seeds, mutants: 10_000 },
+    Target { name: "spool", run: spool::run, seeds: spool::seeds, mutants: 1000 },
     Target { name: "units", run: units::run, seeds: units::seeds, mutants: 20_000 },
     Target { name: "xsk", run: xsk::run, seeds: xsk::seeds, mutants: 10_000 },
 ];
