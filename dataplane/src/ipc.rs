@@ -255,6 +255,27 @@ pub enum Answer {
     Unavailable(String),
 }
 
+impl Answer {
+    /// About the bytes that it takes, encoded or in memory: for limits.
+    #[must_use]
+    pub fn about_bytes(&self) -> usize {
+        let queue = |queue: &QueueStatus| 64 + queue.pending.len() * size_of::<u128>();
+        let transfers = |list: &[TransferStatus]| list.iter().map(TransferStatus::about_bytes).sum::<usize>();
+        64 + match self {
+            Self::Transfer(status) | Self::Event(NodeEvent::Transfer(status)) => status.about_bytes(),
+            Self::Transfers { list, .. } => transfers(list),
+            Self::Status(status) => {
+                transfers(&status.transfers) + 2048 * (status.links.len() + status.peers.len() + status.workers.len())
+            }
+            Self::Queues(queues) => queues.iter().map(queue).sum(),
+            Self::Event(NodeEvent::Queue(status)) => queue(status),
+            Self::Contacts(links) => links.iter().map(|link| 64 + 64 * link.plan.len()).sum(),
+            Self::Failed(reason) | Self::Unavailable(reason) | Self::Refused { reason, .. } => reason.len(),
+            Self::Event(_) | Self::Done | Self::Message { .. } | Self::Hop { .. } => 64,
+        }
+    }
+}
+
 /// A link's contact plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactsOfLink {
@@ -283,6 +304,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Up to 100 transfers that run, and the last 100 that ended.
     pub transfers: Vec<TransferStatus>,
+    /// How many run.
+    pub transfers_running: u64,
     /// Capabilities of the dataplane, as the kernel has them: `none`, or which.
     pub capabilities: String,
     /// `None` from the dataplane. Set by control when it answers with a kept copy: how old it is, and why.

@@ -294,6 +294,30 @@ pub struct PeerPlan {
     pub return_rate_bps: Option<u64>,
     /// DRR weight.
     pub weight: u16,
+    /// How many own transfers to it run and wait.
+    pub queue: QueuePlan,
+}
+
+/// Limits of a peer's queue of own transfers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePlan {
+    /// Transfers that run at once, at most [`QueuePlan::MAX_CONCURRENT`]; 0 = as many as that.
+    pub max_concurrent: u32,
+    /// Transfers that wait; more are refused. At most [`QueuePlan::MAX_PENDING`].
+    pub max_pending: u32,
+}
+
+impl QueuePlan {
+    /// Own transfers to one peer that run at once at most, whatever is configured: each is in the engine's books.
+    pub const MAX_CONCURRENT: u32 = 16_000;
+    /// Largest `max_pending`: each that waits keeps a descriptor open.
+    pub const MAX_PENDING: u32 = 50_000;
+}
+
+impl Default for QueuePlan {
+    fn default() -> Self {
+        Self { max_concurrent: 0, max_pending: 100 }
+    }
 }
 
 /// One end of a transit row.

@@ -13,17 +13,16 @@ use florelay_engine::{ConditionReport, LinkReport, PeerReport};
 use crate::contacts::Contacts;
 use crate::ipc::{
     ClockStatus, ContactStatus, DirectionStatus, LinkStatus, MeasuredStatus, PassUsage, PeerStatus, RttStatus, Status,
-    TransferStatus, WindowStatus, WorkerStatus,
+    WindowStatus, WorkerStatus,
 };
 use crate::plan::{AdapterPlan, LinkPlan, NodePlan, Rung};
 use crate::worker::WorkerReport;
 
-/// One status from the reports of all workers.
+/// One status from the reports of all workers, without transfers: those are the gateway's.
 pub(crate) fn assemble(
     plan: &NodePlan,
     uptime: Duration,
     reports: &[Box<WorkerReport>],
-    transfers: Vec<TransferStatus>,
     contacts: &Contacts,
 ) -> Status {
     let snapshot = reports.iter().map(|report| report.engine.snapshot).min().unwrap_or(plan.snapshot);
@@ -55,7 +54,8 @@ pub(crate) fn assemble(
                 counters: report.counters.clone(),
             })
             .collect(),
-        transfers,
+        transfers: Vec::new(),
+        transfers_running: 0,
         capabilities: crate::supervisor::capabilities_in_words(),
         note: None,
     }

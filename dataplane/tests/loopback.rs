@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
-use florelay_dataplane::ipc::{Answer, Status};
+use florelay_dataplane::ipc::{Answer, Refusal, Status};
 use florelay_dataplane::plan::{
     AdapterPlan, NodePlan, PeerPlan, PollMode, Rung, TransitEndPlan, TransitPlan, WorkerPlan,
 };
@@ -67,7 +67,7 @@ fn an_id_that_was_used_is_done_for_its_file_and_refused_for_another() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, "b", None);
     let inbox = plan_b.inbox.clone();
-    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (mut a, b) = (Node::start(plan_a.clone(), "unused"), Node::start(plan_b, "unused"));
     let (path, digest) = realm.file("image.tif", 3_000_000);
     for _ in 0..2 {
         let tag = a.client.send("b", &path, 9);
@@ -78,8 +78,18 @@ fn an_id_that_was_used_is_done_for_its_file_and_refused_for_another() {
     assert!(!inbox.join("image.tif.1").exists(), "it was received twice");
     let (other, _) = realm.file("other.tif", 1_000);
     let tag = a.client.send("b", &other, 9);
+    let answer = a.client.answer(tag);
+    assert!(matches!(&answer, Answer::Refused { reason, .. } if reason.contains("was `image.tif` to b")), "{answer:?}");
+    // A sender that was restarted has forgotten it, the receiver has not.
+    a.stop();
+    let mut a = Node::start(plan_a, "unused");
+    let tag = a.client.send("b", &other, 9);
     let ended = a.client.progress(tag, |status| status.ended.is_some());
-    assert!(matches!(&ended.ended, Some(Err(failure)) if failure.reason.contains("another file")), "{:?}", ended.ended);
+    assert!(
+        matches!(&ended.ended, Some(Err(failure)) if failure.reason.contains("which has arrived")),
+        "{:?}",
+        ended.ended
+    );
     a.stop();
     b.stop();
 }
@@ -103,7 +113,8 @@ fn a_transfer_waits_while_its_link_is_down_and_goes_on() {
     let (other, _) = realm.file("other.dat", 10);
     let refused = a.client.send("b", &other, 2);
     let answer = a.client.answer(refused);
-    assert!(matches!(&answer, Answer::Failed(reason) if reason.contains("is running: `pass.dat` to b")), "{answer:?}");
+    let Answer::Refused { refusal: Refusal::Duplicate, reason } = &answer else { panic!("{answer:?}") };
+    assert!(reason.contains("is running: `pass.dat` to b"), "{reason}");
     let again = a.client.send("b", &path, 2);
     a.client.progress(again, |status| status.name == "pass.dat");
     a.client.set_admin("line", true);

@@ -111,6 +111,10 @@ fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
         match stream.receive::<Response>() {
             // Late answers to an earlier request are nobody's business.
             Ok(Some((response, _))) if tag.is_some_and(|t| t != response.tag) => {}
+            // For a person, one refusal is as good as another.
+            Ok(Some((Response { body: Answer::Refused { reason, .. }, .. }, _))) => {
+                return Happening::Answer(Answer::Failed(reason));
+            }
             Ok(Some((response, _))) => return Happening::Answer(response.body),
             Ok(None) => {
                 return Happening::Gone("the control process has closed the connection".to_owned());

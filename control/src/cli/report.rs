@@ -207,7 +207,7 @@ pub(super) fn status_json(s: &Status) -> Value {
     json!({
         "node": s.node, "snapshot": s.snapshot, "uptime_ns": s.uptime_ns, "note": s.note,
         "capabilities": s.capabilities,
-        "links": links, "peers": peers, "workers": workers, "transfers": transfers,
+        "links": links, "peers": peers, "workers": workers, "transfers": transfers, "transfers_running": s.transfers_running,
     })
 }
 

@@ -216,6 +216,7 @@ fn example() -> Status {
             frames: FrameAccount { total: 10, free: 9, leaked: 1, ..FrameAccount::default() },
             counters: vec![],
         }],
+        transfers_running: 1,
         transfers: vec![TransferStatus {
             id: 1,
             peer: "station-b".into(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use florelay_dataplane::plan::{PeerPlan, TransitEndPlan, TransitPlan};
+use florelay_dataplane::plan::{PeerPlan, QueuePlan, TransitEndPlan, TransitPlan};
 
 use super::diagnostic::Source;
 use super::link::{self, LinkDraft, check_mtu, duration, find, small};
@@ -95,6 +95,7 @@ pub(super) fn read_peer(
         }
     }
     let weight = small(source, t, "weight", 1..=1000, 1);
+    let queue = queue(source, t);
     table.close(source);
 
     let name = name?.value;
@@ -112,8 +113,22 @@ pub(super) fn read_peer(
         return_rate_bps: return_rate.as_ref().or(path_rate.as_ref()).map_or(plan.rate_bps, |r| r.value),
         path_rate_bps: path_rate.map_or(plan.rate_bps, |r| r.value),
         weight,
+        queue,
         name,
     })
+}
+
+/// `max-concurrent` and `max-pending`: how many own transfers to a peer run and wait.
+fn queue(source: &mut Source<'_>, t: &mut Table<'_>) -> QueuePlan {
+    let default = QueuePlan::default();
+    let mut limit = |name, most: u32, default| {
+        let given = t.optional(source, name, integer(0..=u64::from(most)));
+        given.map_or(default, |f| u32::try_from(f.value).unwrap_or(default))
+    };
+    QueuePlan {
+        max_concurrent: limit("max-concurrent", QueuePlan::MAX_CONCURRENT, default.max_concurrent),
+        max_pending: limit("max-pending", QueuePlan::MAX_PENDING, default.max_pending),
+    }
 }
 
 /// Reads one `[[transit]]`.

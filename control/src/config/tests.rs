@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, PollMode, Rung, Thresholds};
+use florelay_dataplane::plan::{AdapterPlan, CongestionPlan, PollMode, QueuePlan, Rung, Thresholds};
 use proptest::prelude::*;
 
 use super::*;
@@ -68,6 +68,8 @@ path-rate = "5 Mbit/s"
 return-rate = "200 Mbit/s"
 path-mtu = 1480
 weight = 3
+max-concurrent = 2
+max-pending = 5000
 
 [[peer]]
 name = "station-c"
@@ -140,6 +142,8 @@ fn a_good_configuration_becomes_its_plan() {
         (pc.originator, pc.quic_mtu, pc.initial_rtt_ns, pc.path_rate_bps, pc.weight),
         (true, 1340, 333_000_000, None, 1)
     );
+    let queue = |max_concurrent, max_pending| QueuePlan { max_concurrent, max_pending };
+    assert_eq!((pa.queue, pc.queue), (queue(2, 5000), queue(0, 100)));
     let t = &plan.transits[0];
     assert_eq!((t.a.link, t.a.in_label, t.b.link, t.b.out_label, t.weight), (0, 101, 1, 102, 7));
 }

@@ -29,6 +29,7 @@ fn status(snapshot: u64) -> Box<Status> {
         peers: vec![],
         workers: vec![],
         transfers: vec![],
+        transfers_running: 0,
         capabilities: "none".into(),
         note: None,
     })

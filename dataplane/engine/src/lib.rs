@@ -34,4 +34,5 @@ pub mod transport;
 pub use api::{Command, Event};
 pub use node::{ConditionReport, Engine, EngineError, EngineStatus, LinkNotice, LinkReport, PeerReport};
 pub use port::{Crossing, FrameBuf, Port};
+pub use relay::check_meta;
 pub use time::Nanos;

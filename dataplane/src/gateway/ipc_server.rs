@@ -3,11 +3,11 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::Input;
-use crate::ipc::{Request, Response};
+use super::{Input, Replies};
+use crate::ipc::Request;
 use crate::ipc_codec::{IpcError, IpcStream};
 use crate::ring::GatewayBell;
 
@@ -35,22 +35,22 @@ pub(crate) fn listen(listener: UnixListener, to_gateway: Sender<Input>, bell: Ga
 /// Start one conversation.
 pub(crate) fn converse(stream: IpcStream, to_gateway: Sender<Input>, bell: GatewayBell) -> Result<(), IpcError> {
     let writer = stream.try_clone()?;
-    let (replies, answers) = channel::<Response>();
+    let (replies, answers) = Replies::new();
     let read = move || {
         if let Err(error) = stream.greet() {
             tracing::warn!(%error, "the control process was not greeted");
             return;
         }
         let started = std::thread::Builder::new().name("ipc-write".into()).spawn(move || {
-            for response in answers {
+            while let Some(response) = answers.next() {
                 if let Err(error) = writer.send(&response, None) {
                     if !error.is_disconnect() {
                         tracing::warn!(%error, "answer not sent");
                     }
-                    writer.shutdown();
-                    return;
+                    break;
                 }
             }
+            writer.shutdown();
         });
         if let Err(error) = started {
             tracing::error!(%error, "no thread for answers");

@@ -13,15 +13,20 @@
 
 mod clock;
 mod disk;
+mod events;
 mod files;
 mod finished;
 mod incoming;
 pub(crate) mod ipc_server;
 mod journal;
 mod log;
+mod orders;
 mod outgoing;
 mod paths;
 mod pipes;
+mod queue;
+mod replies;
+mod reports;
 mod requests;
 mod strangers;
 mod streams;
@@ -46,9 +51,11 @@ use self::disk::{Finishing, Open, Opened, Opening, Slow, start_finisher, start_o
 use self::finished::FinishedFiles;
 use self::incoming::IncomingFile;
 use self::log::MessageLog;
+use self::orders::Orders;
 use self::outgoing::{OutgoingFile, Pieces};
 pub(crate) use self::paths::KnownPaths;
 use self::pipes::{News, PipeId, Pipes};
+pub(crate) use self::replies::Replies;
 use self::strangers::Strangers;
 use self::streams::Streams;
 use self::transfers::Transfers;
@@ -68,11 +75,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Events taken from one worker before the others have their turn.
 const EVENT_BATCH: usize = 256;
+/// What only reports of workers show is looked at this often while somebody wants to hear of it.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Partial files of forgotten transfers are looked for this often, and at the start.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-
-/// Answers to one conversation.
-pub(crate) type Replies = Sender<Response>;
 
 /// What other threads say to the gateway.
 pub(crate) enum Input {
@@ -128,12 +134,15 @@ pub(crate) struct Gateway {
     touched: Vec<(usize, TransferId)>,
     streams: Streams,
     transfers: Transfers,
+    orders: Orders,
     /// Digests of received files that the finisher has.
     digests: HashMap<TransferId, [u8; 32]>,
     messages: HashMap<u64, (u64, Replies)>,
     traces: HashMap<u64, (u64, Replies)>,
     next_number: u64,
     status_waiters: Vec<(u64, Replies)>,
+    /// The workers were asked for reports that are not all here yet.
+    reports_asked: bool,
     reports: Vec<Option<Box<WorkerReport>>>,
     rates: Vec<RatePlan>,
     contacts: Contacts,
@@ -187,12 +196,14 @@ impl Gateway {
             touched: Vec::new(),
             streams,
             transfers: Transfers::new(),
+            orders: Orders::new(&plan),
             digests: HashMap::new(),
             messages: HashMap::new(),
             traces: HashMap::new(),
             // Unique at this node over restarts: the receiver's duplicate filter remembers numbers.
             next_number: boot_id << 20,
             status_waiters: Vec::new(),
+            reports_asked: false,
             rates,
             contacts,
             log,
@@ -212,7 +223,7 @@ impl Gateway {
     /// Until `Input::Stop`.
     pub(crate) fn run(&mut self) {
         let mut progress_due = Instant::now();
-        let mut sweep_due = progress_due;
+        let (mut sweep_due, mut report_due) = (progress_due, progress_due);
         while !self.stopping {
             let mut busy = false;
             while let Ok(input) = self.inputs.try_recv() {
@@ -229,11 +240,19 @@ impl Gateway {
             let now = Instant::now();
             if now >= progress_due {
                 progress_due = now + PROGRESS_INTERVAL;
-                self.transfers.report_progress();
+                self.follow_deadlines(crate::wall::now_unix_ns());
+                self.transfers.tell_progress();
+                self.settle();
                 // What a full disk did not take is tried again.
                 self.log_messages();
                 self.follow_wall_clock();
                 self.paths.poll(now);
+            }
+            if now >= report_due {
+                report_due = now + REPORT_INTERVAL;
+                if self.has_subscribers() {
+                    self.ask_for_reports();
+                }
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_INTERVAL;
@@ -277,6 +296,7 @@ impl Gateway {
             Input::Finished(id, result) => {
                 self.finishing.remove(&id);
                 if let Ok(path) = &result {
+                    self.transfers.arrived(id, path);
                     tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
                 }
                 let result = result.map(|_| ()).map_err(|reason| Failure::new(FailCode::Storage, reason));
@@ -289,6 +309,7 @@ impl Gateway {
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
         }
+        self.settle();
     }
 
     /// Write received command messages, and let them be acknowledged.
@@ -314,6 +335,7 @@ impl Gateway {
         }
         self.log_messages();
         self.write_out();
+        self.settle();
         any
     }
 
@@ -329,8 +351,10 @@ impl Gateway {
                 }
             }
             Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
-            Event::TransferEnded { id, result, .. } if self.streams.knows(id) => self.stream_ended(id, result),
-            Event::TransferEnded { id, result, .. } => self.ended(worker, id, result),
+            Event::TransferEnded { id, result, wire_bytes } => {
+                self.transfers.wire_bytes(id, wire_bytes);
+                if self.streams.knows(id) { self.stream_ended(id, result) } else { self.ended(worker, id, result) }
+            }
             Event::Offered { peer, id, meta } if meta.size.is_none() => self.stream_offered(worker, peer, id, &meta),
             Event::Offered { peer, id, meta } => self.offered(worker, peer, id, meta),
             Event::Data { id, offset, data } => {
@@ -395,27 +419,15 @@ impl Gateway {
             Event::Link { link, state } => {
                 let name = self.plan.links.get(usize::from(link.0)).map_or("?", |link| &link.name);
                 tracing::info!(link = name, ?state, "link");
+                let name = name.to_owned();
+                self.link_changed(&name, &state);
             }
             Event::Peer { peer, state } => {
                 let Some(plan) = self.plan.peers.get(usize::from(peer.0)) else { return };
                 tracing::info!(peer = plan.name, ?state, "peer");
-                self.transfers.peer_state(&plan.name, state == florelay_engine::api::PeerState::Connected);
-            }
-        }
-    }
-
-    fn report(&mut self, worker: usize, report: Box<WorkerReport>) {
-        self.reports[worker] = Some(report);
-        if self.reports.iter().all(Option::is_some) {
-            let reports: Vec<_> = self.reports.iter_mut().filter_map(Option::take).collect();
-            let uptime = self.started.elapsed();
-            let mut status =
-                crate::status::assemble(&self.plan, uptime, &reports, self.transfers.list(), &self.contacts);
-            crate::status::add_untaken(&self.plan, &mut status, &self.untaken);
-            crate::status::add_paths_file(&mut status, self.paths.counters());
-            crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
-            for (tag, replies) in self.status_waiters.drain(..) {
-                reply(&replies, tag, Answer::Status(Box::new(status.clone())));
+                let name = plan.name.clone();
+                self.transfers.peer_state(&name, state == florelay_engine::api::PeerState::Connected);
+                self.peer_changed(&name, &state);
             }
         }
     }

@@ -6,17 +6,19 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use florelay_engine::Command;
-use florelay_engine::api::{FailCode, Failure, Kept, MAX_MESSAGE_BYTES, TransferId, TransferMeta};
+use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId};
 use florelay_engine::config::LinkId;
 
-use super::incoming;
+use super::orders::{Refused, in_use, is_repeated};
 use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
 use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::{Answer, ContactsOfLink, Request, RequestBody, TransferOrder};
+use crate::ipc::{Answer, ContactsOfLink, Refusal, Request, RequestBody, TransferOrder};
 use crate::plan::ContactPlan;
-use crate::ring::ToWorker;
+
+/// Transfers in one answer at most.
+const MAX_PAGE: u32 = 10_000;
 
 impl Gateway {
     pub(super) fn request(&mut self, request: Request, descriptor: Option<OwnedFd>, replies: &Replies) {
@@ -24,16 +26,19 @@ impl Gateway {
         let result = match request.body {
             RequestBody::Status => {
                 self.status_waiters.push((tag, replies.clone()));
-                if self.status_waiters.len() == 1 {
-                    for worker in 0..self.workers.len() {
-                        self.reports[worker] = None;
-                        self.tell_worker(worker, ToWorker::Report);
-                    }
-                }
+                self.ask_for_reports();
                 Ok(())
             }
-            RequestBody::SendFile { order, path: _ } => self.send_file(order, descriptor, tag, replies),
-            RequestBody::SendStream { order, .. } => self.send_stream(order, descriptor, tag, replies),
+            RequestBody::SendFile { order, path: _ } => {
+                let refused = self.send_file(&order, descriptor, tag, replies).err();
+                refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
+                Ok(())
+            }
+            RequestBody::SendStream { order, declared, linger_ns: _ } => {
+                let refused = self.send_stream(&order, declared, descriptor, tag, replies).err();
+                refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
+                Ok(())
+            }
             RequestBody::EndStream { id, size } => {
                 self.end_stream(TransferId(id), size).map(|()| reply(replies, tag, Answer::Done))
             }
@@ -42,7 +47,33 @@ impl Gateway {
                 self.take_stream(TransferId(id), &digest).map(|()| reply(replies, tag, Answer::Done))
             }
             RequestBody::Watch { id } => self.transfers.watch(TransferId(id), tag, replies),
-            RequestBody::Cancel { id } => self.cancel(TransferId(id), tag, replies),
+            RequestBody::Cancel { id } => self.cancel(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
+            RequestBody::Pause { id } => self.pause(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
+            RequestBody::Resume { id } => self.resume(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
+            RequestBody::SetPriority { id, priority } => {
+                self.set_priority(TransferId(id), priority).map(|()| reply(replies, tag, Answer::Done))
+            }
+            RequestBody::Transfers { ended, after, limit } => {
+                let limit = limit.clamp(1, MAX_PAGE) as usize;
+                let (list, more) = self.transfers.page(ended, after, limit);
+                reply(replies, tag, Answer::Transfers { list: self.with_positions(list), more });
+                Ok(())
+            }
+            RequestBody::Queues => {
+                reply(replies, tag, Answer::Queues(self.all_queues()));
+                Ok(())
+            }
+            RequestBody::SetQueue { to, max_concurrent, max_pending } => {
+                self.set_queue(to.as_deref(), max_concurrent, max_pending).map(|()| reply(replies, tag, Answer::Done))
+            }
+            RequestBody::Events => {
+                self.subscribe(tag, replies);
+                Ok(())
+            }
+            RequestBody::Forget { of } => {
+                self.forget(of, replies);
+                Ok(())
+            }
             RequestBody::Message { to, payload } => self.message(&to, payload, tag, replies),
             RequestBody::SetRate { link, rate_bps, burst_bytes } => {
                 self.set_rate(&link, rate_bps, burst_bytes).map(|()| reply(replies, tag, Answer::Done))
@@ -58,15 +89,7 @@ impl Gateway {
             RequestBody::SetContacts { link, plan } => {
                 self.set_contacts(&link, plan).map(|()| reply(replies, tag, Answer::Done))
             }
-            RequestBody::ResumeStream { .. }
-            | RequestBody::Pause { .. }
-            | RequestBody::Resume { .. }
-            | RequestBody::SetPriority { .. }
-            | RequestBody::Transfers { .. }
-            | RequestBody::Queues
-            | RequestBody::SetQueue { .. }
-            | RequestBody::Events
-            | RequestBody::Forget { .. } => Err("this dataplane does not know how to do that".into()),
+            RequestBody::ResumeStream { .. } => Err("this dataplane does not know how to do that".into()),
             RequestBody::Trace { to } => self.peer(&to).map(|peer| {
                 let token = self.number();
                 self.traces.insert(token, (tag, replies.clone()));
@@ -80,42 +103,34 @@ impl Gateway {
 
     fn send_file(
         &mut self,
-        order: TransferOrder,
+        order: &TransferOrder,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
-    ) -> Result<(), String> {
-        let TransferOrder { to, id, name, priority, attributes, .. } = order;
-        let (id, peer) = (TransferId(id), self.peer(&to)?);
-        let mut meta = TransferMeta { name, size: None, declared: None, priority, attributes };
-        // The receiver would refuse it; here it is said at once.
-        if let Some(reason) = incoming::unfit(&meta.name) {
-            return Err(reason);
-        }
-        let descriptor = descriptor.ok_or("the request carries no file")?;
-        let file = OutgoingFile::new(id, File::from(descriptor))?;
-        meta.size = Some(file.size());
-        let name = &self.plan.peers[usize::from(peer.0)].name;
+    ) -> Result<(), Refused> {
+        let id = TransferId(order.id);
+        let descriptor = descriptor.ok_or_else(|| Refused::invalid("the request carries no file"))?;
+        let file = OutgoingFile::new(id, File::from(descriptor)).map_err(Refused::invalid)?;
+        let size = Some(file.size());
         if let Some(running) = self.transfers.running(id) {
-            let same =
-                running.outgoing && running.peer == *name && running.name == meta.name && running.size == meta.size;
-            if !same || self.outgoing.get(&id).is_some_and(|other| !other.is_same_file(&file)) {
-                let (what, whom) = (&running.name, &running.peer);
-                let way = if running.outgoing { "to" } else { "from" };
-                return Err(format!(
-                    "transfer {} is running: `{what}` {way} {whom}; give another id",
-                    uuid::Uuid::from_u128(id.0)
-                ));
+            let other = self.outgoing.get(&id).is_some_and(|other| !other.is_same_file(&file));
+            if other || !is_repeated(running, order, size) {
+                return Err(Refused::new(Refusal::Duplicate, in_use(running)));
             }
             // The same command again: go on watching.
-            return self.transfers.watch(id, tag, replies);
+            return self.transfers.watch(id, tag, replies).map_err(Refused::invalid);
         }
-        self.check_not_offered(id)?;
-        self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
-        self.transfers.watch(id, tag, replies)?;
+        let peer = self.enter(order, size, None)?;
         self.outgoing.insert(id, file);
-        self.tell_peer(peer, Command::Send { peer, id, meta, kept: Kept::default() });
-        Ok(())
+        self.start(peer, id);
+        self.transfers.watch(id, tag, replies).map_err(Refused::invalid)
+    }
+
+    /// Nobody wants more answers to this request. What ends by itself soon (a message, a trace) may answer nobody.
+    fn forget(&mut self, tag: u64, replies: &Replies) {
+        self.transfers.forget(tag, replies);
+        self.streams.forget(tag, replies);
+        self.status_waiters.retain(|(other, whose)| (*other, whose.number()) != (tag, replies.number()));
     }
 
     fn listen_for(
@@ -131,16 +146,6 @@ impl Gateway {
         let pipe = adopt(descriptor)?;
         let resume = resume.map(|(id, read)| (TransferId(id), read));
         self.listen(Listener { tag, replies: replies.clone(), pipe, name, from, resume })
-    }
-
-    fn cancel(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {
-        if !self.transfers.is_running(id) {
-            return Err(format!("no transfer {} is running", uuid::Uuid::from_u128(id.0)));
-        }
-        let failure = Failure::new(FailCode::Cancelled, "cancelled by the operator");
-        self.tell_transfer(id, Command::Cancel { id, failure });
-        reply(replies, tag, Answer::Done);
-        Ok(())
     }
 
     fn message(&mut self, to: &str, payload: Vec<u8>, tag: u64, replies: &Replies) -> Result<(), String> {

@@ -12,14 +12,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
-use florelay_engine::api::{FailCode, Failure, Kept, TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::spool::Spool;
 use florelay_engine::{Command, Event};
 
+use super::orders::Refused;
 use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
 use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::{Answer, TransferOrder};
+use crate::ipc::{Answer, Refusal, TransferOrder};
 use crate::plan::SpoolPlan;
 use crate::ring::ToWorker;
 
@@ -122,6 +123,11 @@ impl Streams {
         self.sending.contains_key(&id) || self.receiving.contains_key(&id)
     }
 
+    /// A program does not wait for a stream any more.
+    pub(super) fn forget(&mut self, tag: u64, replies: &Replies) {
+        self.listeners.retain(|listener| (listener.tag, listener.replies.number()) != (tag, replies.number()));
+    }
+
     /// Let programs write as far as there is room.
     fn grant(&mut self) {
         let own = OWN_SPOOL_BYTES.min(self.limits.node_bytes / MAX_SENDING as u64);
@@ -160,32 +166,27 @@ impl Gateway {
     /// A program's pipe as a new stream.
     pub(super) fn send_stream(
         &mut self,
-        order: TransferOrder,
+        order: &TransferOrder,
+        declared: Option<u64>,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
-    ) -> Result<(), String> {
-        let TransferOrder { to, id, name, priority, attributes, .. } = order;
-        let (id, peer) = (TransferId(id), self.peer(&to)?);
-        let meta = TransferMeta { name, size: None, declared: None, priority, attributes };
-        if self.transfers.is_running(id) {
-            return Err(format!("a transfer {} is running; a stream has one source", uuid::Uuid::from_u128(id.0)));
-        }
-        self.check_not_offered(id)?;
+    ) -> Result<(), Refused> {
+        let id = TransferId(order.id);
         if self.streams.sending.len() >= MAX_SENDING {
-            return Err(format!("{MAX_SENDING} streams are sent from here, which is the limit"));
+            let reason = format!("{MAX_SENDING} streams are sent from here, which is the limit");
+            return Err(Refused::new(Refusal::Limit, reason));
         }
-        let pipe = adopt(descriptor)?;
+        let pipe = adopt(descriptor).map_err(Refused::invalid)?;
+        let peer = self.enter(order, None, declared)?;
         let number = PipeId(self.number());
         self.streams.pipes.order(Order::Read(number, pipe));
         let worker = peer_worker(&self.plan, peer);
         let stream = Sending { worker, pipe: number, spool: Spool::new(id), granted: 0, said: None };
         self.streams.sending.insert(id, stream);
-        self.transfers.started(id, &self.plan.peers[usize::from(peer.0)].name, &meta, true);
-        self.transfers.watch(id, tag, replies)?;
-        self.tell_peer(peer, Command::Send { peer, id, meta, kept: Kept::default() });
+        self.start(peer, id);
         self.streams.grant();
-        Ok(())
+        self.transfers.watch(id, tag, replies).map_err(Refused::invalid)
     }
 
     /// The program says that it has written `size` bytes and this is all.
@@ -287,9 +288,7 @@ impl Gateway {
                 let Some(stream) = self.streams.receiving.get_mut(id) else { return false };
                 if let Some(reader) = &mut stream.reader {
                     reader.end = Some((*size, *digest));
-                    // The reader learns from it how far to read.
                     self.transfers.size(*id, *size);
-                    self.transfers.report_progress();
                 }
                 true
             }

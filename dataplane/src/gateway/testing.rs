@@ -1,26 +1,33 @@
 //! A gateway without its thread: tests say what its workers and control would.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use florelay_engine::api::TransferId;
-use florelay_engine::{Command, Event};
+use florelay_engine::{Command, EngineStatus, Event};
 
+use super::replies::{Answers, Replies};
 use super::{Gateway, Input, KnownPaths};
 use crate::broker::{LocalBroker, SharedBroker};
 use crate::contacts::Contacts;
-use crate::ipc::{Answer, Request, RequestBody, Response, TransferOrder};
-use crate::plan::{AdapterPlan, NodePlan, PeerPlan, PollMode, fixture};
+use crate::ipc::{Answer, FrameAccount, Request, RequestBody, TransferOrder};
+use crate::plan::{AdapterPlan, NodePlan, PeerPlan, PollMode, QueuePlan, fixture};
 use crate::ring::{FromWorker, GatewayBell, Rings, ToWorker};
+use crate::worker::WorkerReport;
 
 /// A gateway of two workers, each with a link to a peer; what workers and control do is done by the test.
 pub(super) struct Bed {
     dir: tempfile::TempDir,
     pub(super) gateway: Gateway,
     workers: Vec<Arc<Rings>>,
-    answers: Receiver<Response>,
-    replies: Sender<Response>,
+    answers: Answers,
+    replies: Replies,
+    /// Of the last request.
+    pub(super) tag: u64,
+    /// Answers to earlier ones.
+    kept: Vec<Answer>,
 }
 
 pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
@@ -37,6 +44,7 @@ pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
         path_rate_bps: None,
         return_rate_bps: None,
         weight: 1,
+        queue: QueuePlan::default(),
     };
     NodePlan {
         inbox: dir.join("inbox"),
@@ -48,18 +56,25 @@ pub(super) fn plan(dir: &std::path::Path) -> NodePlan {
 
 impl Bed {
     pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another plan.
+    pub(super) fn with(change: impl FnOnce(&mut NodePlan)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Arc::new(plan(dir.path()));
+        let mut plan = plan(dir.path());
+        change(&mut plan);
+        let plan = Arc::new(plan);
         let workers: Vec<_> = (0..2).map(|_| Rings::new().unwrap()).collect();
         let contacts = Contacts::new(&plan, Instant::now());
         let paths = KnownPaths::open(&plan, crate::wall::now_unix_ns());
         let (to_gateway, inputs) = channel();
-        let (replies, answers) = channel();
+        let (replies, answers) = Replies::new();
         let broker = SharedBroker::new(Box::new(LocalBroker::new("unused")));
         let bell = GatewayBell::of_this_thread();
         let gateway =
             Gateway::new(plan, contacts, paths, workers.clone(), inputs, to_gateway, bell, 1, broker).unwrap();
-        Self { dir, gateway, workers, answers, replies }
+        Self { dir, gateway, workers, answers, replies, tag: 0, kept: Vec::new() }
     }
 
     /// What worker `worker` is told because its engine says this.
@@ -86,18 +101,56 @@ impl Bed {
 
     /// Ask for a file to be sent; the answer, if there is one at once.
     pub(super) fn send(&mut self, to: &str, id: TransferId) -> Option<Answer> {
+        self.order(TransferOrder::new(to, id.0, "f", 0))
+    }
+
+    /// Order that a file of five bytes be sent; the first answer.
+    pub(super) fn order(&mut self, order: TransferOrder) -> Option<Answer> {
         let path = self.dir.path().join("file");
         std::fs::write(&path, b"12345").unwrap();
         let file = std::fs::File::open(path).unwrap();
-        let body = RequestBody::SendFile { order: TransferOrder::new(to, id.0, "f", 0), path: None };
-        self.gateway.request(Request { tag: 1, body }, Some(file.into()), &self.replies);
-        self.answers.try_recv().ok().map(|response| response.body)
+        let body = RequestBody::SendFile { order, path: None };
+        self.request(body, Some(file.into()))
     }
 
     /// Ask for something without a descriptor; the answer, if there is one at once.
     pub(super) fn ask(&mut self, body: RequestBody) -> Option<Answer> {
-        self.gateway.request(Request { tag: 1, body }, None, &self.replies);
-        self.answers.try_recv().ok().map(|response| response.body)
+        self.request(body, None)
+    }
+
+    fn request(&mut self, body: RequestBody, descriptor: Option<OwnedFd>) -> Option<Answer> {
+        self.tag += 1;
+        let tag = self.tag;
+        self.gateway.request(Request { tag, body }, descriptor, &self.replies);
+        self.gateway.settle();
+        let answers = std::iter::from_fn(|| self.answers.try_next());
+        let (ours, others): (Vec<_>, Vec<_>) = answers.partition(|response| response.tag == tag);
+        self.kept.extend(others.into_iter().map(|response| response.body));
+        ours.into_iter().next().map(|response| response.body)
+    }
+
+    /// All answers since the last look.
+    pub(super) fn answers(&mut self) -> Vec<Answer> {
+        let new = std::iter::from_fn(|| self.answers.try_next()).map(|response| response.body);
+        self.kept.drain(..).chain(new).collect()
+    }
+
+    /// Both workers have reported that there is nothing to report.
+    pub(super) fn reported(&mut self) {
+        for index in 0..2 {
+            let report = WorkerReport {
+                index,
+                core: None,
+                engine: EngineStatus { snapshot: 1, links: Vec::new(), peers: Vec::new() },
+                contacts: Vec::new(),
+                conditions: Vec::new(),
+                frames: FrameAccount::default(),
+                links: Vec::new(),
+                counters: Vec::new(),
+            };
+            assert!(self.workers[index].events.push(FromWorker::Report(Box::new(report))).is_ok());
+            self.gateway.events(index);
+        }
     }
 
     /// Peer and direction of a running transfer.

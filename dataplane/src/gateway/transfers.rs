@@ -1,36 +1,83 @@
-//! What is known of transfers for people: running ones, the last that ended, and who watches them.
+//! The book of transfers: running ones, those that ended lately, and who is told of them.
+//!
+//! What has changed is on a list, so that what is told costs by changes and not by transfers. Two kinds of changes: a *turn*
+//! (a new transfer, another state) is told when the gateway is through with what it is at ([`Transfers::tell_turns`]),
+//! *progress* each 100 ms ([`Transfers::tell_progress`]), and later to a conversation that reads slowly. The end is told at
+//! once, and after it nothing.
 
-use std::collections::{HashMap, VecDeque};
+mod ended;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::Instant;
 
 use florelay_engine::api::{TransferId, TransferMeta};
 use uuid::Uuid;
 
+use self::ended::Ended;
+use super::events::Subscribers;
 use super::{Replies, nanos, reply};
-use crate::ipc::{Answer, Failure, TransferKind, TransferState, TransferStatus};
+use crate::ipc::{Answer, Failure, NodeEvent, TransferKind, TransferState, TransferStatus};
 
-/// Ended transfers that are still shown.
-const MAX_ENDED: usize = 100;
+/// Running and ended transfers of which a status of the node speaks, each.
+const MAX_SHOWN: usize = 100;
+/// Bytes of transfers in one answer, about: below what a message may have.
+const MAX_ANSWER_BYTES: usize = 2 << 20;
+
+/// What waits to be told of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    Nothing,
+    Progress,
+    Turn,
+}
 
 struct Transfer {
     status: TransferStatus,
     started: Instant,
     watchers: Vec<(u64, Replies)>,
-    /// `status` has changed since the watchers were told.
-    news: bool,
+    news: News,
+    /// Subscribers know of it.
+    announced: bool,
+}
+
+impl Transfer {
+    fn status_now(&self) -> TransferStatus {
+        let ended = self.status.ended.is_some();
+        let age_ns = if ended { self.status.age_ns } else { nanos(self.started.elapsed()) };
+        TransferStatus { age_ns, ..self.status.clone() }
+    }
 }
 
 /// The book of transfers.
 pub(crate) struct Transfers {
-    running: HashMap<TransferId, Transfer>,
-    ended: VecDeque<TransferStatus>,
+    running: BTreeMap<TransferId, Transfer>,
+    ended: Ended,
+    /// Those with progress to tell, each once, and some of which it has been told since.
+    progressed: Vec<TransferId>,
+    /// The same of turns.
+    turned: Vec<TransferId>,
+    /// Own transfers that have ended and still have a place in a queue.
+    left: Vec<TransferId>,
+    /// Which transfer a request watches, by conversation and tag.
+    watches: HashMap<(u64, u64), TransferId>,
+    pub(super) subscribers: Subscribers,
     /// Connected peers; transfers with others are stalled.
     connected: HashMap<String, bool>,
 }
 
 impl Transfers {
     pub(crate) fn new() -> Self {
-        Self { running: HashMap::new(), ended: VecDeque::with_capacity(MAX_ENDED), connected: HashMap::new() }
+        Self {
+            running: BTreeMap::new(),
+            ended: Ended::default(),
+            progressed: Vec::new(),
+            turned: Vec::new(),
+            left: Vec::new(),
+            watches: HashMap::new(),
+            subscribers: Subscribers::default(),
+            connected: HashMap::new(),
+        }
     }
 
     pub(crate) fn started(&mut self, id: TransferId, peer: &str, meta: &TransferMeta, outgoing: bool) {
@@ -43,10 +90,14 @@ impl Transfers {
             attributes: meta.attributes.clone(),
             kind: if meta.size.is_some() { TransferKind::File } else { TransferKind::Stream },
             size: meta.size,
+            declared: meta.declared,
             stalled: !self.connected.get(peer).copied().unwrap_or(false),
             ..TransferStatus::default()
         };
-        self.running.insert(id, Transfer { status, started: Instant::now(), watchers: Vec::new(), news: true });
+        let transfer =
+            Transfer { status, started: Instant::now(), watchers: Vec::new(), news: News::Nothing, announced: false };
+        self.running.insert(id, transfer);
+        self.change(id, News::Turn, |_| {});
     }
 
     pub(crate) fn is_running(&self, id: TransferId) -> bool {
@@ -58,162 +109,253 @@ impl Transfers {
         self.running.get(&id).map(|transfer| &transfer.status)
     }
 
+    /// What ended under this id, if it is still known.
+    pub(crate) fn known_end(&self, id: TransferId) -> Option<&TransferStatus> {
+        self.ended.get(id)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.running.len()
+    }
+
     pub(crate) fn peer_of(&self, id: TransferId) -> Option<&str> {
         self.running.get(&id).map(|transfer| transfer.status.peer.as_str())
     }
 
-    /// Tell this client of the transfer until it ends; at once if it has ended already.
+    /// Tell this client of the transfer, now and until it ends; only the end if it has ended already.
     pub(crate) fn watch(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {
-        if let Some(transfer) = self.running.get_mut(&id) {
+        let status = if let Some(transfer) = self.running.get_mut(&id) {
             transfer.watchers.push((tag, replies.clone()));
-            transfer.news = true;
-            return Ok(());
-        }
-        let ended = self.ended.iter().rev().find(|status| status.id == id.0);
-        let status = ended.ok_or_else(|| format!("no transfer {} is known", Uuid::from_u128(id.0)))?;
-        reply(replies, tag, Answer::Transfer(Box::new(status.clone())));
+            self.watches.insert((replies.number(), tag), id);
+            transfer.status_now()
+        } else {
+            let ended = self.ended.get(id);
+            ended.ok_or_else(|| format!("no transfer {} is known", Uuid::from_u128(id.0)))?.clone()
+        };
+        reply(replies, tag, Answer::Transfer(Box::new(status)));
         Ok(())
     }
 
-    pub(crate) fn confirmed(&mut self, id: TransferId, offset: u64) {
-        if let Some(transfer) = self.running.get_mut(&id) {
-            transfer.status.confirmed = offset;
-            transfer.news = true;
+    /// Nobody waits for more answers to this request.
+    pub(crate) fn forget(&mut self, tag: u64, replies: &Replies) {
+        let watched = self.watches.remove(&(replies.number(), tag));
+        if let Some(transfer) = watched.and_then(|id| self.running.get_mut(&id)) {
+            transfer.watchers.retain(|(other, whose)| (*other, whose.number()) != (tag, replies.number()));
         }
+        self.subscribers.forget(tag, replies);
+    }
+
+    fn change(&mut self, id: TransferId, news: News, change: impl FnOnce(&mut TransferStatus)) {
+        let Some(transfer) = self.running.get_mut(&id) else { return };
+        change(&mut transfer.status);
+        if transfer.news < news {
+            transfer.news = news;
+            match news {
+                News::Turn => self.turned.push(id),
+                _ => self.progressed.push(id),
+            }
+        }
+    }
+
+    pub(crate) fn confirmed(&mut self, id: TransferId, offset: u64) {
+        self.change(id, News::Progress, |status| status.confirmed = offset);
     }
 
     /// Bytes of a stream that this node keeps.
     pub(crate) fn spooled(&mut self, id: TransferId, bytes: u64) {
-        if let Some(transfer) = self.running.get_mut(&id) {
-            transfer.status.spooled = bytes;
-            transfer.news = true;
+        self.change(id, News::Progress, |status| status.spooled = bytes);
+    }
+
+    /// A stream has ended at this size: its reader learns from it how far to read.
+    pub(crate) fn size(&mut self, id: TransferId, size: u64) {
+        self.change(id, News::Turn, |status| status.size = Some(size));
+    }
+
+    pub(crate) fn state(&mut self, id: TransferId, state: TransferState) {
+        self.change(id, News::Turn, |status| status.state = state);
+    }
+
+    /// Its place among those that wait.
+    pub(crate) fn position(&mut self, id: TransferId, position: u32) {
+        let state = TransferState::Pending { position };
+        if self.running(id).is_some_and(|status| status.state != state) {
+            self.change(id, News::Progress, |status| status.state = state);
         }
     }
 
-    /// A stream has ended at this size.
-    pub(crate) fn size(&mut self, id: TransferId, size: u64) {
-        if let Some(transfer) = self.running.get_mut(&id) {
-            transfer.status.size = Some(size);
-            transfer.news = true;
-        }
+    pub(crate) fn priority(&mut self, id: TransferId, priority: u8) {
+        self.change(id, News::Turn, |status| status.priority = priority);
     }
 
     /// An offered stream has no reader.
     pub(crate) fn waiting(&mut self, id: TransferId, waiting: bool) {
-        if let Some(transfer) = self.running.get_mut(&id) {
-            transfer.status.state = if waiting { TransferState::NoReader } else { TransferState::Running };
-            transfer.news = true;
-        }
+        self.state(id, if waiting { TransferState::NoReader } else { TransferState::Running });
+    }
+
+    pub(crate) fn deadline(&mut self, id: TransferId, deadline_unix_ns: Option<u64>) {
+        self.change(id, News::Turn, |status| status.deadline_unix_ns = deadline_unix_ns);
+    }
+
+    /// What was sent of it, in all.
+    pub(crate) fn wire_bytes(&mut self, id: TransferId, bytes: u64) {
+        self.change(id, News::Progress, |status| status.wire_bytes = bytes);
+    }
+
+    /// A received file is in the inbox.
+    pub(crate) fn arrived(&mut self, id: TransferId, path: &Path) {
+        self.change(id, News::Progress, |status| status.path = Some(path.display().to_string()));
     }
 
     /// A peer's connections came or went.
     pub(crate) fn peer_state(&mut self, peer: &str, connected: bool) {
-        self.connected.insert(peer.to_owned(), connected);
-        for transfer in self.running.values_mut().filter(|transfer| transfer.status.peer == peer) {
-            transfer.status.stalled = !connected;
-            transfer.news = true;
+        if self.connected.insert(peer.to_owned(), connected) == Some(connected) {
+            return;
+        }
+        let of_peer = |transfer: &Transfer| transfer.status.peer == peer && transfer.status.stalled == connected;
+        let ids = self.running.iter().filter(|(_, transfer)| of_peer(transfer)).map(|(id, _)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            self.change(id, News::Progress, |status| status.stalled = !connected);
         }
     }
 
     pub(crate) fn ended(&mut self, id: TransferId, result: Result<[u8; 32], Failure>) {
         let Some(mut transfer) = self.running.remove(&id) else { return };
+        if !transfer.announced {
+            self.subscribers.say(&NodeEvent::Transfer(Box::new(transfer.status_now())));
+        }
+        let age_ns = nanos(transfer.started.elapsed());
         let status = &mut transfer.status;
         if let (Ok(_), Some(size)) = (&result, status.size) {
             status.confirmed = size;
         }
         status.stalled = false;
-        status.age_ns = nanos(transfer.started.elapsed());
+        status.state = TransferState::Running;
+        status.age_ns = age_ns;
         match &result {
             Ok(_) => tracing::info!(transfer = %Uuid::from_u128(id.0), name = status.name, "transfer done"),
             Err(Failure { reason, .. }) => {
                 tracing::warn!(transfer = %Uuid::from_u128(id.0), name = status.name, reason, "transfer ended");
             }
         }
+        if result.is_err() {
+            status.path = None;
+        }
         status.ended = Some(result);
         for (tag, replies) in &transfer.watchers {
+            self.watches.remove(&(replies.number(), *tag));
             reply(replies, *tag, Answer::Transfer(Box::new(transfer.status.clone())));
         }
-        if self.ended.len() == MAX_ENDED {
-            self.ended.pop_front();
+        self.subscribers.say(&NodeEvent::Transfer(Box::new(transfer.status.clone())));
+        if transfer.status.outgoing {
+            self.left.push(id);
         }
-        self.ended.push_back(transfer.status);
+        self.ended.insert(transfer.status);
     }
 
-    /// Tell watchers what is new.
-    pub(crate) fn report_progress(&mut self) {
-        for transfer in self.running.values_mut().filter(|transfer| transfer.news) {
-            transfer.news = false;
-            transfer.status.age_ns = nanos(transfer.started.elapsed());
-            let status = &transfer.status;
-            transfer.watchers.retain(|(tag, replies)| {
-                replies
-                    .send(crate::ipc::Response { tag: *tag, body: Answer::Transfer(Box::new(status.clone())) })
-                    .is_ok()
-            });
+    /// Own transfers that have ended since the last call.
+    pub(crate) fn take_left(&mut self) -> Vec<TransferId> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Tell of new transfers and other states.
+    pub(crate) fn tell_turns(&mut self) {
+        for id in std::mem::take(&mut self.turned) {
+            self.tell(id);
         }
     }
 
-    /// Running transfers, oldest first, then those that ended.
+    /// Tell what is new; what a conversation that reads slowly would have to keep, later.
+    pub(crate) fn tell_progress(&mut self) {
+        let subscribers_busy = self.subscribers.are_busy();
+        let mut later = Vec::new();
+        for id in std::mem::take(&mut self.progressed) {
+            let Some(transfer) = self.running.get(&id).filter(|transfer| transfer.news != News::Nothing) else {
+                continue;
+            };
+            if subscribers_busy || transfer.watchers.iter().any(|(_, replies)| replies.is_busy()) {
+                later.push(id);
+            } else {
+                self.tell(id);
+            }
+        }
+        self.progressed = later;
+    }
+
+    fn tell(&mut self, id: TransferId) {
+        let Some(transfer) = self.running.get_mut(&id).filter(|transfer| transfer.news != News::Nothing) else {
+            return;
+        };
+        transfer.news = News::Nothing;
+        transfer.announced = true;
+        if transfer.watchers.is_empty() && !self.subscribers.are_there() {
+            return;
+        }
+        let status = transfer.status_now();
+        let watches = &mut self.watches;
+        transfer.watchers.retain(|(tag, replies)| {
+            let body = Answer::Transfer(Box::new(status.clone()));
+            let told = replies.send(crate::ipc::Response { tag: *tag, body }).is_ok();
+            if !told {
+                watches.remove(&(replies.number(), *tag));
+            }
+            told
+        });
+        self.subscribers.say(&NodeEvent::Transfer(Box::new(status)));
+    }
+
+    /// For a status of the node: of the running ones those under way before those that wait, the oldest first; then the last
+    /// that ended.
     pub(crate) fn list(&self) -> Vec<TransferStatus> {
         let mut running: Vec<_> = self.running.values().collect();
-        running.sort_by_key(|transfer| transfer.started);
-        let running = running.into_iter().map(|transfer| {
-            let mut status = transfer.status.clone();
-            status.age_ns = nanos(transfer.started.elapsed());
-            status
-        });
-        running.chain(self.ended.iter().cloned()).collect()
+        let rank = |transfer: &&Transfer| {
+            (matches!(transfer.status.state, TransferState::Pending { .. }), transfer.started, transfer.status.id)
+        };
+        if running.len() > MAX_SHOWN {
+            running.select_nth_unstable_by_key(MAX_SHOWN, rank);
+            running.truncate(MAX_SHOWN);
+        }
+        running.sort_by_key(rank);
+        let mut room = MAX_ANSWER_BYTES / 2;
+        let mut fits = |status: &TransferStatus| {
+            room = room.saturating_sub(status.about_bytes());
+            room > 0
+        };
+        let mut list: Vec<_> =
+            running.into_iter().map(Transfer::status_now).take_while(|status| fits(status)).collect();
+        let mut ended: Vec<_> = self.ended.newest().take(MAX_SHOWN).take_while(|status| fits(status)).collect();
+        ended.reverse();
+        list.extend(ended.into_iter().cloned());
+        list
+    }
+
+    /// Those behind `after`, in the order of their ids, running ones before ended ones; and whether there are more.
+    pub(crate) fn page(&self, ended: bool, after: Option<(bool, u128)>, limit: usize) -> (Vec<TransferStatus>, bool) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let behind = |of_ended: bool| match after {
+            Some((true, _)) if !of_ended => None,
+            Some((kind, id)) if kind == of_ended => Some((Excluded(TransferId(id)), Unbounded)),
+            _ => Some((Unbounded, Unbounded)),
+        };
+        let running = behind(false).into_iter().flat_map(|range| self.running.range(range));
+        let running = running.map(|(_, transfer)| transfer.status_now());
+        let over = behind(true).filter(|_| ended).into_iter().flat_map(|range| self.ended.range(range)).cloned();
+        let (mut list, mut room) = (Vec::new(), MAX_ANSWER_BYTES);
+        for status in running.chain(over) {
+            // One fits always, so that whoever asks gets on.
+            if list.len() == limit || (status.about_bytes() > room && !list.is_empty()) {
+                return (list, true);
+            }
+            room = room.saturating_sub(status.about_bytes());
+            list.push(status);
+        }
+        (list, false)
+    }
+
+    /// All that run.
+    pub(crate) fn all(&self) -> impl Iterator<Item = TransferStatus> {
+        self.running.values().map(Transfer::status_now)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-
-    const ID: TransferId = TransferId(7);
-
-    fn meta() -> TransferMeta {
-        TransferMeta { name: "f".into(), size: Some(10), declared: None, priority: 3, attributes: vec![] }
-    }
-
-    fn told(receiver: &std::sync::mpsc::Receiver<crate::ipc::Response>) -> Vec<TransferStatus> {
-        receiver
-            .try_iter()
-            .map(|response| match response.body {
-                Answer::Transfer(status) => *status,
-                other => panic!("unexpected {other:?}"),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn watchers_hear_of_changes_and_of_the_end_exactly_once() {
-        let mut book = Transfers::new();
-        let (sender, receiver) = channel();
-        assert!(book.watch(ID, 1, &sender).is_err());
-        book.peer_state("b", true);
-        book.started(ID, "b", &meta(), true);
-        book.watch(ID, 1, &sender).unwrap();
-        book.report_progress();
-        book.report_progress();
-        assert_eq!(told(&receiver).len(), 1);
-        book.confirmed(ID, 4);
-        book.peer_state("b", false);
-        book.report_progress();
-        let news = told(&receiver);
-        assert!(news.len() == 1 && news[0].confirmed == 4 && news[0].stalled);
-        book.ended(ID, Ok([9; 32]));
-        let last = told(&receiver);
-        assert_eq!((last.len(), last[0].ended.clone(), last[0].confirmed), (1, Some(Ok([9; 32])), 10));
-        book.report_progress();
-        assert!(told(&receiver).is_empty());
-        // Who asks late is told at once.
-        book.watch(ID, 2, &sender).unwrap();
-        assert_eq!(told(&receiver).len(), 1);
-        // How long it took does not change any more.
-        assert_eq!(book.list(), last);
-        assert_eq!(book.list().len(), 1);
-    }
-}
+mod tests;

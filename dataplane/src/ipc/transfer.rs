@@ -120,6 +120,21 @@ pub struct TransferStatus {
     pub ended: Option<Result<[u8; 32], Failure>>,
 }
 
+impl TransferStatus {
+    /// About the bytes that it takes, encoded or in memory: for limits.
+    #[must_use]
+    pub fn about_bytes(&self) -> usize {
+        let attributes: usize = self.attributes.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+        let texts = [Some(&self.peer), Some(&self.name), self.path.as_ref()].into_iter().flatten();
+        let reason = match (&self.ended, &self.state) {
+            (Some(Err(failure)), _) => failure.reason.len(),
+            (_, TransferState::NoFile(reason)) => reason.len(),
+            _ => 0,
+        };
+        256 + attributes + texts.map(String::len).sum::<usize>() + reason
+    }
+}
+
 /// Own transfers with one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {

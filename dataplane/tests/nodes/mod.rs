@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 #![allow(unreachable_pub, reason = "shared between test binaries by `mod nodes`")]
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -21,8 +22,8 @@ use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status, TransferOrder, TransferStatus};
 use florelay_dataplane::ipc_codec::IpcStream;
 use florelay_dataplane::plan::{
-    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, SpoolPlan, Thresholds,
-    TransitEndPlan, TransitPlan, WorkerPlan,
+    AdapterPlan, CongestionPlan, LinkContacts, LinkPlan, NodePlan, PeerPlan, PollMode, QueuePlan, SpoolPlan,
+    Thresholds, TransitEndPlan, TransitPlan, WorkerPlan,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -39,7 +40,15 @@ pub struct Realm {
 
 impl Realm {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self::in_folder(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// Where syncing costs nothing, if the machine has such a place.
+    pub fn in_memory() -> Self {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Self::new(), Self::in_folder)
+    }
+
+    fn in_folder(dir: tempfile::TempDir) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -81,6 +90,7 @@ impl Realm {
                 path_rate_bps: link.rate_bps,
                 return_rate_bps: link.rate_bps,
                 weight: 10,
+                queue: QueuePlan::default(),
             }],
             ..self.bare(node, vec![link])
         }
@@ -128,6 +138,14 @@ impl Realm {
         std::fs::write(&path, &bytes).expect("written");
         (path, *blake3::hash(&bytes).as_bytes())
     }
+}
+
+/// How many files this process may have open at most. From now on it may.
+pub fn allow_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the maximum");
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 fn spiffe_id(node: &str) -> String {
@@ -190,8 +208,8 @@ pub struct Client {
     stream: IpcStream,
     answers: Receiver<Response>,
     next_tag: u64,
-    /// Answers to other requests than the one that was waited for.
-    kept: Vec<Response>,
+    /// Answers to other requests than the one that was waited for, by tag.
+    kept: HashMap<u64, VecDeque<Answer>>,
 }
 
 impl Client {
@@ -207,7 +225,7 @@ impl Client {
                 }
             }
         });
-        Self { stream, answers, next_tag: 0, kept: Vec::new() }
+        Self { stream, answers, next_tag: 0, kept: HashMap::new() }
     }
 
     /// Send a request; its tag.
@@ -220,8 +238,8 @@ impl Client {
 
     /// The next answer to this request.
     pub fn answer(&mut self, tag: u64) -> Answer {
-        if let Some(at) = self.kept.iter().position(|response| response.tag == tag) {
-            return self.kept.remove(at).body;
+        if let Some(answer) = self.kept.get_mut(&tag).and_then(VecDeque::pop_front) {
+            return answer;
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -230,7 +248,7 @@ impl Client {
             if response.tag == tag {
                 return response.body;
             }
-            self.kept.push(response);
+            self.kept.entry(response.tag).or_default().push_back(response.body);
         }
     }
 

@@ -133,6 +133,7 @@ pub(crate) fn answers() -> Vec<Answer> {
         }],
         workers: vec![WorkerStatus { index: 0, core: Some(1), frames: FrameAccount::default(), counters }],
         transfers: vec![transfer.clone()],
+        transfers_running: 1,
         note: None,
     };
     vec![

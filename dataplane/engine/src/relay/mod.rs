@@ -336,7 +336,10 @@ fn ended(id: TransferId, result: Result<(), Failure>, wire_bytes: u64) -> Event 
 }
 
 /// Refuse what a careless or hostile peer could put into an offer.
-fn check_meta(meta: &TransferMeta) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn check_meta(meta: &TransferMeta) -> Result<(), &'static str> {
     if meta.name.is_empty() || meta.name.len() > MAX_NAME_BYTES {
         return Err("the name must have 1 to 255 bytes");
     }

@@ -2,7 +2,7 @@ use florelay_engine::api::{FailCode, Failure, TransferMeta};
 
 use super::*;
 use crate::gateway::testing::Bed;
-use crate::ipc::Answer;
+use crate::ipc::{Answer, Refusal};
 
 const A: PeerId = PeerId(0);
 const B: PeerId = PeerId(1);
@@ -56,7 +56,7 @@ fn an_offer_of_an_id_that_runs_with_another_workers_peer_is_refused_and_ends_onl
 #[test]
 fn an_offer_of_an_id_that_is_sent_to_another_peer_ends_only_itself() {
     let mut bed = Bed::new();
-    assert_eq!(bed.send("a", ID), None);
+    assert!(matches!(bed.send("a", ID), Some(Answer::Transfer(_))));
     assert!(matches!(bed.told(0)[..], [Command::Send { peer: A, id: ID, .. }]));
     assert_refused(&bed.says(1, offered(B, Some(5))));
     // A restarted node is as strange as before.
@@ -69,7 +69,7 @@ fn an_offer_of_an_id_that_is_sent_to_another_peer_ends_only_itself() {
 #[test]
 fn an_own_transfer_and_an_offer_that_cross_each_end_once() {
     let mut bed = Bed::new();
-    assert_eq!(bed.send("a", ID), None);
+    bed.send("a", ID);
     bed.told(0);
     // Its engine had said so before it heard of ours, which it then refuses.
     assert_refused(&bed.says(0, offered(A, Some(5))));
@@ -84,7 +84,10 @@ fn nothing_is_sent_under_an_id_that_is_being_offered() {
     let mut bed = Bed::new();
     bed.says(0, offered(A, Some(5)));
     let answer = bed.send("b", ID);
-    assert!(matches!(&answer, Some(Answer::Failed(reason)) if reason.contains("offered by a")), "{answer:?}");
+    assert!(
+        matches!(&answer, Some(Answer::Refused { refusal: Refusal::Duplicate, reason }) if reason.contains("offered by a")),
+        "{answer:?}"
+    );
     bed.opened();
     assert_eq!((bed.running(ID), bed.told(1).len()), (Some(("a", false)), 0));
 }
