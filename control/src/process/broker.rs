@@ -4,7 +4,7 @@
 //! by us; an answer goes to whom asked, under the tag that was asked with; an answer nobody waits for is dropped.
 //! A descriptor is either handed on with its request or closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response, Status};
 use crate::config::units::show_duration;
 
 /// Requests that one client may have under way.
-const MAX_PENDING_PER_CLIENT: usize = 1024;
+const MAX_PENDING_PER_CLIENT: usize = 32_768;
 
 /// A connected client, counted up, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +69,14 @@ pub struct Broker {
     next_tag: u64,
     /// By our own tag.
     pending: HashMap<u64, Pending>,
+    /// The same by client and its tag, then our own.
+    asked: BTreeSet<(ClientId, u64, u64)>,
+    /// How many each client has under way.
+    counts: HashMap<ClientId, usize>,
+    /// When to stop waiting for which.
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// Our own `Status` is under way.
+    renewing: bool,
     dataplane: Result<Generation, Absence>,
     kept: Option<(Instant, Box<Status>)>,
     /// When the copy is to be renewed; our own request for it is `pending` with no client.
@@ -94,18 +102,29 @@ impl Broker {
     #[must_use]
     pub fn new(now: Instant, timing: Timing) -> Self {
         let dataplane = Err(Absence { since: now, reason: "it has not been started yet".to_owned() });
-        Self { timing, next_tag: 0, pending: HashMap::new(), dataplane, kept: None, renew_at: now }
+        Self {
+            timing,
+            next_tag: 0,
+            pending: HashMap::new(),
+            asked: BTreeSet::new(),
+            counts: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            renewing: false,
+            dataplane,
+            kept: None,
+            renew_at: now,
+        }
     }
 
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Output> {
         match input {
-            Input::Request(client, request, fd) => vec![self.request(now, client, request, fd)],
-            Input::ClientGone(client) => {
-                // What it started goes on; only the answers have no reader any more.
-                self.pending.retain(|_, p| p.client.is_none_or(|(c, _)| c != client));
-                Vec::new()
+            Input::Request(client, Request { body: RequestBody::Forget { of }, .. }, _) => {
+                self.forget((client, of, 0)..=(client, of, u64::MAX))
             }
+            Input::Request(client, request, fd) => vec![self.request(now, client, request, fd)],
+            // What it started goes on; only the answers have no reader any more.
+            Input::ClientGone(client) => self.forget((client, 0, 0)..=(client, u64::MAX, u64::MAX)),
             Input::DataplaneUp(generation) => {
                 let mut outputs = self.lose(now, "another one has taken its place");
                 self.dataplane = Ok(generation);
@@ -122,11 +141,9 @@ impl Broker {
 
     /// Does what is due; call it at [`Self::next_deadline`].
     pub fn poll(&mut self, now: Instant) -> Vec<Output> {
-        let due: Vec<u64> =
-            self.pending.iter().filter(|(_, p)| p.deadline.is_some_and(|d| d <= now)).map(|(tag, _)| *tag).collect();
         let mut outputs = Vec::new();
-        for tag in due {
-            if let Some(Pending { client: Some((client, their_tag)), .. }) = self.pending.remove(&tag) {
+        while let Some((_, tag)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            if let Some((client, their_tag)) = self.settle(tag) {
                 let waited = show_duration(u64::try_from(self.timing.status_timeout.as_nanos()).unwrap_or(u64::MAX));
                 let body = self.kept_status(now, &format!("the dataplane has not answered for {waited}"));
                 outputs.push(Output::ToClient(client, Response { tag: their_tag, body }));
@@ -135,7 +152,7 @@ impl Broker {
         if self.dataplane.is_ok() && self.renew_at <= now {
             self.renew_at = now + self.timing.status_interval;
             // A dataplane that does not answer is not asked again and again.
-            if !self.pending.values().any(|p| p.client.is_none()) {
+            if !std::mem::replace(&mut self.renewing, true) {
                 let tag = self.expect(None, None);
                 outputs.push(Output::ToDataplane(Request { tag, body: RequestBody::Status }, None));
             }
@@ -152,7 +169,7 @@ impl Broker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let renew = self.dataplane.is_ok().then_some(self.renew_at);
-        self.pending.values().filter_map(|p| p.deadline).chain(renew).min()
+        self.deadlines.first().map(|(at, _)| *at).into_iter().chain(renew).min()
     }
 
     fn request(&mut self, now: Instant, client: ClientId, request: Request, fd: Option<OwnedFd>) -> Output {
@@ -170,9 +187,7 @@ impl Broker {
                 "a file or a stream comes with its descriptor, and nothing else does".to_owned(),
             ));
         }
-        if self.pending.values().filter(|p| p.client.is_some_and(|(c, _)| c == client)).count()
-            >= MAX_PENDING_PER_CLIENT
-        {
+        if self.counts.get(&client).is_some_and(|count| *count >= MAX_PENDING_PER_CLIENT) {
             return refuse(Answer::Failed(format!("more than {MAX_PENDING_PER_CLIENT} requests at once")));
         }
         let deadline = (body == RequestBody::Status).then(|| now + self.timing.status_timeout);
@@ -185,7 +200,7 @@ impl Broker {
             self.kept = Some((now, status.clone()));
         }
         let client = if is_last(&response.body) {
-            self.pending.remove(&response.tag).and_then(|p| p.client)
+            self.settle(response.tag)
         } else {
             self.pending.get(&response.tag).and_then(|p| p.client)
         };
@@ -201,6 +216,10 @@ impl Broker {
             self.dataplane = Err(Absence { since: now, reason: reason.to_owned() });
         }
         let pending = std::mem::take(&mut self.pending);
+        self.asked.clear();
+        self.counts.clear();
+        self.deadlines.clear();
+        self.renewing = false;
         let mut waiting: Vec<_> = pending.into_values().filter_map(|p| p.client.map(|c| (c, p.deadline))).collect();
         waiting.sort_unstable_by_key(|(c, _)| *c);
         waiting
@@ -215,8 +234,45 @@ impl Broker {
 
     fn expect(&mut self, client: Option<(ClientId, u64)>, deadline: Option<Instant>) -> u64 {
         self.next_tag += 1;
-        self.pending.insert(self.next_tag, Pending { client, deadline });
-        self.next_tag
+        let tag = self.next_tag;
+        self.pending.insert(tag, Pending { client, deadline });
+        if let Some((client, their_tag)) = client {
+            self.asked.insert((client, their_tag, tag));
+            *self.counts.entry(client).or_default() += 1;
+        }
+        self.deadlines.extend(deadline.map(|at| (at, tag)));
+        tag
+    }
+
+    /// Nothing more is expected under this tag; who asked.
+    fn settle(&mut self, tag: u64) -> Option<(ClientId, u64)> {
+        let Pending { client, deadline } = self.pending.remove(&tag)?;
+        if let Some(at) = deadline {
+            self.deadlines.remove(&(at, tag));
+        }
+        let Some((client, their_tag)) = client else {
+            self.renewing = false;
+            return None;
+        };
+        self.asked.remove(&(client, their_tag, tag));
+        if let Some(count) = self.counts.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&client);
+            }
+        }
+        Some((client, their_tag))
+    }
+
+    /// Nobody wants the answers to these requests; the dataplane need not send them.
+    fn forget(&mut self, asked: std::ops::RangeInclusive<(ClientId, u64, u64)>) -> Vec<Output> {
+        let tags: Vec<u64> = self.asked.range(asked).map(|(_, _, tag)| *tag).collect();
+        let forget = |of: u64| {
+            self.settle(of);
+            self.next_tag += 1;
+            Output::ToDataplane(Request { tag: self.next_tag, body: RequestBody::Forget { of } }, None)
+        };
+        tags.into_iter().map(forget).collect()
     }
 
     fn is(&self, generation: Generation) -> bool {

@@ -9,19 +9,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use florelay_dataplane::ipc::{Answer, Request, Response};
+use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
 use florelay_dataplane::ipc_codec::{IpcError, IpcStream};
 
 use super::broker::{Broker, ClientId, Generation, Input, Output, Timing};
 
 /// Clients at once; one more is turned away.
 const MAX_CLIENTS: usize = 64;
-/// Messages that may wait for one socket, and events for the broker.
+/// Events that may wait for the broker.
 const QUEUE: usize = 256;
+/// Bytes, about, that may wait for one socket: a client that follows 20,000 transfers may hear of all of them at once, and of
+/// their ends.
+const WAITING_BYTES: usize = 32 << 20;
 /// Between two attempts to connect to a dataplane that is not there: from, doubled up to.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -96,16 +99,54 @@ enum Event {
 
 /// The writing side of a connection.
 struct Peer<T> {
-    queue: SyncSender<T>,
+    queue: Sender<(usize, T)>,
+    /// What waits in it, in bytes.
+    waiting: Arc<AtomicUsize>,
     stream: IpcStream,
 }
 
-impl<T: Send + 'static> Peer<T> {
+/// What a message takes while it waits for its socket.
+trait Heavy {
+    fn about_bytes(&self) -> usize;
+}
+
+impl Heavy for Response {
+    fn about_bytes(&self) -> usize {
+        self.body.about_bytes()
+    }
+}
+
+impl Heavy for Order {
+    // With room for a descriptor in the kernel.
+    fn about_bytes(&self) -> usize {
+        let strings = |pairs: &[(String, String)]| pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let more: usize = match &self.0.body {
+            RequestBody::Message { payload, .. } => payload.len(),
+            RequestBody::SendFile { order, .. } | RequestBody::SendStream { order, .. } => strings(&order.attributes),
+            _ => 0,
+        };
+        512 + more
+    }
+}
+
+/// It was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotTaken {
+    /// Too much waits already.
+    Full,
+    /// The writer has gone.
+    Gone,
+}
+
+impl<T: Heavy + Send + 'static> Peer<T> {
     fn new(stream: &IpcStream, write: fn(&IpcStream, T) -> Result<(), IpcError>) -> io::Result<Self> {
-        let (queue, messages) = sync_channel(QUEUE);
+        let (queue, messages) = channel::<(usize, T)>();
         let writer = stream.try_clone()?;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
         thread::spawn(move || {
-            while let Ok(message) = messages.recv() {
+            while let Ok((bytes, message)) = messages.recv() {
+                taken.fetch_sub(bytes, Ordering::Relaxed);
                 if let Err(e) = write(&writer, message) {
                     tracing::debug!("writing: {e}");
                     break;
@@ -114,7 +155,17 @@ impl<T: Send + 'static> Peer<T> {
             // The reader notices, and cleans up.
             writer.shutdown();
         });
-        Ok(Self { queue, stream: stream.try_clone()? })
+        Ok(Self { queue, waiting, stream: stream.try_clone()? })
+    }
+
+    /// Puts it behind what waits, never waits itself.
+    fn send(&self, message: T) -> Result<(), NotTaken> {
+        let bytes = message.about_bytes();
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_BYTES {
+            return Err(NotTaken::Full);
+        }
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.queue.send((bytes, message)).map_err(|_| NotTaken::Gone)
     }
 }
 
@@ -158,7 +209,7 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
                 Output::ToClient(id, response) => to_client(&mut clients, id, response),
                 Output::ToDataplane(request, fd) => {
                     let tag = request.tag;
-                    let taken = dataplane.as_ref().is_some_and(|d| d.queue.try_send((request, fd)).is_ok());
+                    let taken = dataplane.as_ref().is_some_and(|d| d.send((request, fd)).is_ok());
                     if !taken {
                         let why = "the dataplane takes no more requests at the moment".to_owned();
                         let response = Response { tag, body: Answer::Failed(why) };
@@ -176,14 +227,14 @@ fn run_broker(inbox: &Receiver<Event>, timing: Timing) {
 
 fn to_client(clients: &mut HashMap<ClientId, Peer<Response>>, id: ClientId, response: Response) {
     let Some(peer) = clients.get(&id) else { return };
-    match peer.queue.try_send(response) {
+    match peer.send(response) {
         Ok(()) => {}
-        Err(TrySendError::Full(_)) => {
+        Err(NotTaken::Full) => {
             tracing::warn!("client {} reads too slowly and is disconnected", id.0);
             peer.stream.shutdown();
             clients.remove(&id);
         }
-        Err(TrySendError::Disconnected(_)) => {
+        Err(NotTaken::Gone) => {
             clients.remove(&id);
         }
     }

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use florelay_dataplane::ipc::{Answer, Failure, Request, RequestBody, Response, Status, TransferOrder, TransferStatus};
+use florelay_dataplane::ipc::{
+    Answer, Failure, NodeEvent, Request, RequestBody, Response, Status, TransferOrder, TransferStatus,
+};
 use florelay_dataplane::ipc_codec::IpcStream;
 use proptest::prelude::*;
 
@@ -240,6 +242,54 @@ fn a_silent_dataplane_is_not_asked_again_and_again() {
     assert!(broker.handle(later, Input::Answer(Generation(1), first)).is_empty());
     let outputs = broker.poll(later + timing.status_interval);
     assert!(matches!(&outputs[..], [Output::ToDataplane(r, None)] if r.body == RequestBody::Status), "{outputs:?}");
+}
+
+#[test]
+fn the_dataplane_hears_what_nobody_waits_for_any_more() {
+    let control = Control::start();
+    let (dataplane, one, two) = (control.stand_in(1), control.client(), control.client());
+    let asked = |client: &Client, tag, body: RequestBody| {
+        client.ask(tag, body.clone());
+        let (ours, got, _) = dataplane.next();
+        assert_eq!(got, body);
+        ours
+    };
+    let events = asked(&one, 1, RequestBody::Events);
+    let watch = asked(&one, 2, RequestBody::Watch { id: 1 });
+    let other = asked(&two, 2, RequestBody::Watch { id: 1 });
+    // By the client's own tag, translated.
+    one.ask(3, RequestBody::Forget { of: 2 });
+    assert_eq!(dataplane.next().1, RequestBody::Forget { of: watch });
+    dataplane.answer(watch, transfer(1, 1, None));
+    dataplane.answer(events, Answer::Event(NodeEvent::Present));
+    assert_eq!(one.answer(), (1, Answer::Event(NodeEvent::Present)));
+    drop(one);
+    assert_eq!(dataplane.next().1, RequestBody::Forget { of: events });
+    dataplane.answer(other, transfer(1, 2, None));
+    assert_eq!(two.answer(), (2, transfer(1, 2, None)));
+}
+
+#[test]
+fn a_client_may_have_thirty_thousand_requests_under_way_and_no_more_than_is_said() {
+    let now = Instant::now();
+    let mut broker = Broker::new(now, TIMING);
+    broker.handle(now, Input::DataplaneUp(Generation(1)));
+    let mut ask = |client, tag| {
+        let request = Request { tag, body: RequestBody::Watch { id: u128::from(tag) } };
+        broker.handle(now, Input::Request(ClientId(client), request, None))
+    };
+    for tag in 0..32_768 {
+        assert!(matches!(ask(1, tag)[..], [Output::ToDataplane(..)]));
+    }
+    assert!(matches!(&ask(1, 40_000)[..], [Output::ToClient(_, Response { tag: 40_000, body: Answer::Failed(_) })]));
+    assert!(matches!(ask(2, 1)[..], [Output::ToDataplane(..)]));
+    // Each answer makes room for one more.
+    let ended = Response { tag: 2, body: transfer(0, 5, Some(Ok([0; 32]))) };
+    assert_eq!(broker.handle(now, Input::Answer(Generation(1), ended)).len(), 1);
+    let request = Request { tag: 1, body: RequestBody::Queues };
+    assert!(matches!(broker.handle(now, Input::Request(ClientId(1), request, None))[..], [Output::ToDataplane(..)]));
+    assert_eq!(broker.handle(now, Input::ClientGone(ClientId(1))).len(), 32_768);
+    assert_eq!(broker.handle(now, Input::DataplaneDown(Generation(1), "test".into())).len(), 1);
 }
 
 #[test]
