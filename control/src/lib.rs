@@ -3,11 +3,13 @@
 //! ```text
 //! config   TOML ─► NodePlan, or reasons why not          pki      CA, certificates, link keys
 //! cli      the verbs; clients of the control process     process  the control process: clients ◄─► dataplane
+//! client   what programs ask a node with, and their ends of streams
 //! seam     where the supervisor and the dataplane are started
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod hex;
 pub mod logging;

@@ -81,9 +81,14 @@ impl Node {
         assert_eq!(self.request().1, RequestBody::Status);
     }
 
+    /// That nobody wants certain answers any more may come between.
     fn request(&self) -> (u64, RequestBody, Option<OwnedFd>) {
-        let (request, fd) = self.dataplane.receive::<Request>().unwrap().unwrap();
-        (request.tag, request.body, fd)
+        loop {
+            let (request, fd) = self.dataplane.receive::<Request>().unwrap().unwrap();
+            if !matches!(request.body, RequestBody::Forget { .. }) {
+                return (request.tag, request.body, fd);
+            }
+        }
     }
 
     fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], Failure>>) {

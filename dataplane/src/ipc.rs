@@ -2,6 +2,7 @@
 //! length and one postcard value. The first message in each direction is `Hello`; versions must be equal
 //! (both come from one executable). A request may carry one file descriptor (SCM_RIGHTS).
 
+mod answer;
 mod transfer;
 
 use serde::{Deserialize, Serialize};
@@ -253,27 +254,6 @@ pub enum Answer {
     Contacts(Vec<ContactsOfLink>),
     /// From control alone: there is no dataplane to ask, or it has gone before it answered. The text is for a person.
     Unavailable(String),
-}
-
-impl Answer {
-    /// About the bytes that it takes, encoded or in memory: for limits.
-    #[must_use]
-    pub fn about_bytes(&self) -> usize {
-        let queue = |queue: &QueueStatus| 64 + queue.pending.len() * size_of::<u128>();
-        let transfers = |list: &[TransferStatus]| list.iter().map(TransferStatus::about_bytes).sum::<usize>();
-        64 + match self {
-            Self::Transfer(status) | Self::Event(NodeEvent::Transfer(status)) => status.about_bytes(),
-            Self::Transfers { list, .. } => transfers(list),
-            Self::Status(status) => {
-                transfers(&status.transfers) + 2048 * (status.links.len() + status.peers.len() + status.workers.len())
-            }
-            Self::Queues(queues) => queues.iter().map(queue).sum(),
-            Self::Event(NodeEvent::Queue(status)) => queue(status),
-            Self::Contacts(links) => links.iter().map(|link| 64 + 64 * link.plan.len()).sum(),
-            Self::Failed(reason) | Self::Unavailable(reason) | Self::Refused { reason, .. } => reason.len(),
-            Self::Event(_) | Self::Done | Self::Message { .. } | Self::Hop { .. } => 64,
-        }
-    }
 }
 
 /// A link's contact plan.

@@ -199,7 +199,7 @@ impl Broker {
         if let Answer::Status(status) = &response.body {
             self.kept = Some((now, status.clone()));
         }
-        let client = if is_last(&response.body) {
+        let client = if response.body.is_last() {
             self.settle(response.tag)
         } else {
             self.pending.get(&response.tag).and_then(|p| p.client)
@@ -292,22 +292,4 @@ impl Broker {
 
 fn nanos(now: Instant, since: Instant) -> u64 {
     u64::try_from(now.saturating_duration_since(since).as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// No more answers follow.
-fn is_last(answer: &Answer) -> bool {
-    match answer {
-        Answer::Transfer(transfer) => transfer.ended.is_some(),
-        Answer::Hop { last, .. } => *last,
-        Answer::Failed(_)
-        | Answer::Unavailable(_)
-        | Answer::Done
-        | Answer::Status(_)
-        | Answer::Message { .. }
-        | Answer::Refused { .. }
-        | Answer::Transfers { .. }
-        | Answer::Queues(_)
-        | Answer::Contacts(_) => true,
-        Answer::Event(_) => false,
-    }
 }

@@ -176,9 +176,18 @@ fn two_clients_with_the_same_tags_are_kept_apart() {
     assert_eq!(two.answer(), (1, transfer(2, 2, None)));
     // One leaves; the other's answers still come.
     drop(one);
+    let forgotten = RequestBody::Forget { of: tag_one };
+    assert_eq!(dataplane.next().1, forgotten, "the dataplane need not tell it any more");
     dataplane.answer(tag_one, transfer(1, 2, None));
     dataplane.answer(tag_two, transfer(2, 3, None));
     assert_eq!(two.answer(), (1, transfer(2, 3, None)));
+    // It has heard enough. Of what nobody has asked for there is nothing to forget.
+    for of in [1, 1, 99] {
+        two.ask(2, RequestBody::Forget { of });
+    }
+    two.ask(3, RequestBody::Cancel { id: 2 });
+    assert_eq!(dataplane.next().1, RequestBody::Forget { of: tag_two });
+    assert_eq!(dataplane.next().1, RequestBody::Cancel { id: 2 });
 }
 
 #[test]

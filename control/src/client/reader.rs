@@ -1,0 +1,301 @@
+//! The reading end of a stream.
+//!
+//! It counts and hashes what was read, so that it can go on where it was after its node has restarted, and its word at the
+//! end is about what the program really has. There is no thread: who does not read is waited for.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use florelay_dataplane::ipc::{Answer, RequestBody, TransferState, TransferStatus};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::Timespec;
+
+use super::answers::{Bell, Queue};
+use super::{ClientError, Node, RETRY, Subscription};
+
+/// Which stream a program wants to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Only one of this name.
+    pub name: Option<String>,
+    /// Only one from this peer.
+    pub from: Option<String>,
+    /// Only this one.
+    pub id: Option<u128>,
+}
+
+/// A stream that comes to this node. Dropped before it was taken, it is given up.
+#[derive(Debug)]
+pub struct StreamReader {
+    node: Node,
+    wanted: Wanted,
+    bell: Arc<Bell>,
+    answers: Arc<Queue>,
+    /// `None`: the node has to be asked again.
+    told: Option<Subscription>,
+    pipe: Option<OwnedFd>,
+    status: TransferStatus,
+    read: u64,
+    hasher: blake3::Hasher,
+    /// Since when the node is looked for, and why.
+    lost: Option<(Instant, ClientError)>,
+    /// Not to be asked again before.
+    again: Option<Instant>,
+    /// The dataplane is another one, which does not know the stream (yet).
+    away: bool,
+    /// The size, once it was said; a dataplane that has started anew may say it later.
+    size: Option<u64>,
+    /// `TakeStream` was said to the present dataplane.
+    taken: bool,
+}
+
+impl StreamReader {
+    /// Waits for a stream.
+    ///
+    /// # Errors
+    /// The node refuses, because somebody else reads it or too many listen, or cannot be asked.
+    pub fn open(node: &Node, wanted: Wanted) -> Result<Self, ClientError> {
+        Self::start(node, wanted, 0, blake3::Hasher::new())
+    }
+
+    /// Goes on with a stream of which a program before has read so many bytes; `hasher` has them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn resume(node: &Node, id: u128, hasher: blake3::Hasher) -> Result<Self, ClientError> {
+        let read = hasher.count();
+        Self::start(node, Wanted { id: Some(id), ..Wanted::default() }, read, hasher)
+    }
+
+    fn start(node: &Node, wanted: Wanted, read: u64, hasher: blake3::Hasher) -> Result<Self, ClientError> {
+        let bell = Arc::new(Bell::new()?);
+        let answers = Arc::new(Queue::with_bell(bell.clone()));
+        let mut reader = Self {
+            node: node.clone(),
+            wanted,
+            bell,
+            answers,
+            told: None,
+            pipe: None,
+            status: TransferStatus::default(),
+            read,
+            hasher,
+            lost: None,
+            again: None,
+            away: false,
+            size: None,
+            taken: false,
+        };
+        reader.listen()?;
+        let status = reader.next_status()?;
+        reader.wanted.id = Some(status.id);
+        reader.news(status);
+        Ok(reader)
+    }
+
+    /// What was last heard of it; [`Self::read`] and [`Self::take`] hear.
+    #[must_use]
+    pub fn status(&self) -> &TransferStatus {
+        &self.status
+    }
+
+    /// Bytes read.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.read
+    }
+
+    /// Reads some bytes; 0 = that was all, and it waits for [`Self::take`].
+    ///
+    /// # Errors
+    /// The stream was given up ([`ClientError::Ended`]), or the node has gone for good.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<usize, ClientError> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            self.hear()?;
+            if self.size == Some(self.read) {
+                return Ok(0);
+            }
+            if let Some(Err(failure)) = &self.status.ended {
+                return Err(ClientError::Ended(failure.clone()));
+            }
+            let count = self.turn(into)?;
+            if count > 0 {
+                self.hasher.update(&into[..count]);
+                self.read += count as u64;
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Says that the whole was read, and what its BLAKE3 is; waits for the end, which is in the status.
+    ///
+    /// # Errors
+    /// Not all of it was read; the node refuses, or has gone for good.
+    pub fn take(mut self) -> Result<TransferStatus, ClientError> {
+        if self.size != Some(self.read) {
+            return Err(ClientError::System("the stream was not read to its end".to_owned()));
+        }
+        let (id, digest) = (self.status.id, *self.hasher.finalize().as_bytes());
+        loop {
+            self.hear()?;
+            if self.status.ended.is_some() {
+                return Ok(self.status);
+            }
+            // A dataplane that has started anew has to hear of the end first.
+            if self.told.is_some() && !self.taken && self.status.size.is_some() {
+                self.taken = true;
+                match self.node.ask(RequestBody::TakeStream { id, digest }) {
+                    // When it was lost, so was the subscription, and it is said again after the next one.
+                    Ok(_) => continue,
+                    Err(error) if error.may_pass() => continue,
+                    // It may have ended already.
+                    Err(error) => {
+                        self.watch()?;
+                        let status = self.next_status()?;
+                        return if status.ended.is_some() { Ok(status) } else { Err(error) };
+                    }
+                }
+            }
+            if self.turn(&mut [0])? > 0 {
+                return Err(ClientError::Unexpected("bytes behind the end of the stream".to_owned()));
+            }
+        }
+    }
+
+    /// Waits for bytes or for an answer, and finds the node again.
+    fn turn(&mut self, into: &mut [u8]) -> Result<usize, ClientError> {
+        self.look_for_it()?;
+        let readable = self.wait();
+        let Some(pipe) = self.pipe.as_ref().filter(|_| readable) else { return Ok(0) };
+        match rustix::io::read(pipe, into) {
+            Ok(0) => {
+                // The stream has ended, or the dataplane. The answer to a new question says which.
+                self.pipe = None;
+                if self.told.take().is_some() {
+                    self.lost.get_or_insert_with(|| (Instant::now(), gone()));
+                }
+                Ok(0)
+            }
+            Ok(count) => Ok(count),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(0),
+            Err(error) => Err(ClientError::system(error)),
+        }
+    }
+
+    /// What has been answered so far.
+    fn hear(&mut self) -> Result<(), ClientError> {
+        while let Some((tag, heard)) = self.answers.try_next() {
+            if self.told.as_ref().is_none_or(|told| told.tag() != tag) {
+                continue;
+            }
+            match heard.result() {
+                Ok(Answer::Transfer(status)) => self.news(*status),
+                Ok(other) => return Err(ClientError::Unexpected(format!("{other:?}"))),
+                Err(why) => {
+                    self.told = None;
+                    // Once it was lost, a refusal means that the dataplane is another one.
+                    if !why.may_pass() && self.lost.is_none() {
+                        return Err(why);
+                    }
+                    self.away = !why.may_pass();
+                    self.again = self.lost.as_ref().map(|_| Instant::now() + RETRY);
+                    self.lost.get_or_insert_with(|| (Instant::now(), why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn news(&mut self, status: TransferStatus) {
+        self.size = status.size.or(self.size);
+        self.status = status;
+        // A stream that waits for a reader has lost us, if our pipe is empty.
+        let unread = self.pipe.is_none() && self.status.state == TransferState::NoReader;
+        if unread && self.status.ended.is_none() {
+            self.told = None;
+            self.away = true;
+            self.lost.get_or_insert_with(|| (Instant::now(), gone()));
+        } else {
+            self.lost = None;
+            self.away = false;
+        }
+    }
+
+    /// Asks again, if nobody tells us any more: to be told; and for the rest of it, once the pipe is empty and the
+    /// dataplane is another one.
+    fn look_for_it(&mut self) -> Result<(), ClientError> {
+        if self.told.is_some() || self.again.is_some_and(|again| Instant::now() < again) {
+            return Ok(());
+        }
+        let Some((since, why)) = self.lost.clone() else { return Ok(()) };
+        if since.elapsed() >= self.node.patience() && self.again.is_some() {
+            return Err(why);
+        }
+        let asked = match (self.away, &self.pipe) {
+            // What is in it comes first, and then its end.
+            (true, Some(_)) => return Ok(()),
+            (true, None) => self.listen(),
+            (false, _) => self.watch(),
+        };
+        match asked {
+            Err(error) if error.may_pass() => {
+                self.again = Some(Instant::now() + RETRY);
+                Ok(())
+            }
+            asked => asked,
+        }
+    }
+
+    fn watch(&mut self) -> Result<(), ClientError> {
+        let body = RequestBody::Watch { id: self.status.id };
+        self.told = Some(self.node.subscribe_to(&self.answers, body, None)?);
+        self.taken = false;
+        Ok(())
+    }
+
+    fn listen(&mut self) -> Result<(), ClientError> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(ClientError::system)?;
+        let Wanted { name, from, id } = self.wanted.clone();
+        let body = RequestBody::Listen { name, from, resume: id.map(|id| (id, self.read)) };
+        self.told = Some(self.node.subscribe_to(&self.answers, body, Some(writer.as_fd()))?);
+        self.pipe = Some(reader);
+        self.taken = false;
+        Ok(())
+    }
+
+    /// The first status that the last question is answered with.
+    fn next_status(&mut self) -> Result<TransferStatus, ClientError> {
+        loop {
+            let Some((tag, heard)) = self.answers.next(None) else { return Err(ClientError::Timeout) };
+            if self.told.as_ref().is_some_and(|told| told.tag() == tag) {
+                return match heard.result()? {
+                    Answer::Transfer(status) => Ok(*status),
+                    other => Err(ClientError::Unexpected(format!("{other:?}"))),
+                };
+            }
+        }
+    }
+
+    /// For an answer, or for bytes. Says whether there are bytes, or the end of the pipe.
+    fn wait(&self) -> bool {
+        let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        fds.extend(self.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        // Somebody has to be found: not for ever.
+        let most = if self.told.is_none() { Timespec::try_from(RETRY).ok() } else { None };
+        // Interrupted by a signal: the caller looks again.
+        let _ = poll(&mut fds, most.as_ref());
+        let readable = fds.get(1).is_some_and(|pipe| !pipe.revents().is_empty());
+        self.bell.hush();
+        readable
+    }
+}
+
+fn gone() -> ClientError {
+    ClientError::Unavailable("the dataplane has closed the stream's pipe and does not say why".to_owned())
+}
