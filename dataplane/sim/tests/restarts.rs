@@ -64,7 +64,7 @@ fn restarted(seed: u64) -> (Random, String) {
 #[test]
 fn every_transfer_ends_once_and_whole_whoever_is_restarted() {
     let (mut transfers, mut again) = (0, 0);
-    for_seeds(0..120, |seed| {
+    for_seeds(0..100, |seed| {
         let (mut scenario, words) = restarted(seed);
         let (a, b) = (scenario.a, scenario.b);
         scenario.net.run_until(Random::BEGUN);
@@ -150,7 +150,7 @@ fn a_restarted_sender_goes_on_where_the_receiver_is_though_it_has_lost_what_it_s
 
 #[test]
 fn what_is_confirmed_of_a_file_is_synced() {
-    for_seeds(0..8, |seed| {
+    for_seeds(0..4, |seed| {
         let mut net = under_way(seed, ms(700));
         let end = net.now() + Duration::from_secs(2);
         net.run_while(end, |net| {
