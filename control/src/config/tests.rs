@@ -203,7 +203,7 @@ fn missing_keys_are_reported_at_their_table() {
         ("mtu = 1400\n", "link[to-c].mtu", 33),
         ("liveness = { key-file = \"link.key\" }\n", "link[to-c].liveness", 33),
         ("rate = \"uncapped\"\n", "link[to-c].rate", 33),
-        ("b = { link = \"to-c\", in-label = 202, out-label = 102 }\n", "transit[0].b", 60),
+        ("b = { link = \"to-c\", in-label = 202, out-label = 102 }\n", "transit[0].b", 62),
     ] {
         let before = GOOD.replacen(line_text, "", 1);
         let refusal = text_only(&before).expect_err(key);

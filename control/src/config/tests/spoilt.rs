@@ -113,8 +113,8 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
     ("path-mtu = 1480", "path-mtu = 1239", "peer[station-a].path-mtu", "the path's MTU 1239 leaves 1199"),
     ("path-rate = \"5 Mbit/s\"", "path-rate = \"0 bit/s\"", "peer[station-a].path-rate", "carries nothing"),
     ("return-rate = \"200 Mbit/s\"", "return-rate = \"0 bit/s\"", "peer[station-a].return-rate", "carries nothing"),
-    ("weight = 3", "max-concurrent = 16001", "peer[station-a].max-concurrent", "0 to 16000"),
-    ("weight = 3", "max-pending = 50001", "peer[station-a].max-pending", "0 to 50000"),
+    ("max-concurrent = 2", "max-concurrent = 16001", "peer[station-a].max-concurrent", "0 to 16000"),
+    ("max-pending = 5000", "max-pending = 50001", "peer[station-a].max-pending", "0 to 50000"),
     ("weight = 3", "weight = 1001", "peer[station-a].weight", "1 to 1000"),
     (
         "in-label = 101",
