@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::thread::JoinHandle;
 
-use florelay_dataplane::ipc::{Answer, RequestBody, TransferKind, TransferOrder, TransferState};
+use florelay_dataplane::ipc::{Answer, FailCode, RequestBody, TransferKind, TransferOrder, TransferState};
 use florelay_dataplane::plan::{AdapterPlan, NodePlan};
 
 use nodes::{Node, Realm, assert_received, link};
@@ -44,6 +44,13 @@ fn bytes(name: &str, len: usize) -> Vec<u8> {
 fn stream(node: &mut Node, to: &str, name: &str, id: u128) -> (u64, File) {
     let (reader, writer) = pipe();
     let body = RequestBody::SendStream { order: TransferOrder::new(to, id, name, 0), declared: None, linger_ns: 0 };
+    (node.client.ask(body, Some(&reader)), writer)
+}
+
+/// Begin one whose writer may go away for an hour; its tag, and where to write.
+fn patient(node: &mut Node, id: u128, declared: Option<u64>, linger_ns: u64) -> (u64, File) {
+    let (reader, writer) = pipe();
+    let body = RequestBody::SendStream { order: TransferOrder::new("b", id, "patient", 0), declared, linger_ns };
     (node.client.ask(body, Some(&reader)), writer)
 }
 
@@ -269,6 +276,85 @@ fn a_reader_goes_on_where_it_was_after_its_node_restarted() {
         bytes
     });
     finish(&mut a, &mut b, 9, (sent, writing), (heard, reading), &whole);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_writer_that_comes_back_goes_on_with_what_was_not_accepted() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let whole = bytes("patient", 3_000_000);
+    let (heard, from) = listen(&mut b, None, None);
+    let reading = read(from);
+    let (sent, to) = patient(&mut a, 1, Some(3_000_000), HOUR_NS);
+    drop(write(to, whole[..1_000_000].to_vec()).join().expect("written"));
+    a.client.progress(sent, |status| status.state == TransferState::NoWriter);
+    // Another takes its place twice, the first time with nothing to say.
+    let resume = |a: &mut Node| {
+        let (reader, writer) = pipe();
+        let tag = a.client.ask(RequestBody::ResumeStream { id: 1 }, Some(&reader));
+        let first = a.client.progress(tag, |_| true);
+        assert_eq!((first.state, first.ended), (TransferState::Running, None));
+        assert!(first.accepted <= 1_000_000, "{}", first.accepted);
+        (tag, writer, first.accepted as usize)
+    };
+    let (tag, writer, _) = resume(&mut a);
+    drop(writer);
+    a.client.progress(tag, |status| status.state == TransferState::NoWriter);
+    let (_, writer, at) = resume(&mut a);
+    let writing = write(writer, whole[at..].to_vec());
+    finish(&mut a, &mut b, 1, (sent, writing), (heard, reading), &whole);
+    // Of one that has ended it is told the end.
+    let (reader, _writer) = pipe();
+    let tag = a.client.ask(RequestBody::ResumeStream { id: 1 }, Some(&reader));
+    a.client.progress(tag, |status| status.ended.is_some());
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_writer_that_stays_away_or_writes_more_than_it_declared_ends_its_stream() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (sent, to) = patient(&mut a, 1, None, 1);
+    drop(write(to, vec![7; 1000]).join().expect("written"));
+    let failure = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
+    assert_eq!(failure.code, FailCode::SenderClosed);
+    assert!(failure.reason.contains("after 1000 bytes, and has not come back"), "{failure}");
+    let (sent, to) = patient(&mut a, 2, Some(999), 0);
+    let _to = write(to, vec![7; 1000]).join().expect("written");
+    let failure = a.client.progress(sent, |status| status.ended.is_some()).ended.unwrap().unwrap_err();
+    assert!(failure.code == FailCode::Size && failure.reason.contains("999 bytes were declared"), "{failure}");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn two_hundred_streams_are_open_at_once_and_each_arrives() {
+    const STREAMS: u128 = 200;
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let mut open = Vec::new();
+    for id in 0..STREAMS {
+        let name = format!("stream-{id}");
+        let (heard, from) = listen(&mut b, Some(&name), None);
+        let (sent, to) = stream(&mut a, "b", &name, id);
+        let whole = bytes(&name, 100_000);
+        // None of them has ended before all of them have begun.
+        open.push((id, (sent, write(to, whole.clone())), (heard, read(from)), whole));
+    }
+    for (_, _, (heard, _), _) in &open {
+        b.client.progress(*heard, |status| status.state == TransferState::Running);
+    }
+    assert_eq!(a.client.status().transfers_running, STREAMS as u64);
+    for (id, sent, heard, whole) in open {
+        finish(&mut a, &mut b, id, sent, heard, &whole);
+    }
     a.stop();
     b.stop();
 }

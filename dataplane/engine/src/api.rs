@@ -102,6 +102,14 @@ pub enum Command {
         /// Bytes it has.
         offset: u64,
     },
+    /// The receiver's gateway takes at most so much of a stream that its reader has not taken, from the next credit on; what
+    /// was granted stays granted. Otherwise, and at most, it is `Limits::stream_credit_bytes`. An unknown id is ignored.
+    Credit {
+        /// Which.
+        id: TransferId,
+        /// Bytes, at least 1.
+        bytes: u32,
+    },
     /// The receiver's gateway has written everything below `offset`, and takes as much more. This confirms a stream (its
     /// reader has these bytes), but not a file.
     Written {

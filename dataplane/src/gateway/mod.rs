@@ -241,6 +241,7 @@ impl Gateway {
             if now >= progress_due {
                 progress_due = now + PROGRESS_INTERVAL;
                 self.follow_deadlines(crate::wall::now_unix_ns());
+                self.miss_writers(now);
                 self.transfers.tell_progress();
                 self.settle();
                 // What a full disk did not take is tried again.

@@ -16,7 +16,7 @@ use florelay_engine::config::PeerId;
 use uuid::Uuid;
 
 pub(super) use self::refuse::{Refused, in_use, is_repeated};
-use super::queue::Queue;
+use super::queue::{Place, Queue};
 use super::{Gateway, peer_worker};
 use crate::ipc::{
     FailCode, NodeEvent, QueueStatus, Refusal, TransferKind, TransferOrder, TransferState, TransferStatus,
@@ -68,11 +68,6 @@ impl Orders {
         self.changed.insert(peer.0);
         self.queues.get_mut(usize::from(peer.0))
     }
-
-    fn position(&self, id: TransferId) -> Option<u32> {
-        let own = self.own.get(&id)?;
-        self.queues.get(usize::from(own.peer.0))?.position(id)
-    }
 }
 
 impl Gateway {
@@ -107,9 +102,21 @@ impl Gateway {
     /// Let an entered transfer begin, or wait; its state says which.
     pub(super) fn start(&mut self, peer: PeerId, id: TransferId) {
         self.begin_next(peer);
-        if let Some(position) = self.orders.position(id) {
-            self.transfers.state(id, TransferState::Pending { position });
-        }
+        self.show_place(id);
+    }
+
+    /// Have the book say where it stands.
+    pub(super) fn show_place(&mut self, id: TransferId) {
+        let Some(own) = self.orders.own.get(&id) else { return };
+        let Some(queue) = self.orders.queues.get(usize::from(own.peer.0)) else { return };
+        let state = match queue.place(id) {
+            None => return,
+            Some(Place::Paused) => TransferState::Paused,
+            Some(Place::Waiting) => TransferState::Pending { position: queue.position(id).unwrap_or(1) },
+            Some(Place::Active) if self.lacks_writer(id) => TransferState::NoWriter,
+            Some(Place::Active) => TransferState::Running,
+        };
+        self.transfers.state(id, state);
     }
 
     /// Whatever may begin begins.
@@ -122,7 +129,7 @@ impl Gateway {
     fn begin(&mut self, peer: PeerId, id: TransferId) {
         let Some(status) = self.transfers.running(id) else { return };
         let meta = meta_of(status);
-        self.transfers.state(id, TransferState::Running);
+        self.show_place(id);
         let Some(own) = self.orders.own.get_mut(&id) else { return };
         if std::mem::replace(&mut own.begun, true) {
             self.tell_peer(peer, Command::Hold { id, held: false });

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use florelay_engine::Command;
@@ -34,8 +35,9 @@ impl Gateway {
                 refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
                 Ok(())
             }
-            RequestBody::SendStream { order, declared, linger_ns: _ } => {
-                let refused = self.send_stream(&order, declared, descriptor, tag, replies).err();
+            RequestBody::SendStream { order, declared, linger_ns } => {
+                let linger = Duration::from_nanos(linger_ns);
+                let refused = self.send_stream(&order, declared, linger, descriptor, tag, replies).err();
                 refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
                 Ok(())
             }
@@ -89,7 +91,11 @@ impl Gateway {
             RequestBody::SetContacts { link, plan } => {
                 self.set_contacts(&link, plan).map(|()| reply(replies, tag, Answer::Done))
             }
-            RequestBody::ResumeStream { .. } => Err("this dataplane does not know how to do that".into()),
+            RequestBody::ResumeStream { id } => {
+                let refused = self.resume_stream(TransferId(id), descriptor, tag, replies).err();
+                refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
+                Ok(())
+            }
             RequestBody::Trace { to } => self.peer(&to).map(|peer| {
                 let token = self.number();
                 self.traces.insert(token, (tag, replies.clone()));

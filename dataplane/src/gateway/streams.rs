@@ -9,14 +9,18 @@
 //! writing program's pipe is not read. An end must be *said* (`EndStream`) before the pipe is closed, and what was read
 //! must be *taken* (`TakeStream`) with its BLAKE3: a program that dies at either end is never taken for a whole stream.
 
+mod writers;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::spool::Spool;
 use florelay_engine::{Command, Event};
 
+use self::writers::Writer;
 use super::orders::Refused;
 use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
 use super::{Gateway, Replies, peer_worker, reply};
@@ -24,19 +28,25 @@ use crate::ipc::{Answer, Refusal, TransferOrder};
 use crate::plan::SpoolPlan;
 use crate::ring::ToWorker;
 
-/// Bytes of the node's spool that each stream has for itself, if the spool is large enough, so that none is starved by
-/// others that stand still.
-const OWN_SPOOL_BYTES: u64 = 1 << 20;
+/// Share of the node's spool that is divided among all streams that there may be, so that none is starved by others that
+/// stand still; the rest is for those that need it.
+const OWN_SHARE: u64 = 4;
 /// Bytes that may be read from a program ahead of the gateway.
 const GRANT_BYTES: u64 = 256 << 10;
 /// Streams sent at once; more are refused.
-const MAX_SENDING: usize = 64;
-/// Streams read at once; each may hold the engine's credit of 16 MiB. Listeners beyond wait.
-const MAX_READING: usize = 16;
+const MAX_SENDING: usize = 1024;
+/// Streams read at once. Listeners beyond wait.
+const MAX_READING: usize = 1024;
 /// Offered streams without a reader; more are refused by name. They cost nothing but their names.
-const MAX_WAITING: usize = 64;
+const MAX_WAITING: usize = 1024;
 /// Listeners without a stream; more are refused.
-const MAX_LISTENERS: usize = 64;
+const MAX_LISTENERS: usize = 1024;
+
+/// What a stream's sender may be ahead of its reader, in bytes: the least, and the most (the engine's own limit).
+const CREDIT_BYTES: (u64, u64) = (256 << 10, 16 << 20);
+/// The part of what is left of the node's limit that one more reader gets. With it, and the least credit, the bytes ahead of
+/// all readers stay below the node's limit and 256 KiB for each.
+const CREDIT_SHARE: u64 = 4;
 
 /// A stream that a program of this machine writes.
 struct Sending {
@@ -46,6 +56,7 @@ struct Sending {
     granted: u64,
     /// The size that the program has said.
     said: Option<u64>,
+    writer: Writer,
 }
 
 impl Sending {
@@ -70,6 +81,8 @@ struct Reader {
     base: u64,
     written: u64,
     arrived: u64,
+    /// What its sender may be ahead of it, in bytes.
+    credit: u64,
     end: Option<(u64, [u8; 32])>,
 }
 
@@ -130,7 +143,7 @@ impl Streams {
 
     /// Let programs write as far as there is room.
     fn grant(&mut self) {
-        let own = OWN_SPOOL_BYTES.min(self.limits.node_bytes / MAX_SENDING as u64);
+        let own = self.limits.node_bytes / OWN_SHARE / MAX_SENDING as u64;
         let shared = |reserved: u64| reserved.saturating_sub(own);
         let used = self.sending.values().map(|stream| shared(stream.reserved())).sum();
         let mut free = (self.limits.node_bytes - MAX_SENDING as u64 * own).saturating_sub(used);
@@ -141,9 +154,19 @@ impl Streams {
             if granted > stream.granted {
                 stream.granted = granted;
                 free -= shared(stream.reserved()) - shared(before);
-                self.pipes.order(Order::Grant(stream.pipe, granted));
+                self.pipes.order(Order::Grant(stream.pipe, granted - stream.writer.base));
             }
         }
+    }
+
+    /// What the senders of streams may be ahead of their readers here, in bytes.
+    fn credits(&self) -> u64 {
+        self.receiving.values().filter_map(|stream| stream.reader.as_ref()).map(|reader| reader.credit).sum()
+    }
+
+    /// The same for one more stream, if it is `credits` for the others: a share of what they leave of the node's limit.
+    fn next_credit(&self, credits: u64) -> u64 {
+        (self.limits.node_bytes.saturating_sub(credits) / CREDIT_SHARE).clamp(CREDIT_BYTES.0, CREDIT_BYTES.1)
     }
 
     /// The next listener and the stream that it wants.
@@ -168,6 +191,7 @@ impl Gateway {
         &mut self,
         order: &TransferOrder,
         declared: Option<u64>,
+        linger: Duration,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
@@ -182,7 +206,8 @@ impl Gateway {
         let number = PipeId(self.number());
         self.streams.pipes.order(Order::Read(number, pipe));
         let worker = peer_worker(&self.plan, peer);
-        let stream = Sending { worker, pipe: number, spool: Spool::new(id), granted: 0, said: None };
+        let writer = Writer::new(declared, linger);
+        let stream = Sending { worker, pipe: number, spool: Spool::new(id), granted: 0, said: None, writer };
         self.streams.sending.insert(id, stream);
         self.start(peer, id);
         self.streams.grant();
@@ -249,8 +274,9 @@ impl Gateway {
             let Listener { tag, replies, pipe, resume, .. } = listener;
             let number = PipeId(self.number());
             let base = resume.map_or(0, |(_, read)| read);
+            let credit = self.streams.next_credit(self.streams.credits());
             let Some(stream) = self.streams.receiving.get_mut(&id) else { continue };
-            stream.reader = Some(Reader { pipe: number, base, written: base, arrived: base, end: None });
+            stream.reader = Some(Reader { pipe: number, base, written: base, arrived: base, credit, end: None });
             let worker = stream.worker;
             self.streams.pipes.order(Order::Write(number, pipe));
             self.transfers.waiting(id, false);
@@ -258,6 +284,8 @@ impl Gateway {
             if let Err(reason) = self.transfers.watch(id, tag, &replies) {
                 reply(&replies, tag, Answer::Failed(reason));
             }
+            let bytes = u32::try_from(credit).unwrap_or(u32::MAX);
+            self.tell_worker(worker, ToWorker::Engine(Command::Credit { id, bytes }));
             self.tell_worker(worker, ToWorker::Engine(Command::Accept { id, offset: base }));
         }
     }
@@ -271,6 +299,7 @@ impl Gateway {
                 if let Event::Confirmed { offset, .. } = event {
                     self.transfers.spooled(*id, stream.spool.held());
                     self.transfers.confirmed(*id, *offset);
+                    self.transfers.accepted(*id, *offset);
                     self.streams.grant();
                 }
                 true
@@ -314,13 +343,19 @@ impl Gateway {
         self.transfers.ended(id, result.map(|()| digest));
         // A place to read at may be free.
         self.introduce();
+        self.raise_credits();
     }
 
     pub(super) fn pipe_news(&mut self, pipe: PipeId, news: News) {
         if let Some((&id, stream)) = self.streams.sending.iter_mut().find(|(_, stream)| stream.pipe == pipe) {
             let reason = match news {
                 News::Read(bytes) => {
-                    stream.spool.push(&bytes);
+                    let new = stream.writer.news(&bytes);
+                    if let Err(failure) = stream.writer.check(stream.spool.head() + new.len() as u64) {
+                        self.tell_transfer(id, Command::Cancel { id, failure });
+                        return;
+                    }
+                    stream.spool.push(new);
                     self.transfers.spooled(id, stream.spool.held());
                     self.streams.grant();
                     return;
@@ -343,7 +378,7 @@ impl Gateway {
                 News::Broken(reason) => reason,
                 News::Wrote(_) => return,
             };
-            self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::SenderClosed, reason) });
+            self.writer_gone(id, reason);
             return;
         }
         let reader = |stream: &mut Receiving| stream.reader.as_mut().filter(|reader| reader.pipe == pipe).is_some();
@@ -383,3 +418,6 @@ impl Gateway {
         any
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,6 +118,11 @@ impl Bed {
         self.request(body, None)
     }
 
+    /// The same with a descriptor.
+    pub(super) fn ask_with(&mut self, body: RequestBody, descriptor: OwnedFd) -> Option<Answer> {
+        self.request(body, Some(descriptor))
+    }
+
     fn request(&mut self, body: RequestBody, descriptor: Option<OwnedFd>) -> Option<Answer> {
         self.tag += 1;
         let tag = self.tag;

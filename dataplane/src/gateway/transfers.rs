@@ -166,6 +166,11 @@ impl Transfers {
         self.change(id, News::Progress, |status| status.spooled = bytes);
     }
 
+    /// Bytes of an own stream that will not be lost.
+    pub(crate) fn accepted(&mut self, id: TransferId, offset: u64) {
+        self.change(id, News::Progress, |status| status.accepted = offset);
+    }
+
     /// A stream has ended at this size: its reader learns from it how far to read.
     pub(crate) fn size(&mut self, id: TransferId, size: u64) {
         self.change(id, News::Turn, |status| status.size = Some(size));

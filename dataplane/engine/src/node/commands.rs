@@ -63,6 +63,7 @@ impl<F: FrameBuf> Engine<F> {
             Command::Written { id, offset } => self.with_bulk(id, |relay, conn, events| {
                 relay.written(now, conn, id, offset, events);
             }),
+            Command::Credit { id, bytes } => self.with_bulk(id, |relay, _, _| relay.set_credit(id, bytes)),
             Command::Synced { id, offset } => self.with_bulk(id, |relay, conn, events| {
                 relay.synced(now, conn, id, offset, events);
             }),

@@ -31,6 +31,8 @@ pub(super) struct Incoming {
     window: u64,
     /// Its sender sends on credit.
     on_credit: bool,
+    /// How far beyond what is written, at most `window`.
+    pub(super) credit: u64,
     /// Its sender has offered it on this session.
     pub(super) offered: bool,
     /// The gateway has accepted it.
@@ -60,6 +62,7 @@ impl Incoming {
         Self {
             window: u64::from(if on_credit { limits.stream_credit_bytes } else { limits.unwritten_bytes }),
             on_credit,
+            credit: u64::from(limits.stream_credit_bytes),
             name: meta.name.clone(),
             size: meta.size,
             whole: meta.size.or(meta.declared),
@@ -106,7 +109,7 @@ impl Incoming {
 
     fn push_credit(&self, conn: &mut BulkConn, id: TransferId) {
         if self.on_credit {
-            conn.session.push(&Message::Credit { id: id.0, limit: self.written.saturating_add(self.window) });
+            conn.session.push(&Message::Credit { id: id.0, limit: self.written.saturating_add(self.credit) });
         }
     }
 

@@ -1,4 +1,5 @@
-//! What is decided about an own transfer while it runs: where it goes on, how urgent it is, whether it goes at all.
+//! What is decided about a transfer while it runs: where an own one goes on, how urgent it is, whether it goes at all; how far
+//! the sender of an incoming stream may be ahead.
 
 use std::collections::VecDeque;
 
@@ -42,6 +43,14 @@ impl Relay {
         } else if let Some(turn) = transfer.turn.take() {
             self.leave_turn(turn);
             self.queue(id);
+        }
+    }
+
+    /// From the next credit on, the sender of a stream may be so much ahead of its reader. What it has more already is handed
+    /// on as before.
+    pub(crate) fn set_credit(&mut self, id: TransferId, bytes: u32) {
+        if let Some(stream) = self.incoming.get_mut(&id) {
+            stream.credit = bytes.clamp(1, self.limits.stream_credit_bytes).into();
         }
     }
 

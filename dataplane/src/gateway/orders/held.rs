@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::super::Gateway;
 use super::super::queue::Place;
-use crate::ipc::TransferState;
 
 /// Highest priority.
 const MAX_PRIORITY: u8 = 127;
@@ -24,7 +23,7 @@ impl Gateway {
         if begun {
             self.tell_peer(peer, Command::Hold { id, held: true });
         }
-        self.transfers.state(id, TransferState::Paused);
+        self.show_place(id);
         self.begin_next(peer);
         Ok(())
     }
@@ -52,9 +51,7 @@ impl Gateway {
             queue.set_priority(id, priority);
         }
         self.transfers.priority(id, priority);
-        if let Some(position) = self.orders.position(id) {
-            self.transfers.state(id, TransferState::Pending { position });
-        }
+        self.show_place(id);
         Ok(())
     }
 

@@ -127,3 +127,29 @@ fn an_id_that_its_sender_has_given_to_something_else_is_refused_and_what_is_here
     relay.offered(&mut conn, TransferId(0), meta(), &mut events);
     assert!(events.is_empty() && relay.incoming[&TransferId(0)].offered);
 }
+
+#[test]
+fn the_sender_of_a_stream_may_be_as_far_ahead_as_the_gateway_says_and_no_further_than_is_configured() {
+    let mut relay = Relay::new(PeerId(0), 1, Limits::default());
+    let mut conn = BulkConn { session: Session::greeted(3), ..BulkConn::default() };
+    let mut events = VecDeque::new();
+    let id = TransferId(7);
+    relay.offered(&mut conn, id, TransferMeta { size: None, ..meta() }, &mut events);
+    relay.set_credit(id, 300_000);
+    relay.accept(Some(&mut conn), id, 1000);
+    let credit = |conn: &mut BulkConn| {
+        let mut said = Session::default();
+        said.deliver(&conn.session.take_outbox());
+        let mut credits = std::iter::from_fn(|| said.next().unwrap()).filter_map(|message| match message {
+            Message::Credit { limit, .. } => Some(limit),
+            _ => None,
+        });
+        credits.next()
+    };
+    assert_eq!(credit(&mut conn), Some(301_000));
+    relay.set_credit(id, u32::MAX);
+    let most = u64::from(Limits::default().stream_credit_bytes);
+    let transfer = relay.incoming.get_mut(&id).unwrap();
+    transfer.push_confirm(&mut conn, id, 1000);
+    assert_eq!(credit(&mut conn), Some(1000 + most));
+}
