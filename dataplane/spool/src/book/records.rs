@@ -33,6 +33,8 @@ pub struct OwnTransfer {
     pub started_unix_ns: u64,
     /// It was paused by a person.
     pub held: bool,
+    /// Its receiver was told of it.
+    pub begun: bool,
     /// Its place in the queue: lower goes first.
     pub order: u64,
     /// First byte that the receiver has not confirmed.

@@ -31,6 +31,7 @@ fn own(id: u128, confirmed: u64) -> OwnTransfer {
         deadline_unix_ns: Some(5),
         started_unix_ns: 6,
         held: false,
+        begun: true,
         order: (1000 - id) as u64,
         confirmed,
     }

@@ -161,6 +161,14 @@ fn a_damaged_record_is_an_error_with_its_offset_and_never_wrong_bytes() {
         assert!(matches!(error, SegmentError::Damaged { offset: said } if said == offset), "{error}");
         assert_eq!(spool.read(2 * SEGMENT, 10).unwrap(), content(2 * SEGMENT, 10), "behind it all is well");
     }
+    // Whole records in each other's places.
+    let mut swapped = good[..HEADER_BYTES].to_vec();
+    let record = format::RECORD_HEADER_BYTES + RECORD_BYTES;
+    swapped.extend_from_slice(&good[HEADER_BYTES + record..HEADER_BYTES + 2 * record]);
+    swapped.extend_from_slice(&good[HEADER_BYTES..HEADER_BYTES + record]);
+    disk.put(&path, &swapped);
+    let error = open(&disk, 0, 0).unwrap().read(SEGMENT, 10).unwrap_err();
+    assert!(matches!(error, SegmentError::Damaged { offset: SEGMENT }), "{error}");
     // Cut short, or foreign: not the bytes of another place either.
     disk.put(&path, &good[..good.len() - 100]);
     assert!(matches!(open(&disk, 0, 0).unwrap().read(second, 10), Err(SegmentError::Damaged { .. })));
