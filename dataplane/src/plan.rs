@@ -48,18 +48,31 @@ pub struct NodePlan {
     pub transits: Vec<TransitPlan>,
 }
 
-/// Bytes kept of open-ended streams that this node sends, until their receivers have confirmed them.
+/// Bytes kept of open-ended streams that this node sends, until their receivers have confirmed them: in memory, and beyond that
+/// on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpoolPlan {
     /// Of one stream.
     pub stream_bytes: u64,
     /// Of all streams together; at least `stream_bytes`.
     pub node_bytes: u64,
+    /// On disk, of one stream; 0 = in memory alone, and gone with the dataplane.
+    pub stream_disk_bytes: u64,
+    /// On disk, of all streams together.
+    pub node_disk_bytes: u64,
+    /// What is accepted from a program is synced, so that a power cut does not take it; otherwise a kill does not.
+    pub sync: bool,
 }
 
 impl Default for SpoolPlan {
     fn default() -> Self {
-        Self { stream_bytes: 16 << 20, node_bytes: 256 << 20 }
+        Self {
+            stream_bytes: 16 << 20,
+            node_bytes: 256 << 20,
+            stream_disk_bytes: 16 << 30,
+            node_disk_bytes: 64 << 30,
+            sync: true,
+        }
     }
 }
 

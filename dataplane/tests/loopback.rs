@@ -80,8 +80,14 @@ fn an_id_that_was_used_is_done_for_its_file_and_refused_for_another() {
     let tag = a.client.send("b", &other, 9);
     let answer = a.client.answer(tag);
     assert!(matches!(&answer, Answer::Refused { reason, .. } if reason.contains("was `image.tif` to b")), "{answer:?}");
-    // A sender that was restarted has forgotten it, the receiver has not.
+    // A sender that was restarted knows it still; one that has lost its state does not, but the receiver does.
     a.stop();
+    let mut a = Node::start(plan_a.clone(), "unused");
+    let tag = a.client.send("b", &other, 9);
+    let answer = a.client.answer(tag);
+    assert!(matches!(&answer, Answer::Refused { reason, .. } if reason.contains("was `image.tif` to b")), "{answer:?}");
+    a.stop();
+    std::fs::remove_file(plan_a.state_dir.join("transfers.redb")).expect("it is there");
     let mut a = Node::start(plan_a, "unused");
     let tag = a.client.send("b", &other, 9);
     let ended = a.client.progress(tag, |status| status.ended.is_some());

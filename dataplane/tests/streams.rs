@@ -29,6 +29,12 @@ fn plans(realm: &Realm, rate_bps: Option<u64>) -> (NodePlan, NodePlan) {
     )
 }
 
+/// Without a disk behind its memory.
+fn in_memory(mut plan: NodePlan) -> NodePlan {
+    plan.spool.stream_disk_bytes = 0;
+    plan
+}
+
 fn pipe() -> (File, File) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
     (reader.into(), writer.into())
@@ -135,6 +141,7 @@ fn a_stream_goes_on_after_its_link_was_down() {
 fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, None);
+    let plan_a = in_memory(plan_a);
     let inbox = plan_b.inbox.clone();
     let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
     let whole = bytes("slow", 60_000_000);
@@ -174,6 +181,7 @@ fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
 fn a_program_that_goes_while_nobody_reads_its_stream_is_noticed_unless_it_had_said_the_end() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, None);
+    let plan_a = in_memory(plan_a);
     let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
     let full = |status: &florelay_dataplane::ipc::Status| {
         status.transfers.iter().any(|transfer| transfer.ended.is_none() && transfer.spooled == SPOOL)
@@ -223,7 +231,8 @@ fn a_program_that_dies_is_no_end_and_both_ends_hear_why() {
     drop(to);
     for ended in [a.client.progress(sent, |s| s.ended.is_some()), b.client.progress(heard, |s| s.ended.is_some())] {
         let why = ended.ended.unwrap().unwrap_err();
-        assert!(why.reason.contains("after 300000 bytes without saying that this is the end"), "{why}");
+        // Its last bytes may still have waited for room on the disk.
+        assert!(why.reason.contains("without saying"), "{why}");
     }
     drop(from);
     // Its reader is killed.
@@ -356,5 +365,50 @@ fn two_hundred_streams_are_open_at_once_and_each_arrives() {
         finish(&mut a, &mut b, id, sent, heard, &whole);
     }
     a.stop();
+    b.stop();
+}
+
+#[test]
+fn what_was_accepted_of_a_stream_outlives_its_sender_and_its_writer_goes_on_behind_it() {
+    let realm = Realm::new();
+    let (mut plan_a, plan_b) = plans(&realm, Some(80_000_000));
+    // Little memory: most of it is read back from the disk.
+    (plan_a.spool.stream_bytes, plan_a.spool.node_bytes) = (1 << 20, 64 << 20);
+    let (mut a, mut b) = (Node::start(plan_a.clone(), "unused"), Node::start(plan_b, "unused"));
+    let whole = bytes("kept", 12_000_000);
+    let (heard, from) = listen(&mut b, None, None);
+    let reading = read(from);
+    // The link is down: nothing is confirmed, and what is accepted is on the disk.
+    a.client.set_admin("line", false);
+    let (reader, to) = pipe();
+    let linger_ns = 1;
+    let body = RequestBody::SendStream { order: TransferOrder::new("b", 9, "kept", 0), declared: None, linger_ns };
+    let sent = a.client.ask(body, Some(&reader));
+    drop(reader);
+    let to = write(to, whole[..9_000_000].to_vec()).join().expect("there is room on the disk");
+    a.client.progress(sent, |status| status.accepted == 9_000_000 && status.confirmed == 0);
+    a.stop();
+    drop(to);
+    for start in 0..3 {
+        a = Node::start(plan_a.clone(), "unused");
+        let (reader, to) = pipe();
+        let sent = a.client.ask(RequestBody::ResumeStream { id: 9 }, Some(&reader));
+        drop(reader);
+        let accepted = a.client.progress(sent, |_| true).accepted as usize;
+        assert!(accepted >= 9_000_000, "{accepted}");
+        let end = if start == 2 { whole.len() } else { accepted + 500_000 };
+        let writing = write(to, whole[accepted..end].to_vec());
+        if start == 2 {
+            finish(&mut a, &mut b, 9, (sent, writing), (heard, reading), &whole);
+            a.stop();
+            assert!(!plan_a.state_dir.join("spool").read_dir().unwrap().any(|_| true), "nothing is left of it");
+            break;
+        }
+        // It may have been confirmed before it was written; either is accepted.
+        a.client.progress(sent, |status| status.accepted as usize == end);
+        let to = writing.join().expect("written");
+        a.stop();
+        drop(to);
+    }
     b.stop();
 }

@@ -82,7 +82,7 @@ fn what_goes_in_comes_out_although_a_link_and_a_dataplane_go_away() {
 }
 
 #[test]
-fn a_slow_listener_holds_back_the_writer_and_not_a_file() {
+fn what_a_slow_listener_does_not_take_waits_on_disk_and_a_file_passes() {
     let line = line(400_000_000);
     let file = line.file("input", 60_000_000);
     let mut listener = line.listen("slow", Stdio::piped());
@@ -90,15 +90,15 @@ fn a_slow_listener_holds_back_the_writer_and_not_a_file() {
     let mut from = listener.stdout.take().unwrap();
     let mut first = vec![0; 1_000_000];
     from.read_exact(&mut first).unwrap();
-    // Now it reads nothing: the sender's memory fills to its limit and no further.
-    line.until_number(A, "slow", "spooled", 16 << 20);
+    // Now it reads nothing: what is beyond the credit waits at the sender, far more than its memory is for one stream.
+    line.until_number(A, "slow", "spooled", 50_000_000);
     let other = line.file("image.raw", 5_000_000);
     let mut send = line.send(&other);
     line.arrive(&mut send, &other, Deadline::after(PATIENCE));
     let c2 = line.program.c2(line.config(A), line.name(B), 5, 10, "antenna stow");
     Job::start(&c2, line.topology.folder(), "c2").unwrap().wait(Deadline::after(PATIENCE)).unwrap();
     let held = line.status(A).transfers().iter().find(|t| t["kind"] == "stream").map(|t| t["spooled"].clone());
-    assert_eq!(held, Some((16u64 << 20).into()));
+    assert!(held.as_ref().and_then(serde_json::Value::as_u64).is_some_and(|held| held >= 40_000_000), "{held:?}");
     let mut rest = Vec::new();
     from.read_to_end(&mut rest).unwrap();
     assert_eq!(line.code(stream, "the stream to end"), 0, "{}", line.said("stream.err"));

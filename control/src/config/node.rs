@@ -9,11 +9,13 @@ use toml::de::DeValue;
 use super::diagnostic::Source;
 use super::files::{self, Checks, Identity, resolve};
 use super::names;
-use super::read::{Field, Table, Wrong, integer, string, unit, word};
+use super::read::{Field, Table, Wrong, boolean, integer, string, unit, word};
 use super::units;
 
 /// Most workers: connection ids carry the worker in one byte.
 const MAX_WORKERS: usize = 256;
+/// What a spool may have on disk; or nothing.
+const DISK_SPOOL_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 50);
 /// What a spool may have.
 const SPOOL_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 30);
 /// Most cores that Linux can be built for, `CONFIG_NR_CPUS`.
@@ -76,7 +78,7 @@ fn path(source: &mut Source<'_>, t: &mut Table<'_>, name: &'static str, example:
     })
 }
 
-/// `stream-spool` and `spool`: memory, so neither nothing nor without an end.
+/// `stream-spool` and `spool`: memory, so neither nothing nor without an end. `stream-disk-spool` and `disk-spool`: 0 = no disk.
 fn spool(source: &mut Source<'_>, t: &mut Table<'_>) -> SpoolPlan {
     let bytes = |value: &DeValue<'_>| -> Result<u64, Wrong> {
         let bytes = unit(units::bytes, "\"16 MiB\"")(value)?;
@@ -88,10 +90,33 @@ fn spool(source: &mut Source<'_>, t: &mut Table<'_>) -> SpoolPlan {
     let default = SpoolPlan::default();
     let stream = t.optional(source, "stream-spool", bytes);
     let node = t.optional(source, "spool", bytes);
+    let on_disk = |value: &DeValue<'_>| -> Result<u64, Wrong> {
+        let bytes = unit(units::bytes, "\"16 GiB\"")(value)?;
+        if bytes == 0 || DISK_SPOOL_BYTES.contains(&bytes) {
+            return Ok(bytes);
+        }
+        Err((format!("{bytes} bytes are too few or too many"), "0, or 1 MiB to 1 PiB".to_owned()))
+    };
+    let stream_disk = t.optional(source, "stream-disk-spool", on_disk);
+    let disk = t.optional(source, "disk-spool", on_disk);
     let plan = SpoolPlan {
         stream_bytes: stream.as_ref().map_or(default.stream_bytes, |f| f.value),
         node_bytes: node.as_ref().map_or(default.node_bytes, |f| f.value),
+        stream_disk_bytes: stream_disk.as_ref().map_or(default.stream_disk_bytes, |f| f.value),
+        node_disk_bytes: disk.as_ref().map_or(default.node_disk_bytes, |f| f.value),
+        sync: t.optional(source, "sync-spool", boolean).is_none_or(|f| f.value),
     };
+    if let Some(given) = stream_disk.or(disk)
+        && plan.stream_disk_bytes > plan.node_disk_bytes
+    {
+        let (stream, node) = (plan.stream_disk_bytes, plan.node_disk_bytes);
+        let message = format!("a stream may keep {stream} bytes on disk, the whole node {node}");
+        given.error(
+            source,
+            message,
+            "stream-disk-spool (16 GiB unless given) is at most disk-spool (64 GiB unless given)",
+        );
+    }
     if let Some(given) = stream.or(node)
         && plan.stream_bytes > plan.node_bytes
     {

@@ -1,5 +1,5 @@
-//! What may block for long on a disk has threads of its own: opening (a partial file is hashed as far as it goes) and
-//! finishing (verify, fsync, rename). Both end when the gateway drops their sender.
+//! What may block for long on a disk has threads of its own: opening (what lies behind a partial file's last sync is hashed
+//! again), syncing, and finishing (verify, fsync, rename). All end when the gateway drops their sender.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_spool::book::{Change, IncomingTransfer, Progress};
 
 use super::Input;
+use super::book::Keeper;
 use super::finished::{FinishedFiles, Known};
-use super::incoming::{IncomingFile, sweep};
+use super::incoming::{IncomingFile, Syncing, sweep};
 use super::outgoing::OutgoingFile;
 use crate::ring::GatewayBell;
 
-/// An offered file whose partial file, if any, is to be opened and hashed.
+/// An offered file whose partial file, if any, is to be opened.
 pub(crate) struct Opening {
     pub(super) inbox: PathBuf,
     pub(super) worker: usize,
@@ -22,6 +24,8 @@ pub(crate) struct Opening {
     pub(super) from: String,
     pub(super) id: TransferId,
     pub(super) meta: TransferMeta,
+    /// What the book has of its partial file.
+    pub(super) known: Option<Progress>,
     /// Tells this offer from an earlier one of the same transfer that the opener still has.
     pub(super) number: u64,
 }
@@ -35,7 +39,7 @@ pub(super) enum Open {
 
 /// What came of an offer.
 pub(crate) enum Opened {
-    /// Its partial file, hashed as far as it goes.
+    /// Its partial file, hashed as far as it is believed.
     File(Box<IncomingFile>),
     /// The file has arrived before, and its sender has not heard of it.
     Arrived,
@@ -63,6 +67,8 @@ pub(super) fn start_opener(
     to_gateway: Sender<Input>,
     bell: GatewayBell,
     arrived: Arc<FinishedFiles>,
+    boot: String,
+    keeper: Keeper,
 ) -> std::io::Result<Sender<Open>> {
     let (sender, receiver) = channel::<Open>();
     std::thread::Builder::new().name("opener".into()).spawn(move || {
@@ -77,10 +83,23 @@ pub(super) fn start_opener(
             let result = match arrived.knows(&opening.from, opening.id, &opening.meta) {
                 Known::Yes => Opened::Arrived,
                 Known::Another => Opened::Refused("this id was another file's, which has arrived".into()),
-                Known::No => match IncomingFile::open(&opening.inbox, opening.id, &opening.meta) {
-                    Ok(file) => Opened::File(Box::new(file)),
-                    Err(reason) => Opened::Refused(reason),
-                },
+                Known::No => {
+                    let Opening { inbox, id, meta, known, from, .. } = &*opening;
+                    match IncomingFile::open(inbox, *id, meta, known.as_ref(), &boot) {
+                        Ok(mut file) => match file.settle() {
+                            Ok(None) => Opened::File(Box::new(file)),
+                            // What is accepted is confirmed: a new start must know of it.
+                            Ok(Some(progress)) => {
+                                let (name, size) = (meta.name.clone(), meta.size);
+                                let transfer = IncomingTransfer { id: id.0, peer: from.clone(), name, size, progress };
+                                keeper.note_and_wait(Change::Incoming(transfer));
+                                Opened::File(Box::new(file))
+                            }
+                            Err(reason) => Opened::Refused(reason),
+                        },
+                        Err(reason) => Opened::Refused(reason),
+                    }
+                }
             };
             if to_gateway.send(Input::Opened(opening, result)).is_err() {
                 return;
@@ -106,6 +125,21 @@ pub(super) fn start_finisher(
                 Slow::Hash(id, file) => Input::Hashed(id, file.into_digest()),
             };
             if to_gateway.send(input).is_err() {
+                return;
+            }
+            bell.ring();
+        }
+    })?;
+    Ok(sender)
+}
+
+/// The thread that syncs partial files, one after the other.
+pub(super) fn start_syncer(to_gateway: Sender<Input>, bell: GatewayBell) -> std::io::Result<Sender<Syncing>> {
+    let (sender, receiver) = channel::<Syncing>();
+    std::thread::Builder::new().name("syncer".into()).spawn(move || {
+        for syncing in receiver {
+            let (id, name, result) = syncing.sync();
+            if to_gateway.send(Input::FileSynced(id, name, result)).is_err() {
                 return;
             }
             bell.ring();

@@ -1,8 +1,11 @@
 //! Transfers at the gateway: offers taken or refused, files supplied in turns, ends.
 
+use std::time::Instant;
+
 use florelay_engine::Command;
 use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
+use florelay_spool::book::Progress;
 
 use super::disk::{Open, Opened, Opening, Slow};
 use super::outgoing::OutgoingFile;
@@ -40,24 +43,53 @@ impl Gateway {
         most > 0
     }
 
-    /// Write what was gathered, and say so: one write and one confirmation for a batch of packets.
+    /// Write what was gathered, and say so: one write for a batch of packets. It is confirmed when it is synced.
     pub(super) fn write_out(&mut self) {
         for (worker, id) in std::mem::take(&mut self.touched) {
             let Some(file) = self.incoming.get_mut(&id) else { continue };
             let command = match file.flush() {
-                Ok(()) => {
-                    let offset = file.written();
-                    self.transfers.confirmed(id, offset);
-                    self.tell_worker(worker, ToWorker::Engine(Command::Written { id, offset }));
-                    Command::Synced { id, offset }
-                }
+                Ok(()) => Command::Written { id, offset: file.written() },
                 Err(reason) => Command::Cancel { id, failure: Failure::new(FailCode::Storage, reason) },
             };
             self.tell_worker(worker, ToWorker::Engine(command));
         }
     }
 
-    /// Open the partial file elsewhere: what is there already is hashed first, which may take long.
+    /// Have what was written synced, where it is time.
+    pub(super) fn sync_files(&mut self, now: Instant) {
+        for file in self.incoming.values_mut() {
+            if let Some(syncing) = file.sync_due(now) {
+                // The syncer lives as long as the gateway.
+                let _ = self.syncer.send(syncing);
+            }
+        }
+    }
+
+    /// A partial file is on the disk so far: that goes into the book, so that a new start knows what it may believe.
+    pub(super) fn file_synced(&mut self, id: TransferId, name: String, result: Result<Progress, String>) {
+        if let Some(file) = self.incoming.get_mut(&id) {
+            file.was_synced();
+        }
+        // It may have ended meanwhile.
+        let Some(status) = self.transfers.running(id).filter(|status| !status.outgoing) else { return };
+        match result {
+            Ok(progress) => self.kept.partial_synced(&status.peer, id, (name, status.size), progress),
+            Err(reason) => {
+                self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::Storage, reason) });
+            }
+        }
+    }
+
+    /// The book has it, too: it is confirmed. Or it has a new order.
+    pub(super) fn booked(&mut self, id: TransferId, offset: u64) {
+        self.stream_booked(id);
+        if self.transfers.running(id).is_some_and(|status| !status.outgoing) {
+            self.transfers.confirmed(id, offset);
+            self.tell_transfer(id, Command::Synced { id, offset });
+        }
+    }
+
+    /// Open the partial file elsewhere: what lies behind its last sync is hashed again, which may take long.
     pub(super) fn offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: TransferMeta) {
         let refusal = if self.finishing.contains(&id) {
             Some("the file is just being put into the inbox".to_owned())
@@ -73,7 +105,8 @@ impl Gateway {
         self.opening.insert(id, InOpener { number, wanted: Wanted::Accept, worker, peer });
         let from = self.plan.peers.get(usize::from(peer.0)).map_or_else(String::new, |peer| peer.name.clone());
         // The opener lives as long as the gateway.
-        let opening = Opening { inbox: self.plan.inbox.clone(), worker, from, id, meta, number };
+        let known = self.kept.partial(&from, id);
+        let opening = Opening { inbox: self.plan.inbox.clone(), worker, from, id, meta, known, number };
         let _ = self.opener.send(Open::Offered(Box::new(opening)));
     }
 
@@ -102,8 +135,10 @@ impl Gateway {
         }
         let command = match result {
             Opened::File(file) => {
-                let offset = file.written();
+                let offset = file.synced();
                 self.transfers.started(*id, from, meta, false);
+                self.transfers.confirmed(*id, offset);
+                self.kept.partial_opened(from, *id, file.progress());
                 self.incoming.insert(*id, *file);
                 Command::Accept { id: *id, offset }
             }

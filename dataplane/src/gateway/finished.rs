@@ -1,7 +1,7 @@
 //! Which files have arrived, remembered over restarts: a sender that did not hear `done` offers its file again, and is
 //! answered instead of served.
 //!
-//! A record is written and synced *before* the rename into the inbox, and taken back if the rename fails. Whoever is
+//! It is in the book, and on the disk, *before* the rename into the inbox, and taken back if the rename fails. Whoever is
 //! killed in between finds, at the next start, a record and the partial file together: then the rename did not happen,
 //! and the record does not count.
 
@@ -11,15 +11,16 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_spool::book::{Book, BookError, Change, Contents, EndedTransfer, MAX_ENDED};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::book::Keeper;
 use super::incoming::partial_path;
 use super::journal::Journal;
 
-const FILE_NAME: &str = "transfers.journal";
-/// Files remembered, of all peers together.
-const MAX_FINISHED: usize = 16_384;
+/// What versions before the book had instead of it.
+const JOURNAL_NAME: &str = "transfers.journal";
 
 /// One file that has arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,29 @@ pub(super) struct Finished {
     pub(super) digest: [u8; 32],
 }
 
+impl Finished {
+    fn into_end(self) -> EndedTransfer {
+        EndedTransfer {
+            id: self.id,
+            peer: self.peer,
+            name: self.name,
+            outgoing: false,
+            stream: false,
+            size: self.size,
+            digest: Some(self.digest),
+            failed: None,
+            path: None,
+            ended_unix_ns: crate::wall::now_unix_ns(),
+        }
+    }
+
+    fn of_end(end: &EndedTransfer) -> Option<Self> {
+        let digest = end.digest.filter(|_| !end.outgoing && !end.stream && end.failed.is_none())?;
+        Some(Self { id: end.id, peer: end.peer.clone(), name: end.name.clone(), size: end.size, digest })
+    }
+}
+
+/// A record of the journal.
 #[derive(Serialize, Deserialize)]
 enum Record {
     Finished(Finished),
@@ -55,36 +79,59 @@ pub(super) enum Known {
     Another,
 }
 
-struct Book {
-    journal: Journal,
+#[derive(Default)]
+struct Memory {
     files: HashMap<u128, Finished>,
     order: VecDeque<u128>,
 }
 
 /// The memory of finished transfers; the opener asks, the finisher writes.
-pub(super) struct FinishedFiles(Mutex<Book>);
+pub(super) struct FinishedFiles {
+    memory: Mutex<Memory>,
+    keeper: Keeper,
+}
+
+/// Move what a journal of an earlier version has into the book, once.
+pub(super) fn import(state_dir: &Path, book: &mut Book, contents: &mut Contents) -> Result<(), BookError> {
+    let path = state_dir.join(JOURNAL_NAME);
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut memory = Memory::default();
+    for body in Journal::open(path.clone())?.1 {
+        // A record that this version cannot read is one of another's: not ours to act on.
+        match postcard::from_bytes(&body) {
+            Ok(Record::Finished(finished)) => memory.insert(finished),
+            Ok(Record::Undone { id }) => memory.remove(id),
+            Err(_) => {}
+        }
+    }
+    let ends = memory.order.iter().filter_map(|id| memory.files.get(id)).map(|file| file.clone().into_end());
+    let ends: Vec<EndedTransfer> = ends.collect();
+    let changes: Vec<Change> = ends.iter().cloned().map(Change::Ended).collect();
+    book.apply(&changes)?;
+    contents.ended.extend(ends);
+    std::fs::remove_file(path)?;
+    tracing::info!(files = changes.len(), "{JOURNAL_NAME} was moved into the book of transfers");
+    Ok(())
+}
 
 impl FinishedFiles {
-    pub(super) fn open(state_dir: &Path, inbox: &Path) -> io::Result<Self> {
-        let (journal, bodies) = Journal::open(state_dir.join(FILE_NAME))?;
-        let mut book = Book { journal, files: HashMap::new(), order: VecDeque::new() };
-        for body in bodies {
-            // A record that this version cannot read is one of another's: not ours to act on.
-            match postcard::from_bytes(&body) {
-                Ok(Record::Finished(finished)) => book.insert(finished),
-                Ok(Record::Undone { id }) => book.remove(id),
-                Err(_) => {}
+    /// With what the book has.
+    pub(super) fn new(ended: &[EndedTransfer], inbox: &Path, keeper: Keeper) -> Self {
+        let mut memory = Memory::default();
+        for finished in ended.iter().filter_map(Finished::of_end) {
+            if partial_path(inbox, TransferId(finished.id)).exists() {
+                keeper.note(Change::NotEnded(finished.peer, false, finished.id));
+            } else {
+                memory.insert(finished);
             }
         }
-        let broken_off = book.order.iter().filter(|id| partial_path(inbox, TransferId(**id)).exists());
-        for id in broken_off.copied().collect::<Vec<_>>() {
-            book.undo(id)?;
-        }
-        Ok(Self(Mutex::new(book)))
+        Self { memory: Mutex::new(memory), keeper }
     }
 
     pub(super) fn knows(&self, peer: &str, id: TransferId, meta: &TransferMeta) -> Known {
-        match self.book().files.get(&id.0) {
+        match self.memory().files.get(&id.0) {
             None => Known::No,
             Some(file) if file.peer != peer => Known::No,
             Some(file) if file.name == meta.name && meta.size.is_none_or(|size| size == file.size) => Known::Yes,
@@ -92,35 +139,31 @@ impl FinishedFiles {
         }
     }
 
-    /// Just before the rename. A journal that cannot be written is no reason to refuse the file.
+    /// Just before the rename; waits for the disk. A book that cannot be written is no reason to refuse the file.
     pub(super) fn record(&self, finished: Finished) {
-        let mut book = self.book();
-        let id = finished.id;
-        let written = encode(&Record::Finished(finished.clone())).and_then(|body| book.journal.append(&body, true));
-        if let Err(error) = written {
-            tracing::error!(transfer = %Uuid::from_u128(id), %error, "arrival not recorded in {FILE_NAME}");
+        let id = Uuid::from_u128(finished.id);
+        if !self.keeper.note_and_wait(Change::Ended(finished.clone().into_end())) {
+            tracing::error!(transfer = %id, "arrival not recorded in the book of transfers");
         }
-        book.insert(finished);
-        book.shrink();
+        self.memory().insert(finished);
     }
 
     /// The rename has failed, and the partial file is still there.
-    pub(super) fn undo(&self, id: TransferId) {
-        if let Err(error) = self.book().undo(id.0) {
-            tracing::error!(transfer = %Uuid::from_u128(id.0), %error, "{FILE_NAME} cannot be corrected");
-        }
+    pub(super) fn undo(&self, id: TransferId, peer: &str) {
+        self.memory().remove(id.0);
+        self.keeper.note(Change::NotEnded(peer.to_owned(), false, id.0));
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         // Each change leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
+impl Memory {
     fn insert(&mut self, finished: Finished) {
         self.remove(finished.id);
-        if self.order.len() == MAX_FINISHED
+        if self.order.len() == MAX_ENDED
             && let Some(oldest) = self.order.pop_front()
         {
             self.files.remove(&oldest);
@@ -134,29 +177,25 @@ impl Book {
             self.order.retain(|other| *other != id);
         }
     }
-
-    fn undo(&mut self, id: u128) -> io::Result<()> {
-        self.remove(id);
-        self.journal.append(&encode(&Record::Undone { id })?, true)
-    }
-
-    /// Rewrite the journal when most of it does not matter any more.
-    fn shrink(&mut self) {
-        let Self { journal, files, order } = self;
-        journal.shrink(2 * MAX_FINISHED + 1, || {
-            let files = order.iter().filter_map(|id| files.get(id));
-            files.map(|file| encode(&Record::Finished(file.clone()))).collect()
-        });
-    }
 }
 
-fn encode(record: &Record) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(record).map_err(io::Error::other)
+/// The error as the gateway's start tells it.
+pub(super) fn as_io(error: BookError) -> io::Error {
+    match error {
+        BookError::Disk(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use florelay_spool::storage::RealStorage;
+
     use super::*;
+    use crate::ring::GatewayBell;
 
     fn finished(id: u128) -> Finished {
         Finished { id, peer: "a".into(), name: "image.tif".into(), size: 10, digest: [id as u8; 32] }
@@ -170,15 +209,25 @@ mod tests {
         files.knows("a", TransferId(id), &meta("image.tif", Some(10)))
     }
 
+    /// As the gateway opens them.
+    fn open(folder: &Path) -> FinishedFiles {
+        let storage = Arc::new(RealStorage::new(folder.to_owned()));
+        let (mut book, mut contents) = Book::open(storage, "transfers.redb".into()).unwrap();
+        import(folder, &mut book, &mut contents).unwrap();
+        let keeper = Keeper::start(book, channel().0, GatewayBell::of_this_thread()).unwrap();
+        FinishedFiles::new(&contents.ended, folder, keeper)
+    }
+
     #[test]
     fn arrivals_are_known_after_a_restart_and_only_as_what_they_were() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || FinishedFiles::open(folder.path(), folder.path()).unwrap();
-        let files = open();
+        let files = open(folder.path());
         files.record(finished(1));
         files.record(finished(2));
-        files.undo(TransferId(2));
-        for files in [files, open()] {
+        files.undo(TransferId(2), "a");
+        // Waits for what was noted before.
+        files.record(finished(3));
+        for files in [files, open(folder.path())] {
             assert_eq!((known(&files, 1), known(&files, 2)), (Known::Yes, Known::No));
             assert_eq!(files.knows("a", TransferId(1), &meta("image.tif", None)), Known::Yes);
             assert_eq!(files.knows("a", TransferId(1), &meta("image.tif", Some(11))), Known::Another);
@@ -191,54 +240,32 @@ mod tests {
     #[test]
     fn killed_between_record_and_rename_the_file_has_not_arrived() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || FinishedFiles::open(folder.path(), folder.path()).unwrap();
-        open().record(finished(3));
+        open(folder.path()).record(finished(3));
         let partial = partial_path(folder.path(), TransferId(3));
         std::fs::write(&partial, b"0123456789").unwrap();
-        assert_eq!(known(&open(), 3), Known::No);
+        let files = open(folder.path());
+        assert_eq!(known(&files, 3), Known::No);
+        files.record(finished(4));
         // Given up afterwards: the absence of the partial file is no arrival either.
         std::fs::remove_file(partial).unwrap();
-        assert_eq!(known(&open(), 3), Known::No);
+        assert_eq!(known(&open(folder.path()), 3), Known::No);
     }
 
     #[test]
-    fn killed_at_any_byte_it_knows_what_was_recorded_before() {
+    fn what_a_journal_of_an_earlier_version_has_is_taken_over_once() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || FinishedFiles::open(folder.path(), folder.path()).unwrap();
-        let path = folder.path().join(FILE_NAME);
-        let mut ends = Vec::new();
-        {
-            let files = open();
-            for id in 0..4 {
-                files.record(finished(id));
-                ends.push(std::fs::metadata(&path).unwrap().len());
-            }
+        let path = folder.path().join(JOURNAL_NAME);
+        let (mut journal, _) = Journal::open(path.clone()).unwrap();
+        let records = [Record::Finished(finished(1)), Record::Finished(finished(2)), Record::Undone { id: 1 }];
+        for record in &records {
+            journal.append(&postcard::to_stdvec(record).unwrap(), true).unwrap();
         }
-        let bytes = std::fs::read(&path).unwrap();
-        for cut in 0..=bytes.len() {
-            std::fs::write(&path, &bytes[..cut]).unwrap();
-            let files = open();
-            for (id, end) in (0..).zip(&ends) {
-                let expected = if *end <= cut as u64 { Known::Yes } else { Known::No };
-                assert_eq!(known(&files, id), expected, "id {id}, cut at {cut}");
-            }
+        drop(journal);
+        for _ in 0..2 {
+            let files = open(folder.path());
+            assert_eq!((known(&files, 1), known(&files, 2)), (Known::No, Known::Yes));
+            assert!(!path.exists());
+            files.record(finished(9));
         }
-    }
-
-    #[test]
-    fn memory_and_journal_are_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = FinishedFiles::open(folder.path(), folder.path()).unwrap();
-        {
-            let mut book = files.book();
-            for id in 0..2 * MAX_FINISHED as u128 + 10 {
-                let body = encode(&Record::Finished(finished(id))).unwrap();
-                book.journal.append(&body, false).unwrap();
-                book.insert(finished(id));
-            }
-            book.shrink();
-            assert_eq!((book.files.len(), book.order.len(), book.journal.records()), [MAX_FINISHED; 3].into());
-        }
-        assert_eq!((known(&files, 9), known(&files, 2 * MAX_FINISHED as u128 + 9)), (Known::No, Known::Yes));
     }
 }

@@ -1,48 +1,47 @@
-//! Files that this node receives: written in order into a partial file, verified, synced, then renamed into the
-//! inbox in one step, so that nobody ever sees half a file.
+//! Files that this node receives, as the gateway's threads use them: [`florelay_spool::partial`] with the inbox's names and the
+//! memory of what has arrived.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use florelay_engine::api::{TransferId, TransferMeta};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
+use florelay_spool::book::Progress;
+use florelay_spool::partial::{Partial, PartialError};
+use florelay_spool::storage::{FileRef, RealStorage};
 use uuid::Uuid;
 
 use super::finished::{Finished, FinishedFiles};
 
-/// A name is tried with `.1`, `.2` … up to this before the transfer fails.
-const MAX_RENAMES: u32 = 10_000;
-
-/// Bytes gathered before they are written and hashed: packets are small, and BLAKE3 is fastest on long pieces.
-const GATHER_BYTES: usize = 256 << 10;
+/// Bytes that are written and not synced before they are; a thread of its own does it.
+const SYNC_BYTES: u64 = 4 << 20;
+/// Time that they may be: its sender sees progress this often.
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A file on its way in. Partial data lies beside the inbox's files, hidden, so that the rename never crosses
 /// file systems.
 pub(crate) struct IncomingFile {
     id: TransferId,
-    file: File,
-    partial: PathBuf,
+    partial: Partial,
     inbox: PathBuf,
     name: String,
-    written: u64,
-    gathered: Vec<u8>,
-    /// A write has failed, and how much of it is on file is not known: nothing may follow it.
-    failed: bool,
-    hasher: blake3::Hasher,
+    /// First byte that is not said to be synced, and since when there are such.
+    asked: u64,
+    unsynced_since: Option<Instant>,
+    syncing: bool,
 }
 
 /// Partial files that nobody has touched for this long are removed.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Longest name that a file can have (Linux: NAME_MAX), in bytes.
-const MAX_NAME_BYTES: usize = 255;
-
 /// Where the bytes of an unfinished transfer are.
 pub(super) fn partial_path(inbox: &Path, id: TransferId) -> PathBuf {
-    inbox.join(format!(".{}.part", Uuid::from_u128(id.0)))
+    inbox.join(partial_name(id))
+}
+
+fn partial_name(id: TransferId) -> String {
+    format!(".{}.part", Uuid::from_u128(id.0))
 }
 
 /// Remove partial files that have lain untouched for a week, except those of transfers in `keep`: their senders have
@@ -62,18 +61,6 @@ pub(super) fn sweep(inbox: &Path, keep: &HashSet<TransferId>) {
     }
 }
 
-/// The name for the `attempt`-th try: `name`, then `name.1` … A name that would become too long loses the end of its
-/// stem.
-fn numbered(name: &str, attempt: u32) -> String {
-    if attempt == 0 {
-        return name.to_owned();
-    }
-    let number = format!(".{attempt}");
-    let most = MAX_NAME_BYTES - number.len();
-    let end = (0..=name.len().min(most)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-    name[..end].to_owned() + &number
-}
-
 /// Why no file of this name goes into an inbox, asked at both ends. The engine has refused before what is no file name at all:
 /// a path, control characters, `.` and `..`, more than 255 bytes.
 pub(crate) fn unfit(name: &str) -> Option<String> {
@@ -85,156 +72,190 @@ pub(crate) fn unfit(name: &str) -> Option<String> {
 }
 
 impl IncomingFile {
-    /// Open, or go on with, the partial file of a transfer.
-    pub(crate) fn open(inbox: &Path, id: TransferId, meta: &TransferMeta) -> Result<Self, String> {
-        let partial = partial_path(inbox, id);
-        let open = || -> io::Result<(File, blake3::Hasher, u64)> {
-            let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&partial)?;
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; 256 << 10];
-            let mut length = 0;
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok((file, hasher, length)),
-                    n => {
-                        hasher.update(&buffer[..n]);
-                        length += n as u64;
-                    }
-                }
-            }
-        };
-        let (file, hasher, written) = open().map_err(|error| format!("cannot write to the inbox: {error}"))?;
-        Ok(Self {
-            id,
-            file,
-            partial,
-            inbox: inbox.to_owned(),
-            name: meta.name.clone(),
-            written,
-            gathered: Vec::new(),
-            failed: false,
-            hasher,
-        })
+    /// Open, or go on with, the partial file of a transfer; `known` is what the book has of it, `boot` the kernel's boot id.
+    pub(crate) fn open(
+        inbox: &Path,
+        id: TransferId,
+        meta: &TransferMeta,
+        known: Option<&Progress>,
+        boot: &str,
+    ) -> Result<Self, String> {
+        let storage = Arc::new(RealStorage::new(inbox.to_owned()));
+        let partial =
+            Partial::open(storage, partial_name(id).into(), known, boot).map_err(|error| error.to_string())?;
+        let (inbox, name) = (inbox.to_owned(), meta.name.clone());
+        let asked = known.map_or(0, |known| known.synced.min(partial.written()));
+        Ok(Self { id, partial, inbox, name, asked, unsynced_since: None, syncing: false })
     }
 
     pub(crate) fn written(&self) -> u64 {
-        self.written
+        self.partial.written()
+    }
+
+    /// First byte that a power cut may take, or that is being synced.
+    pub(crate) fn synced(&self) -> u64 {
+        self.asked
     }
 
     /// Take the next bytes. They are on file after `flush`.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), String> {
-        let expected = self.written + self.gathered.len() as u64;
-        if offset != expected {
-            return Err(format!("bytes at {offset} where {expected} was expected"));
-        }
-        self.gathered.extend_from_slice(data);
-        if self.gathered.len() >= GATHER_BYTES { self.flush() } else { Ok(()) }
+        self.partial.write(offset, data).map_err(|error| error.to_string())
     }
 
     /// Write what was gathered.
     pub(crate) fn flush(&mut self) -> Result<(), String> {
-        if self.failed {
-            return Err("cannot write to the inbox: an earlier write has failed".into());
+        self.partial.flush().map_err(|error| error.to_string())
+    }
+
+    /// What is to be synced now, if it is time: so much that it matters, or for so long; one at a time.
+    pub(crate) fn sync_due(&mut self, now: Instant) -> Option<Syncing> {
+        let unsynced = self.written() - self.asked;
+        if unsynced == 0 || self.syncing {
+            return None;
         }
-        if let Err(error) = self.file.write_all(&self.gathered) {
-            self.failed = true;
-            return Err(format!("cannot write to the inbox: {error}"));
+        let since = *self.unsynced_since.get_or_insert(now);
+        if unsynced < SYNC_BYTES && now.saturating_duration_since(since) < SYNC_INTERVAL {
+            return None;
         }
-        self.hasher.update(&self.gathered);
-        self.written += self.gathered.len() as u64;
-        self.gathered.clear();
-        Ok(())
+        Some(self.sync_now())
+    }
+
+    /// What is to be synced, whether it is time or not.
+    pub(crate) fn sync_now(&mut self) -> Syncing {
+        let first = self.asked == 0;
+        (self.asked, self.unsynced_since, self.syncing) = (self.written(), None, true);
+        let folder = first.then(|| self.inbox.clone());
+        Syncing {
+            id: self.id,
+            name: self.name.clone(),
+            file: self.partial.file(),
+            folder,
+            progress: self.partial.progress(),
+        }
+    }
+
+    /// After it was opened: sync what was written and not synced before. What this gives must be in the book before it is
+    /// accepted.
+    pub(crate) fn settle(&mut self) -> Result<Option<Progress>, String> {
+        if self.written() == self.asked {
+            return Ok(None);
+        }
+        let result = self.sync_now().sync().2.map(Some);
+        self.syncing = false;
+        result
+    }
+
+    /// What a new start may believe of it.
+    pub(super) fn progress(&self) -> Progress {
+        self.partial.progress()
+    }
+
+    /// The last sync is through.
+    pub(crate) fn was_synced(&mut self) {
+        self.syncing = false;
     }
 
     /// Verify, sync, record, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway
     /// thread.
     pub(super) fn finish(
-        self,
+        mut self,
         size: u64,
         digest: &[u8; 32],
         peer: &str,
         arrived: &FinishedFiles,
-    ) -> Result<PathBuf, String> {
+    ) -> Result<PathBuf, Failure> {
         let result = self.try_finish(size, digest, peer, arrived);
         if result.is_err() {
-            let _ = fs::remove_file(&self.partial);
+            let _ = self.partial.remove();
         }
         result
     }
 
-    fn try_finish(&self, size: u64, digest: &[u8; 32], peer: &str, arrived: &FinishedFiles) -> Result<PathBuf, String> {
-        if self.failed {
-            return Err("a write to the inbox has failed".into());
-        }
-        if self.written != size {
-            return Err(format!("{} bytes were written, {size} were announced", self.written));
-        }
-        if self.hasher.finalize() != blake3::Hash::from_bytes(*digest) {
-            return Err("the received bytes do not have the sender's BLAKE3".into());
-        }
-        let disk = |error: io::Error| format!("cannot put the file into the inbox: {error}");
-        self.file.sync_all().map_err(disk)?;
+    fn try_finish(
+        &mut self,
+        size: u64,
+        digest: &[u8; 32],
+        peer: &str,
+        arrived: &FinishedFiles,
+    ) -> Result<PathBuf, Failure> {
+        self.partial.verify(size, digest).map_err(|error| failure(&error))?;
         let (id, peer, name) = (self.id.0, peer.to_owned(), self.name.clone());
-        arrived.record(Finished { id, peer, name, size, digest: *digest });
-        let target = self.rename().map_err(|error| {
-            arrived.undo(self.id);
-            disk(error)
+        arrived.record(Finished { id, peer: peer.clone(), name, size, digest: *digest });
+        let target = self.partial.place(&self.name).map_err(|error| {
+            arrived.undo(self.id, &peer);
+            failure(&error)
         })?;
-        File::open(&self.inbox).and_then(|directory| directory.sync_all()).map_err(disk)?;
-        Ok(target)
-    }
-
-    /// To its name, or the first free `name.N`: a file that is there is never overwritten.
-    fn rename(&self) -> io::Result<PathBuf> {
-        for attempt in 0..MAX_RENAMES {
-            let target = self.inbox.join(numbered(&self.name, attempt));
-            match renameat_with(CWD, &self.partial, CWD, &target, RenameFlags::NOREPLACE) {
-                Ok(()) => return Ok(target),
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
+        Ok(self.inbox.join(target))
     }
 
     /// Cancelled: remove what was written.
     pub(crate) fn discard(self) {
-        if let Err(error) = fs::remove_file(&self.partial) {
-            tracing::warn!(transfer = %Uuid::from_u128(self.id.0), %error, "partial file not removed");
+        let id = self.id;
+        if let Err(error) = self.partial.remove() {
+            tracing::warn!(transfer = %Uuid::from_u128(id.0), %error, "partial file not removed");
         }
     }
 }
 
+/// A partial file on its way through the thread that syncs.
+pub(crate) struct Syncing {
+    pub(super) id: TransferId,
+    /// Name that its sender gave it.
+    pub(super) name: String,
+    file: FileRef,
+    /// The inbox, if the partial file's name is new in it.
+    folder: Option<PathBuf>,
+    progress: Progress,
+}
+
+impl Syncing {
+    /// Wait for the disk.
+    pub(super) fn sync(self) -> (TransferId, String, Result<Progress, String>) {
+        let synced = self.file.sync().and_then(|()| match &self.folder {
+            Some(folder) => fs::File::open(folder)?.sync_all(),
+            None => Ok(()),
+        });
+        let result = synced.map(|()| self.progress).map_err(|error| format!("cannot write to the inbox: {error}"));
+        (self.id, self.name, result)
+    }
+}
+
+fn failure(error: &PartialError) -> Failure {
+    let code = match error {
+        PartialError::Digest => FailCode::Digest,
+        PartialError::Size { .. } => FailCode::Size,
+        PartialError::Disk(_) | PartialError::Broken | PartialError::Order { .. } => FailCode::Storage,
+    };
+    Failure::new(code, error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::sync::mpsc::channel;
+
+    use florelay_spool::book::Book;
+
+    use super::super::book::Keeper;
     use super::super::finished::Known;
     use super::*;
+    use crate::ring::GatewayBell;
 
     fn meta() -> TransferMeta {
         TransferMeta { name: "image.tif".into(), size: None, declared: None, priority: 0, attributes: vec![] }
     }
 
-    fn arrived() -> (tempfile::TempDir, FinishedFiles) {
-        let state = tempfile::tempdir().unwrap();
-        let files = FinishedFiles::open(state.path(), state.path()).unwrap();
-        (state, files)
+    fn open(inbox: &Path, id: u128, known: Option<&Progress>) -> IncomingFile {
+        IncomingFile::open(inbox, TransferId(id), &meta(), known, "boot").unwrap()
     }
 
-    #[test]
-    fn the_longest_name_can_come_twice() {
-        let (_state, arrived) = arrived();
-        let inbox = tempfile::tempdir().unwrap();
-        let name = "ä".repeat(126) + ".gz";
-        assert_eq!(name.len(), MAX_NAME_BYTES);
-        for (id, expected) in [(1, name.clone()), (2, "ä".repeat(126) + "..1"), (3, "ä".repeat(126) + "..2")] {
-            let meta = TransferMeta { name: name.clone(), ..meta() };
-            let file = IncomingFile::open(inbox.path(), TransferId(id), &meta).unwrap();
-            let target = file.finish(0, blake3::hash(b"").as_bytes(), "a", &arrived).unwrap();
-            assert_eq!(target.file_name().unwrap().to_str(), Some(expected.as_str()));
-            // What arrived under another name is the same transfer still.
-            assert_eq!(arrived.knows("a", TransferId(id), &meta), Known::Yes);
-        }
-        assert_eq!(numbered(&"ä".repeat(127), 10_000), "ä".repeat(124) + ".10000");
+    fn arrived() -> (tempfile::TempDir, FinishedFiles) {
+        let state = tempfile::tempdir().unwrap();
+        let storage = Arc::new(RealStorage::new(state.path().to_owned()));
+        let (book, _) = Book::open(storage, "book".into()).unwrap();
+        let keeper = Keeper::start(book, channel().0, GatewayBell::of_this_thread()).unwrap();
+        let files = FinishedFiles::new(&[], state.path(), keeper);
+        (state, files)
     }
 
     #[test]
@@ -252,9 +273,9 @@ mod tests {
         let inbox = tempfile::tempdir().unwrap();
         let old = std::time::SystemTime::now() - PARTIAL_LIFE - Duration::from_secs(60);
         for id in 1..=3 {
-            let file = IncomingFile::open(inbox.path(), TransferId(id), &meta()).unwrap();
+            open(inbox.path(), id, None);
             if id > 1 {
-                file.file.set_modified(old).unwrap();
+                File::open(partial_path(inbox.path(), TransferId(id))).unwrap().set_modified(old).unwrap();
             }
         }
         for other in [".hidden", "old.part", ".x.part"] {
@@ -270,48 +291,55 @@ mod tests {
         let (_state, arrived) = arrived();
         let inbox = tempfile::tempdir().unwrap();
         for expected in ["image.tif", "image.tif.1"] {
-            let mut file = IncomingFile::open(inbox.path(), TransferId(5), &meta()).unwrap();
+            let mut file = open(inbox.path(), 5, None);
             file.write(0, b"hello ").unwrap();
             assert!(file.write(3, b"x").is_err());
             file.flush().unwrap();
+            let (_, _, progress) = file.sync_now().sync();
             drop(file);
             // A restart goes on where the partial file ends.
-            let mut file = IncomingFile::open(inbox.path(), TransferId(5), &meta()).unwrap();
+            let mut file = open(inbox.path(), 5, Some(&progress.unwrap()));
             assert_eq!(file.written(), 6);
             file.write(6, b"world").unwrap();
             file.flush().unwrap();
             let target = file.finish(11, blake3::hash(b"hello world").as_bytes(), "a", &arrived).unwrap();
-            assert_eq!(target.file_name().unwrap(), expected);
+            assert_eq!(target, inbox.path().join(expected));
             assert_eq!(fs::read(target).unwrap(), b"hello world");
+            // What arrived under another name is the same transfer still.
+            assert_eq!(arrived.knows("a", TransferId(5), &meta()), Known::Yes);
         }
         assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn nothing_follows_a_write_that_failed() {
-        let (_state, arrived) = arrived();
-        let inbox = tempfile::tempdir().unwrap();
-        let mut file = IncomingFile::open(inbox.path(), TransferId(8), &meta()).unwrap();
-        let good = std::mem::replace(&mut file.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
-        file.write(0, b"abc").unwrap();
-        assert!(file.flush().is_err());
-        // There is room again: part of the failed write may be on file already, so its bytes must not go twice.
-        file.file = good;
-        assert!(file.flush().is_err());
-        assert!(file.finish(3, blake3::hash(b"abc").as_bytes(), "a", &arrived).is_err());
-        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_wrong_digest_or_size_leaves_nothing_behind() {
         let (_state, arrived) = arrived();
         let inbox = tempfile::tempdir().unwrap();
-        for (size, digest) in [(3, [0; 32]), (4, *blake3::hash(b"abc").as_bytes())] {
-            let mut file = IncomingFile::open(inbox.path(), TransferId(6), &meta()).unwrap();
+        for (size, digest, code) in
+            [(3, [0; 32], FailCode::Digest), (4, *blake3::hash(b"abc").as_bytes(), FailCode::Size)]
+        {
+            let mut file = open(inbox.path(), 6, None);
             file.write(0, b"abc").unwrap();
             file.flush().unwrap();
-            assert!(file.finish(size, &digest, "a", &arrived).is_err());
-            assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
+            assert_eq!(file.finish(size, &digest, "a", &arrived).unwrap_err().code, code);
         }
+        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_sync_is_due_for_much_or_for_long_and_once_at_a_time() {
+        let inbox = tempfile::tempdir().unwrap();
+        let mut file = open(inbox.path(), 7, None);
+        let now = Instant::now();
+        assert!(file.sync_due(now + SYNC_INTERVAL).is_none(), "nothing was written");
+        file.write(0, &[1; 1000]).unwrap();
+        file.flush().unwrap();
+        assert!(file.sync_due(now).is_none());
+        assert_eq!(file.sync_due(now + SYNC_INTERVAL).unwrap().sync().2.unwrap().synced, 1000);
+        file.write(1000, &vec![1; SYNC_BYTES as usize]).unwrap();
+        file.flush().unwrap();
+        assert!(file.sync_due(now).is_none(), "one is under way");
+        file.was_synced();
+        assert!(file.sync_due(now).is_some());
     }
 }

@@ -5,12 +5,14 @@
 //!   control ─ ipc thread ─► inputs ─► gateway ─► ToWorker ring ─► worker
 //!           ◄─ replies ◄───────────── gateway ◄─ FromWorker ring ◄─ worker
 //!                                      ├► pipes thread (programs that write and read streams)
-//!                                      ├► opener thread (partial file, hashed as far as it goes)
-//!                                      └► finisher thread (hash check, fsync, rename)
+//!                                      ├► spool thread (segments of streams: append, sync, read back)
+//!                                      ├► opener, syncer and finisher threads (partial files: hash again; fsync; check, rename)
+//!                                      └► book thread (what there is, and how far it is: one commit for many changes)
 //! ```
 //!
 //! One thread serves all transfers in turns of one chunk; what may block for long (fsync) is the finisher's.
 
+mod book;
 mod clock;
 mod disk;
 mod events;
@@ -19,6 +21,7 @@ mod finished;
 mod incoming;
 pub(crate) mod ipc_server;
 mod journal;
+mod kept;
 mod log;
 mod orders;
 mod outgoing;
@@ -28,8 +31,11 @@ mod queue;
 mod replies;
 mod reports;
 mod requests;
+mod spooler;
+mod start;
 mod strangers;
 mod streams;
+mod tail;
 mod tell;
 #[cfg(test)]
 mod testing;
@@ -46,15 +52,16 @@ use std::time::{Duration, Instant};
 use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
+use florelay_spool::book::Progress;
 
-use self::disk::{Finishing, Open, Opened, Opening, Slow, start_finisher, start_opener};
-use self::finished::FinishedFiles;
-use self::incoming::IncomingFile;
+use self::disk::{Finishing, Open, Opened, Opening, Slow};
+use self::incoming::{IncomingFile, Syncing};
+use self::kept::Kept;
 use self::log::MessageLog;
 use self::orders::Orders;
 use self::outgoing::{OutgoingFile, Pieces};
 pub(crate) use self::paths::KnownPaths;
-use self::pipes::{News, PipeId, Pipes};
+use self::pipes::{News, PipeId};
 pub(crate) use self::replies::Replies;
 use self::strangers::Strangers;
 use self::streams::Streams;
@@ -89,7 +96,13 @@ pub(crate) enum Input {
     /// The opener has looked at an offer.
     Opened(Box<Opening>, Opened),
     /// The finisher is through with a received file.
-    Finished(TransferId, Result<PathBuf, String>),
+    Finished(TransferId, Result<PathBuf, Failure>),
+    /// The syncer is through with a partial file of this name.
+    FileSynced(TransferId, String, Result<Progress, String>),
+    /// So much of a partial file is on the disk, and the book has it; or the book has a new order.
+    Synced(TransferId, u64),
+    /// What became of a stream's segments.
+    Spool(TransferId, spooler::News),
     /// What became of a program's pipe.
     Pipe(PipeId, News),
     /// The finisher has hashed a file that the receiver has already.
@@ -155,6 +168,8 @@ pub(crate) struct Gateway {
     opening: HashMap<TransferId, InOpener>,
     strangers: Strangers,
     finisher: Sender<Slow>,
+    syncer: Sender<Syncing>,
+    kept: Kept,
     /// Files that the finisher has.
     finishing: HashSet<TransferId>,
     broker: SharedBroker,
@@ -162,64 +177,6 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Must be made on the thread that will `run` it.
-    #[allow(clippy::too_many_arguments, reason = "its surroundings, each once")]
-    pub(crate) fn new(
-        plan: Arc<NodePlan>,
-        contacts: Contacts,
-        paths: KnownPaths,
-        workers: Vec<Arc<Rings>>,
-        inputs: Receiver<Input>,
-        to_self: Sender<Input>,
-        bell: GatewayBell,
-        boot_id: u64,
-        broker: SharedBroker,
-    ) -> std::io::Result<Self> {
-        let rates = plan.links.iter().map(crate::daemon::rate_plan).collect();
-        let log = MessageLog::open(&plan.inbox, &plan.state_dir)?;
-        let arrived = Arc::new(FinishedFiles::open(&plan.state_dir, &plan.inbox)?);
-        let opener = start_opener(to_self.clone(), bell.clone(), arrived.clone())?;
-        let streams = Streams::new(Pipes::start(to_self.clone(), bell.clone())?, plan.spool);
-        let finisher = start_finisher(to_self, bell.clone(), arrived)?;
-        Ok(Self {
-            started: Instant::now(),
-            backlog: workers.iter().map(|_| VecDeque::new()).collect(),
-            urgent: workers.iter().map(|_| VecDeque::new()).collect(),
-            reports: workers.iter().map(|_| None).collect(),
-            turns: Turns::new(workers.len()),
-            workers,
-            inputs,
-            bell,
-            outgoing: BTreeMap::new(),
-            pieces: Pieces::default(),
-            incoming: HashMap::new(),
-            touched: Vec::new(),
-            streams,
-            transfers: Transfers::new(),
-            orders: Orders::new(&plan),
-            digests: HashMap::new(),
-            messages: HashMap::new(),
-            traces: HashMap::new(),
-            // Unique at this node over restarts: the receiver's duplicate filter remembers numbers.
-            next_number: boot_id << 20,
-            status_waiters: Vec::new(),
-            reports_asked: false,
-            rates,
-            contacts,
-            log,
-            paths,
-            untaken: vec![0; plan.peers.len()],
-            opener,
-            opening: HashMap::new(),
-            strangers: Strangers::default(),
-            finisher,
-            finishing: HashSet::new(),
-            broker,
-            plan,
-            stopping: false,
-        })
-    }
-
     /// Until `Input::Stop`.
     pub(crate) fn run(&mut self) {
         let mut progress_due = Instant::now();
@@ -242,6 +199,7 @@ impl Gateway {
                 progress_due = now + PROGRESS_INTERVAL;
                 self.follow_deadlines(crate::wall::now_unix_ns());
                 self.miss_writers(now);
+                self.sync_files(now);
                 self.transfers.tell_progress();
                 self.settle();
                 // What a full disk did not take is tried again.
@@ -268,6 +226,8 @@ impl Gateway {
             self.flush(worker);
         }
         self.paths.write(true);
+        self.streams.flush();
+        self.kept.flush();
     }
 
     fn park(&mut self) {
@@ -300,13 +260,15 @@ impl Gateway {
                     self.transfers.arrived(id, path);
                     tracing::info!(transfer = %uuid::Uuid::from_u128(id.0), path = %path.display(), "received");
                 }
-                let result = result.map(|_| ()).map_err(|reason| Failure::new(FailCode::Storage, reason));
-                self.tell_transfer(id, Command::Complete { id, result });
+                self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
             Input::Hashed(id, result) => {
                 let failed = |reason| Failure::new(FailCode::SourceChanged, reason);
                 self.transfers.ended(id, result.map_err(failed));
             }
+            Input::FileSynced(id, name, result) => self.file_synced(id, name, result),
+            Input::Synced(id, offset) => self.booked(id, offset),
+            Input::Spool(id, news) => self.spool_news(id, news),
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
         }
@@ -351,7 +313,10 @@ impl Gateway {
                     self.turns.set(worker, id, file.is_ready());
                 }
             }
-            Event::Confirmed { id, offset } => self.transfers.confirmed(id, offset),
+            Event::Confirmed { id, offset } => {
+                self.transfers.confirmed(id, offset);
+                self.kept.confirmed(id, offset, self.outgoing.get(&id));
+            }
             Event::TransferEnded { id, result, wire_bytes } => {
                 self.transfers.wire_bytes(id, wire_bytes);
                 if self.streams.knows(id) { self.stream_ended(id, result) } else { self.ended(worker, id, result) }
@@ -380,7 +345,7 @@ impl Gateway {
                 }
             }
             Event::TransferShelved { id } if self.streams.knows(id) => {
-                let reason = "its sender was restarted, and what was not confirmed was in its memory";
+                let reason = "its sender was restarted and does not know it any more";
                 self.stream_ended(id, Err(Failure::new(FailCode::Forgotten, reason)));
             }
             Event::TransferShelved { id } => self.shelved(id),

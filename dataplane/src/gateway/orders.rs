@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use florelay_engine::Command;
 use florelay_engine::api::{Failure, Kept, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
+use florelay_spool::book::OwnTransfer;
 use uuid::Uuid;
 
 pub(super) use self::refuse::{Refused, in_use, is_repeated};
@@ -99,6 +100,38 @@ impl Gateway {
         Ok(peer)
     }
 
+    /// A transfer that the book has from before a start: it waits for its turn, or for somebody, if a state is given. Its queue
+    /// takes it whatever its limits are.
+    pub(super) fn restore(&mut self, peer: PeerId, transfer: &OwnTransfer, kept: Kept, waits: Option<TransferState>) {
+        let id = TransferId(transfer.id);
+        let Some(queue) = self.orders.queue(peer) else { return };
+        queue.restore(id, transfer.priority, transfer.held || waits.is_some());
+        let OwnTransfer { begun, deadline_unix_ns, .. } = *transfer;
+        self.orders.own.insert(id, Own { peer, begun, deadline_unix_ns });
+        self.orders.deadlines.extend(deadline_unix_ns.map(|deadline| (deadline, id)));
+        let meta = super::kept::meta_of(transfer);
+        self.transfers.started(id, &transfer.peer, &meta, true);
+        self.transfers.deadline(id, deadline_unix_ns);
+        self.transfers.confirmed(id, kept.confirmed);
+        let paused = transfer.held.then_some(TransferState::Paused);
+        self.transfers.state(id, waits.or(paused).unwrap_or(TransferState::Pending { position: 0 }));
+        if begun {
+            // What is not offered at the beginning of a session its receiver gives up.
+            self.tell_peer(peer, Command::Send { peer, id, meta, kept });
+            self.tell_peer(peer, Command::Hold { id, held: true });
+        }
+    }
+
+    /// What it waited for is there: it waits for its turn, unless its operator holds it.
+    pub(super) fn release(&mut self, peer: PeerId, id: TransferId) {
+        if self.kept.is_held(id) {
+            self.show_place(id);
+        } else if let Some(queue) = self.orders.queue(peer) {
+            queue.resume(id);
+            self.start(peer, id);
+        }
+    }
+
     /// Let an entered transfer begin, or wait; its state says which.
     pub(super) fn start(&mut self, peer: PeerId, id: TransferId) {
         self.begin_next(peer);
@@ -111,6 +144,8 @@ impl Gateway {
         let Some(queue) = self.orders.queues.get(usize::from(own.peer.0)) else { return };
         let state = match queue.place(id) {
             None => return,
+            // It waits for its file; what that is about its state says.
+            Some(Place::Paused) if self.lacks_file(id) => return,
             Some(Place::Paused) => TransferState::Paused,
             Some(Place::Waiting) => TransferState::Pending { position: queue.position(id).unwrap_or(1) },
             Some(Place::Active) if self.lacks_writer(id) => TransferState::NoWriter,
@@ -135,6 +170,7 @@ impl Gateway {
             self.tell_peer(peer, Command::Hold { id, held: false });
         } else {
             self.tell_peer(peer, Command::Send { peer, id, meta, kept: Kept::default() });
+            self.kept.begun(id);
         }
     }
 
@@ -161,6 +197,7 @@ impl Gateway {
                 self.begin_next(PeerId(peer));
             }
         }
+        self.book_ends();
         self.transfers.tell_turns();
         if !self.orders.changed.is_empty() && self.orders.told_at.is_none_or(|at| at.elapsed() >= QUEUE_INTERVAL) {
             self.tell_queues();

@@ -1,37 +1,34 @@
-//! Files that this node sends: read in place, hashed as they are read, supplied as far as the engine allows.
+//! Files that this node sends, as the gateway's thread uses them: [`florelay_spool::outgoing`] between the engine's events and its
+//! commands.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use florelay_engine::Command;
 use florelay_engine::api::{Event, TransferId};
+use florelay_spool::book::Source;
+use florelay_spool::hash::HashState;
+use florelay_spool::outgoing::{Outgoing, OutgoingError, PIECE_BYTES};
+use florelay_spool::storage::{Identity, RealFile};
 
 /// Bytes read and supplied at a time.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = PIECE_BYTES;
 /// Pieces that are remembered, to be read into again: what engine and transport hold of a file on a short path, twice.
 const REMEMBERED_PIECES: usize = 64;
 /// Remembered pieces that are looked at for one that is free.
 const LOOKED_AT: usize = 4;
-/// After a resume, bytes that are hashed in one step although the receiver has them: the gateway's other transfers and
-/// requests wait that long.
-const CATCH_UP_BYTES: u64 = 1 << 20;
 
 /// An open file on its way out.
 pub(crate) struct OutgoingFile {
     id: TransferId,
-    file: File,
-    size: u64,
-    /// Modification time when it was opened: a file that changes under way is reported, not sent garbled.
-    modified: (i64, i64),
+    file: Outgoing,
     /// Next byte to supply.
     next: u64,
     limit: u64,
-    /// Covers exactly the bytes below `hashed`.
-    hasher: blake3::Hasher,
-    hashed: u64,
     end_said: bool,
     flowing: bool,
 }
@@ -65,32 +62,59 @@ impl Pieces {
 impl OutgoingFile {
     /// `file` must be a regular file.
     pub(crate) fn new(id: TransferId, file: File) -> Result<Self, String> {
-        let metadata = file.metadata().map_err(|error| format!("cannot examine the file: {error}"))?;
-        if !metadata.is_file() {
-            return Err("only regular files can be sent".into());
+        Ok(Self::of(id, Outgoing::new(Arc::new(RealFile::new(file))).map_err(|error| error.to_string())?))
+    }
+
+    /// The file that was being sent before a restart.
+    pub(super) fn reopen(id: TransferId, path: &Path, identity: &Identity, hash: &HashState) -> Result<Self, String> {
+        let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+        let outgoing = Outgoing::resume(Arc::new(RealFile::new(file)), identity, hash);
+        Ok(Self::of(id, outgoing.map_err(|error| format!("{}: {error}", path.display()))?))
+    }
+
+    /// A file that somebody says is the one that was being sent: it is, or it is hashed from its beginning, and the receiver finds
+    /// out.
+    pub(super) fn resume_or_begin(
+        id: TransferId,
+        file: File,
+        identity: &Identity,
+        hash: &HashState,
+    ) -> Result<Self, String> {
+        let file = Arc::new(RealFile::new(file));
+        match Outgoing::resume(file.clone(), identity, hash) {
+            Err(OutgoingError::Another) => Outgoing::new(file),
+            other => other,
         }
-        Ok(Self {
-            id,
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            file,
-            next: 0,
-            limit: 0,
-            hasher: blake3::Hasher::new(),
-            hashed: 0,
-            end_said: false,
-            flowing: false,
-        })
+        .map(|file| Self::of(id, file))
+        .map_err(|error| error.to_string())
+    }
+
+    fn of(id: TransferId, file: Outgoing) -> Self {
+        Self { id, file, next: 0, limit: 0, end_said: false, flowing: false }
+    }
+
+    /// What the book has of it.
+    pub(super) fn source(&self, path: Option<PathBuf>) -> Source {
+        let path = path.map(|path| path.as_os_str().as_bytes().to_vec());
+        Source::File { path, identity: self.file.identity(), hash: self.state() }
+    }
+
+    /// BLAKE3 as far as it was read.
+    pub(super) fn state(&self) -> HashState {
+        self.file.state()
+    }
+
+    pub(super) fn hashed(&self) -> u64 {
+        self.file.hashed()
     }
 
     /// Whether both are the same file of the disk.
     pub(crate) fn is_same_file(&self, other: &Self) -> bool {
-        let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-        identity(&self.file) == identity(&other.file)
+        self.file.identity().is_same_file(&other.file.identity())
     }
 
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        self.file.size()
     }
 
     pub(crate) fn event(&mut self, event: &Event) {
@@ -108,14 +132,8 @@ impl OutgoingFile {
 
     /// Whether `step` has something to do.
     pub(crate) fn is_ready(&self) -> bool {
-        self.flowing && !self.end_said && self.piece_end() <= self.limit.max(self.next)
-    }
-
-    /// Where the next piece ends. Pieces end at multiples of their size, so that BLAKE3 gets whole subtrees, which it
-    /// hashes many chunks at a time; the engine's limit leaves room for several.
-    fn piece_end(&self) -> u64 {
-        let whole = (self.next / READ_BYTES as u64 + 1).saturating_mul(READ_BYTES as u64);
-        whole.min(self.size).max(self.next)
+        // The engine's limit leaves room for several pieces.
+        self.flowing && !self.end_said && self.file.piece_end(self.next) <= self.limit.max(self.next)
     }
 
     /// The next command for the engine; `None` while the hash is behind. An error ends the transfer.
@@ -123,26 +141,18 @@ impl OutgoingFile {
         if !self.is_ready() {
             return Ok(None);
         }
-        if self.next >= self.size {
-            self.hash_towards(self.size)?;
-            if self.hashed < self.size {
-                return Ok(None);
-            }
-            self.check_unchanged()?;
+        if self.next >= self.size() {
+            self.file.hash_towards(self.size()).map_err(|error| error.to_string())?;
+            let Some(digest) = self.digest() else { return Ok(None) };
+            self.file.check_unchanged().map_err(|error| error.to_string())?;
             self.end_said = true;
-            let digest = *self.hasher.finalize().as_bytes();
-            return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size, digest }));
-        }
-        let want = (self.piece_end() - self.next) as usize;
-        let mut buffer = pieces.take();
-        self.read(&mut buffer[..want], self.next)?;
-        // What the receiver already has was not read here yet: the hash covers it too, and catches up on the way.
-        self.hash_towards(self.next)?;
-        if self.hashed == self.next {
-            self.hasher.update(&buffer[..want]);
-            self.hashed += want as u64;
+            return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size(), digest }));
         }
         let offset = self.next;
+        let want = (self.file.piece_end(offset) - offset) as usize;
+        let mut buffer = pieces.take();
+        // What the receiver already has was not read here yet: the hash covers it too, and catches up on the way.
+        self.file.read(&mut buffer[..want], offset).map_err(|error| error.to_string())?;
         self.next += want as u64;
         let buffer = buffer.freeze();
         let data = buffer.slice(..want);
@@ -152,48 +162,19 @@ impl OutgoingFile {
 
     /// BLAKE3 of the whole, if all of it was read.
     pub(crate) fn digest(&self) -> Option<[u8; 32]> {
-        (self.hashed == self.size).then(|| *self.hasher.finalize().as_bytes())
+        self.file.digest()
     }
 
     /// BLAKE3 of the whole, also of what the receiver had already and was not read here. Slow: not on the gateway thread.
     pub(crate) fn into_digest(mut self) -> Result<[u8; 32], String> {
-        while self.hashed < self.size {
-            self.hash_towards(self.size)?;
-        }
-        self.check_unchanged()?;
-        Ok(*self.hasher.finalize().as_bytes())
-    }
-
-    /// Hash on, at most `CATCH_UP_BYTES` and not beyond `end`.
-    fn hash_towards(&mut self, end: u64) -> Result<(), String> {
-        if self.hashed >= end {
-            return Ok(());
-        }
-        let end = end.min(self.hashed.saturating_add(CATCH_UP_BYTES));
-        let mut buffer = vec![0; READ_BYTES];
-        while self.hashed < end {
-            let take = (end - self.hashed).min(READ_BYTES as u64) as usize;
-            self.read(&mut buffer[..take], self.hashed)?;
-            self.hasher.update(&buffer[..take]);
-            self.hashed += take as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), String> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the file was cut short while it was sent".to_owned(),
-            _ => format!("cannot read the file at offset {offset}: {error}"),
-        })
-    }
-
-    fn check_unchanged(&self) -> Result<(), String> {
-        let metadata = self.file.metadata().map_err(|error| format!("cannot examine the file: {error}"))?;
-        if metadata.len() == self.size && (metadata.mtime(), metadata.mtime_nsec()) == self.modified {
-            Ok(())
-        } else {
-            Err("the file was changed while it was sent; send it again".into())
-        }
+        let digest = loop {
+            match self.digest() {
+                Some(digest) => break digest,
+                None => self.file.hash_towards(self.size()).map_err(|error| error.to_string())?,
+            }
+        };
+        self.file.check_unchanged().map_err(|error| error.to_string())?;
+        Ok(digest)
     }
 }
 
@@ -204,6 +185,8 @@ mod tests {
     use super::*;
 
     const ID: TransferId = TransferId(1);
+    /// What one step hashes at most.
+    const CATCH_UP_BYTES: u64 = 1 << 20;
 
     fn supplied(file: &mut OutgoingFile) -> (Vec<u8>, Option<(u64, [u8; 32])>) {
         let (mut bytes, mut pieces) = (Vec::new(), Pieces::default());
@@ -249,8 +232,8 @@ mod tests {
         let mut before = 0;
         loop {
             let command = file.step(&mut Pieces::default()).unwrap();
-            assert!(file.hashed - before <= CATCH_UP_BYTES + READ_BYTES as u64);
-            before = file.hashed;
+            assert!(file.hashed() - before <= CATCH_UP_BYTES + READ_BYTES as u64);
+            before = file.hashed();
             if let Some(Command::SupplyEnd { digest, .. }) = command {
                 assert_eq!(digest, *blake3::hash(&content).as_bytes());
                 return;

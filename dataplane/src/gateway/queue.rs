@@ -83,6 +83,15 @@ impl Queue {
         Ok(())
     }
 
+    /// One that was in this queue before a restart: it waits again, or is paused, however many do.
+    pub(super) fn restore(&mut self, id: TransferId, priority: u8, paused: bool) {
+        self.arrivals += 1;
+        self.members.insert(id, Member { priority, arrival: self.arrivals, place: Place::Paused });
+        if !paused {
+            self.wait(id);
+        }
+    }
+
     /// The one that is to begin now, if there is one and a place for it; from now on it is active.
     pub(super) fn next(&mut self) -> Option<TransferId> {
         if self.active >= self.most_active() {

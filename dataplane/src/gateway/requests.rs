@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::outgoing::OutgoingFile;
 use super::pipes::adopt;
 use super::streams::Listener;
 use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::{Answer, ContactsOfLink, Refusal, Request, RequestBody, TransferOrder};
+use crate::ipc::{Answer, ContactsOfLink, Refusal, Request, RequestBody, TransferOrder, TransferState};
 use crate::plan::ContactPlan;
 
 /// Transfers in one answer at most.
@@ -30,8 +31,8 @@ impl Gateway {
                 self.ask_for_reports();
                 Ok(())
             }
-            RequestBody::SendFile { order, path: _ } => {
-                let refused = self.send_file(&order, descriptor, tag, replies).err();
+            RequestBody::SendFile { order, path } => {
+                let refused = self.send_file(&order, path, descriptor, tag, replies).err();
                 refused.into_iter().for_each(|refused| reply(replies, tag, refused.into_answer()));
                 Ok(())
             }
@@ -110,23 +111,31 @@ impl Gateway {
     fn send_file(
         &mut self,
         order: &TransferOrder,
+        path: Option<String>,
         descriptor: Option<OwnedFd>,
         tag: u64,
         replies: &Replies,
     ) -> Result<(), Refused> {
         let id = TransferId(order.id);
         let descriptor = descriptor.ok_or_else(|| Refused::invalid("the request carries no file"))?;
-        let file = OutgoingFile::new(id, File::from(descriptor)).map_err(Refused::invalid)?;
-        let size = Some(file.size());
+        let descriptor = File::from(descriptor);
+        let again = descriptor.try_clone().map_err(|error| Refused::invalid(error.to_string()))?;
+        let file = OutgoingFile::new(id, descriptor).map_err(Refused::invalid)?;
+        let (size, path) = (Some(file.size()), path.map(PathBuf::from));
         if let Some(running) = self.transfers.running(id) {
             let other = self.outgoing.get(&id).is_some_and(|other| !other.is_same_file(&file));
             if other || !is_repeated(running, order, size) {
                 return Err(Refused::new(Refusal::Duplicate, in_use(running)));
             }
-            // The same command again: go on watching.
+            // The same command again: go on watching. If its file was not found after a restart, here it is.
+            if matches!(running.state, TransferState::NoFile(_)) {
+                let peer = self.peer(&order.to).map_err(Refused::invalid)?;
+                self.give_back(id, peer, again, path).map_err(Refused::invalid)?;
+            }
             return self.transfers.watch(id, tag, replies).map_err(Refused::invalid);
         }
         let peer = self.enter(order, size, None)?;
+        self.book_order(id, file.source(path));
         self.outgoing.insert(id, file);
         self.start(peer, id);
         self.transfers.watch(id, tag, replies).map_err(Refused::invalid)

@@ -1,40 +1,34 @@
 //! Open-ended streams between programs and the engine.
 //!
 //! ```text
-//!   program ─ pipe ─► spool (bounded) ─► Supply … ►│ engines │─ Data ─► pipe ─► program
-//!           read only what there is room for ◄─ Confirmed ◄─┴─ Written ◄─ what the pipe took
+//!   program ─ pipe ─► memory ─► Supply …     ►│ engines │─ Data ─► pipe ─► program
+//!                       └► disk, read back ─┘     │   └ Written ◄─ what the pipe took
+//!           read only what there is room for ◄─ Confirmed
 //! ```
 //!
 //! Back-pressure all the way: a reader that stops fills its pipe, then its credit, then the sender's spool, and then the
 //! writing program's pipe is not read. An end must be *said* (`EndStream`) before the pipe is closed, and what was read
 //! must be *taken* (`TakeStream`) with its BLAKE3: a program that dies at either end is never taken for a whole stream.
 
+mod sending;
 mod writers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::mpsc::Sender;
 
 use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
-use florelay_engine::spool::Spool;
 use florelay_engine::{Command, Event};
 
-use self::writers::Writer;
-use super::orders::Refused;
-use super::pipes::{News, Order, PipeId, Pipes, adopt, has_reader};
-use super::{Gateway, Replies, peer_worker, reply};
-use crate::ipc::{Answer, Refusal, TransferOrder};
+use self::sending::Sending;
+use super::pipes::{News, Order, PipeId, Pipes, has_reader};
+use super::spooler::{self, Place};
+use super::{Gateway, Replies, reply};
+use crate::ipc::Answer;
 use crate::plan::SpoolPlan;
 use crate::ring::ToWorker;
 
-/// Share of the node's spool that is divided among all streams that there may be, so that none is starved by others that
-/// stand still; the rest is for those that need it.
-const OWN_SHARE: u64 = 4;
-/// Bytes that may be read from a program ahead of the gateway.
-const GRANT_BYTES: u64 = 256 << 10;
-/// Streams sent at once; more are refused.
-const MAX_SENDING: usize = 1024;
 /// Streams read at once. Listeners beyond wait.
 const MAX_READING: usize = 1024;
 /// Offered streams without a reader; more are refused by name. They cost nothing but their names.
@@ -47,24 +41,6 @@ const CREDIT_BYTES: (u64, u64) = (256 << 10, 16 << 20);
 /// The part of what is left of the node's limit that one more reader gets. With it, and the least credit, the bytes ahead of
 /// all readers stay below the node's limit and 256 KiB for each.
 const CREDIT_SHARE: u64 = 4;
-
-/// A stream that a program of this machine writes.
-struct Sending {
-    worker: usize,
-    pipe: PipeId,
-    spool: Spool,
-    granted: u64,
-    /// The size that the program has said.
-    said: Option<u64>,
-    writer: Writer,
-}
-
-impl Sending {
-    /// Bytes that it holds or may read at any moment.
-    fn reserved(&self) -> u64 {
-        self.spool.held() + self.granted.saturating_sub(self.spool.head())
-    }
-}
 
 /// A stream for a program of this machine.
 struct Receiving {
@@ -113,6 +89,8 @@ impl Listener {
 pub(super) struct Streams {
     pipes: Pipes,
     limits: SpoolPlan,
+    place: Place,
+    spooler: Sender<spooler::Order>,
     sending: BTreeMap<TransferId, Sending>,
     receiving: BTreeMap<TransferId, Receiving>,
     /// Without a reader, in the order of their offers.
@@ -121,10 +99,12 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(pipes: Pipes, limits: SpoolPlan) -> Self {
+    pub(super) fn new(pipes: Pipes, limits: SpoolPlan, place: Place, spooler: Sender<spooler::Order>) -> Self {
         Self {
             pipes,
             limits,
+            place,
+            spooler,
             sending: BTreeMap::new(),
             receiving: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -139,24 +119,6 @@ impl Streams {
     /// A program does not wait for a stream any more.
     pub(super) fn forget(&mut self, tag: u64, replies: &Replies) {
         self.listeners.retain(|listener| (listener.tag, listener.replies.number()) != (tag, replies.number()));
-    }
-
-    /// Let programs write as far as there is room.
-    fn grant(&mut self) {
-        let own = self.limits.node_bytes / OWN_SHARE / MAX_SENDING as u64;
-        let shared = |reserved: u64| reserved.saturating_sub(own);
-        let used = self.sending.values().map(|stream| shared(stream.reserved())).sum();
-        let mut free = (self.limits.node_bytes - MAX_SENDING as u64 * own).saturating_sub(used);
-        for stream in self.sending.values_mut() {
-            let before = stream.reserved();
-            let most = (before.max(own) + free).min(self.limits.stream_bytes);
-            let granted = stream.spool.head() + stream.spool.room(most).min(GRANT_BYTES);
-            if granted > stream.granted {
-                stream.granted = granted;
-                free -= shared(stream.reserved()) - shared(before);
-                self.pipes.order(Order::Grant(stream.pipe, granted - stream.writer.base));
-            }
-        }
     }
 
     /// What the senders of streams may be ahead of their readers here, in bytes.
@@ -186,41 +148,6 @@ impl Streams {
 }
 
 impl Gateway {
-    /// A program's pipe as a new stream.
-    pub(super) fn send_stream(
-        &mut self,
-        order: &TransferOrder,
-        declared: Option<u64>,
-        linger: Duration,
-        descriptor: Option<OwnedFd>,
-        tag: u64,
-        replies: &Replies,
-    ) -> Result<(), Refused> {
-        let id = TransferId(order.id);
-        if self.streams.sending.len() >= MAX_SENDING {
-            let reason = format!("{MAX_SENDING} streams are sent from here, which is the limit");
-            return Err(Refused::new(Refusal::Limit, reason));
-        }
-        let pipe = adopt(descriptor).map_err(Refused::invalid)?;
-        let peer = self.enter(order, None, declared)?;
-        let number = PipeId(self.number());
-        self.streams.pipes.order(Order::Read(number, pipe));
-        let worker = peer_worker(&self.plan, peer);
-        let writer = Writer::new(declared, linger);
-        let stream = Sending { worker, pipe: number, spool: Spool::new(id), granted: 0, said: None, writer };
-        self.streams.sending.insert(id, stream);
-        self.start(peer, id);
-        self.streams.grant();
-        self.transfers.watch(id, tag, replies).map_err(Refused::invalid)
-    }
-
-    /// The program says that it has written `size` bytes and this is all.
-    pub(super) fn end_stream(&mut self, id: TransferId, size: u64) -> Result<(), String> {
-        let stream = self.streams.sending.get_mut(&id).ok_or("no such stream is sent from here")?;
-        stream.said.get_or_insert(size);
-        Ok(())
-    }
-
     /// A program wants to read a stream.
     pub(super) fn listen(&mut self, listener: Listener) -> Result<(), String> {
         self.streams.listeners.retain(|listener| has_reader(&listener.pipe));
@@ -294,15 +221,7 @@ impl Gateway {
     pub(super) fn stream_event(&mut self, event: &Event) -> bool {
         match event {
             Event::SupplyFrom { id, .. } | Event::SupplyUpTo { id, .. } | Event::Confirmed { id, .. } => {
-                let Some(stream) = self.streams.sending.get_mut(id) else { return false };
-                stream.spool.handle(event);
-                if let Event::Confirmed { offset, .. } = event {
-                    self.transfers.spooled(*id, stream.spool.held());
-                    self.transfers.confirmed(*id, *offset);
-                    self.transfers.accepted(*id, *offset);
-                    self.streams.grant();
-                }
-                true
+                self.sending_event(*id, event)
             }
             Event::Data { id, data, .. } => {
                 let Some(stream) = self.streams.receiving.get_mut(id) else { return false };
@@ -329,9 +248,7 @@ impl Gateway {
     pub(super) fn stream_ended(&mut self, id: TransferId, result: Result<(), Failure>) {
         let mut digest = [0; 32];
         if let Some(stream) = self.streams.sending.remove(&id) {
-            digest = stream.spool.digest();
-            self.streams.pipes.order(Order::Close(stream.pipe));
-            self.streams.grant();
+            digest = self.streams.close(id, &stream).unwrap_or_default();
         } else if let Some(Receiving { reader, .. }) = self.streams.receiving.remove(&id) {
             self.streams.waiting.retain(|waiting| *waiting != id);
             if let Some(reader) = reader {
@@ -347,40 +264,7 @@ impl Gateway {
     }
 
     pub(super) fn pipe_news(&mut self, pipe: PipeId, news: News) {
-        if let Some((&id, stream)) = self.streams.sending.iter_mut().find(|(_, stream)| stream.pipe == pipe) {
-            let reason = match news {
-                News::Read(bytes) => {
-                    let new = stream.writer.news(&bytes);
-                    if let Err(failure) = stream.writer.check(stream.spool.head() + new.len() as u64) {
-                        self.tell_transfer(id, Command::Cancel { id, failure });
-                        return;
-                    }
-                    stream.spool.push(new);
-                    self.transfers.spooled(id, stream.spool.held());
-                    self.streams.grant();
-                    return;
-                }
-                News::Ended if stream.said == Some(stream.spool.head()) => {
-                    stream.spool.end();
-                    self.transfers.size(id, stream.spool.head());
-                    return;
-                }
-                News::Ended => {
-                    let head = stream.spool.head();
-                    format!("the writing program went away after {head} bytes without saying that this is the end")
-                }
-                // What it has written is read as there is room; whether that is all shows at the end.
-                News::HungUp if stream.said.is_some() => return,
-                News::HungUp => {
-                    let head = stream.spool.head();
-                    format!("the writing program went away without saying the end; {head} bytes of it were read")
-                }
-                News::Broken(reason) => reason,
-                News::Wrote(_) => return,
-            };
-            self.writer_gone(id, reason);
-            return;
-        }
+        let Some(news) = self.writer_news(pipe, news) else { return };
         let reader = |stream: &mut Receiving| stream.reader.as_mut().filter(|reader| reader.pipe == pipe).is_some();
         let Some((&id, stream)) = self.streams.receiving.iter_mut().find_map(|(id, s)| reader(s).then_some((id, s)))
         else {
@@ -400,22 +284,6 @@ impl Gateway {
             }
             _ => {}
         }
-    }
-
-    /// Supply a piece of each stream whose turn it is.
-    pub(super) fn supply_streams(&mut self) -> bool {
-        let mut steps = Vec::new();
-        for stream in self.streams.sending.values_mut() {
-            // Back-pressure: for a worker that does not keep up nothing is taken out of the spool.
-            if stream.spool.is_ready() && self.backlog[stream.worker].is_empty() {
-                steps.extend(stream.spool.step().map(|command| (stream.worker, command)));
-            }
-        }
-        let any = !steps.is_empty();
-        for (worker, command) in steps {
-            self.tell_worker(worker, ToWorker::Engine(command));
-        }
-        any
     }
 }
 

@@ -64,7 +64,19 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let mut plan = plan(dir.path());
         change(&mut plan);
-        let plan = Arc::new(plan);
+        Self::started(dir, Arc::new(plan))
+    }
+
+    /// The dataplane is killed and starts again. What its book was told before is there.
+    pub(super) fn restarted(self) -> Self {
+        let Self { dir, gateway, .. } = self;
+        gateway.kept.flush();
+        let plan = gateway.plan.clone();
+        drop(gateway);
+        Self::started(dir, plan)
+    }
+
+    fn started(dir: tempfile::TempDir, plan: Arc<NodePlan>) -> Self {
         let workers: Vec<_> = (0..2).map(|_| Rings::new().unwrap()).collect();
         let contacts = Contacts::new(&plan, Instant::now());
         let paths = KnownPaths::open(&plan, crate::wall::now_unix_ns());
@@ -111,6 +123,30 @@ impl Bed {
         let file = std::fs::File::open(path).unwrap();
         let body = RequestBody::SendFile { order, path: None };
         self.request(body, Some(file.into()))
+    }
+
+    /// The same, of a file that is found again by its path.
+    pub(super) fn order_file(&mut self, order: TransferOrder, path: &std::path::Path) -> Option<Answer> {
+        let file = std::fs::File::open(path).unwrap();
+        let body = RequestBody::SendFile { order, path: Some(path.display().to_string()) };
+        self.request(body, Some(file.into()))
+    }
+
+    /// Where its node's files are.
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Inputs of the gateway are taken until one makes it tell a worker something, or none is left for a minute.
+    pub(super) fn told_next(&mut self, worker: usize) -> Vec<Command> {
+        loop {
+            let told = self.told(worker);
+            if !told.is_empty() {
+                return told;
+            }
+            let Ok(input) = self.gateway.inputs.recv_timeout(std::time::Duration::from_secs(60)) else { return told };
+            self.gateway.input(input);
+        }
     }
 
     /// Ask for something without a descriptor; the answer, if there is one at once.

@@ -59,6 +59,8 @@ pub(crate) struct Transfers {
     turned: Vec<TransferId>,
     /// Own transfers that have ended and still have a place in a queue.
     left: Vec<TransferId>,
+    /// All that have ended and are not in the book as such.
+    unbooked: Vec<TransferStatus>,
     /// Which transfer a request watches, by conversation and tag.
     watches: HashMap<(u64, u64), TransferId>,
     pub(super) subscribers: Subscribers,
@@ -74,6 +76,7 @@ impl Transfers {
             progressed: Vec::new(),
             turned: Vec::new(),
             left: Vec::new(),
+            unbooked: Vec::new(),
             watches: HashMap::new(),
             subscribers: Subscribers::default(),
             connected: HashMap::new(),
@@ -254,7 +257,18 @@ impl Transfers {
         if transfer.status.outgoing {
             self.left.push(id);
         }
+        self.unbooked.push(transfer.status.clone());
         self.ended.insert(transfer.status);
+    }
+
+    /// What ended before this start, the oldest first.
+    pub(crate) fn recall(&mut self, ended: impl Iterator<Item = TransferStatus>) {
+        ended.for_each(|status| self.ended.insert(status));
+    }
+
+    /// Transfers that have ended since the last call.
+    pub(crate) fn take_ended(&mut self) -> Vec<TransferStatus> {
+        std::mem::take(&mut self.unbooked)
     }
 
     /// Own transfers that have ended since the last call.

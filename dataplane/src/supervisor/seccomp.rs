@@ -25,7 +25,7 @@ pub enum SeccompError {
 /// The calls of steady state and set-up, in groups with their reason.
 const ALLOWED: &[(&str, &[i64])] = &[
     (
-        "files of transfers, keys, message log",
+        "files of transfers, their spool and book (which locks nothing and maps nothing), keys, message log",
         &[
             libc::SYS_openat,
             libc::SYS_close,
@@ -150,6 +150,8 @@ const ALLOWED_OLD: &[i64] = &[
     libc::SYS_renameat,
     libc::SYS_unlink,
     libc::SYS_mkdir,
+    // the folder of a stream's spool, when the stream has ended; elsewhere `unlinkat`
+    libc::SYS_rmdir,
 ];
 #[cfg(target_arch = "aarch64")]
 const ALLOWED_OLD: &[i64] = &[libc::SYS_renameat];

@@ -22,6 +22,13 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
         "the whole node 268435456",
     ),
     ("state-dir = \"state\"", "state-dir = \"state\"\nspool = \"1 kB\"", "node.spool", "64 KiB to 64 GiB"),
+    ("state-dir = \"state\"", "state-dir = \"state\"\ndisk-spool = \"1 kB\"", "node.disk-spool", "0, or 1 MiB"),
+    (
+        "state-dir = \"state\"",
+        "state-dir = \"state\"\ndisk-spool = \"1 GiB\"",
+        "node.disk-spool",
+        "the whole node 1073741824",
+    ),
     ("{ core = 0, poll = \"adaptive\" }", "{ core = 1 }", "node.workers[1].core", "has a worker already"),
     ("poll = \"adaptive\"", "poll = \"adaptiv\"", "node.workers[0].poll", "did you mean \"adaptive\"?"),
     ("{ core = 1, poll = \"busy\" }", "{ poll = \"busy\" }", "node.workers[1].poll", "keeps its core"),

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::super::Gateway;
 use super::super::queue::Place;
+use crate::ipc::TransferState;
 
 /// Highest priority.
 const MAX_PRIORITY: u8 = 127;
@@ -23,6 +24,7 @@ impl Gateway {
         if begun {
             self.tell_peer(peer, Command::Hold { id, held: true });
         }
+        self.kept.held(id, true);
         self.show_place(id);
         self.begin_next(peer);
         Ok(())
@@ -31,9 +33,13 @@ impl Gateway {
     /// It waits for its turn again, at the place that it had by its order.
     pub(in super::super) fn resume(&mut self, id: TransferId) -> Result<(), String> {
         let (peer, _) = self.own(id)?;
+        if let Some(TransferState::NoFile(reason)) = self.transfers.running(id).map(|status| &status.state) {
+            return Err(format!("{reason}; send the same file again with its id"));
+        }
         let Some(queue) = self.orders.queue(peer) else { return Ok(()) };
         if queue.place(id) == Some(Place::Paused) {
             queue.resume(id);
+            self.kept.held(id, false);
             self.start(peer, id);
         }
         Ok(())
@@ -50,6 +56,7 @@ impl Gateway {
         if let Some(queue) = self.orders.queue(peer) {
             queue.set_priority(id, priority);
         }
+        self.kept.priority(id, priority);
         self.transfers.priority(id, priority);
         self.show_place(id);
         Ok(())

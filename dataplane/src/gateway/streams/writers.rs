@@ -16,6 +16,9 @@ use super::super::{Gateway, Replies};
 use super::{CREDIT_BYTES, Reader};
 use crate::ring::ToWorker;
 
+/// After a restart of the dataplane a stream waits so long for its writer, whatever its order said.
+const LEAST_LINGER: Duration = Duration::from_secs(60);
+
 /// The writing side of a stream.
 pub(super) struct Writer {
     /// Bytes that it has declared.
@@ -33,6 +36,12 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(declared: Option<u64>, linger: Duration) -> Self {
         Self { declared, linger, gone: None, base: 0, known: 0 }
+    }
+
+    /// Of a stream from before a restart: it waits for a writer, or has had all of it.
+    pub(super) fn missed(declared: Option<u64>, linger: Duration, whole: bool) -> Self {
+        let gone = (!whole).then(Instant::now);
+        Self { gone, ..Self::new(declared, linger.max(LEAST_LINGER)) }
     }
 
     /// What of the next bytes of its pipe is new.
@@ -73,7 +82,7 @@ impl Gateway {
         let late = |writer: &Writer| writer.gone.is_some_and(|gone| now.duration_since(gone) >= writer.linger);
         let streams = self.streams.sending.iter().filter(|(_, stream)| late(&stream.writer));
         let given_up = streams.map(|(id, stream)| {
-            let (head, linger) = (stream.spool.head(), stream.writer.linger);
+            let (head, linger) = (stream.tail.head(), stream.writer.linger);
             (*id, format!("its writing program went away after {head} bytes, and has not come back for {linger:?}"))
         });
         for (id, reason) in given_up.collect::<Vec<_>>() {
@@ -100,10 +109,14 @@ impl Gateway {
             let stream = stream.ok_or_else(|| Refused::invalid("no such stream is sent from here"))?;
             self.streams.pipes.order(Order::Close(stream.pipe));
             stream.pipe = number;
-            stream.granted = 0;
+            // Those are passed over, so there is room for them.
+            let known = stream.tail.head().saturating_sub(base);
+            stream.granted = stream.tail.head();
             stream.writer.gone = None;
-            (stream.writer.base, stream.writer.known) = (base, stream.spool.head() - base);
+            stream.said = None;
+            (stream.writer.base, stream.writer.known) = (base, known);
             self.streams.pipes.order(Order::Read(number, pipe));
+            self.streams.pipes.order(Order::Grant(number, known));
             self.show_place(id);
             self.streams.grant();
         }

@@ -1,0 +1,124 @@
+//! The book's thread: what came while one commit was on its way to the disk goes with the next, so that any number of changes
+//! costs the gateway nothing and the disk one sync at a time. It ends when all its keepers are gone.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use florelay_engine::api::TransferId;
+use florelay_spool::book::{Book, Change};
+
+use super::Input;
+use crate::ring::GatewayBell;
+
+/// Changes of one commit at most: a larger one keeps those that wait for it.
+const MAX_BATCH: usize = 4096;
+/// A book that cannot be written is tried again this often.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who hears that a change is on the disk.
+enum Then {
+    Nobody,
+    /// The gateway: so much of an incoming file is synced, and the book knows; or it knows of an own transfer.
+    Synced(TransferId, u64),
+    /// A thread that waits; `false` = the disk has refused, and it is tried again without it.
+    Waiting(Sender<bool>),
+}
+
+/// What writes into the book. Clones write into the same one.
+#[derive(Clone)]
+pub(super) struct Keeper(Sender<(Option<Change>, Then)>);
+
+impl Keeper {
+    /// Start the thread.
+    pub(super) fn start(book: Book, to_gateway: Sender<Input>, bell: GatewayBell) -> io::Result<Self> {
+        let (sender, changes) = channel();
+        std::thread::Builder::new().name("book".into()).spawn(move || run(book, &changes, &to_gateway, &bell))?;
+        Ok(Self(sender))
+    }
+
+    /// Without waiting.
+    pub(super) fn note(&self, change: Change) {
+        // The thread lives as long as its keepers.
+        let _ = self.0.send((Some(change), Then::Nobody));
+    }
+
+    /// Without waiting; the gateway hears of it by `Input::Synced`.
+    pub(super) fn note_synced(&self, change: Change, id: TransferId, offset: u64) {
+        let _ = self.0.send((Some(change), Then::Synced(id, offset)));
+    }
+
+    /// Wait until it is on the disk; `false` = the disk refuses. Not on the gateway's thread.
+    pub(super) fn note_and_wait(&self, change: Change) -> bool {
+        self.wait(Some(change))
+    }
+
+    /// Wait until everything that was noted before is on the disk, or the disk has refused once.
+    pub(super) fn flush(&self) {
+        self.wait(None);
+    }
+
+    fn wait(&self, change: Option<Change>) -> bool {
+        let (sender, done) = channel();
+        self.0.send((change, Then::Waiting(sender))).is_ok() && done.recv().unwrap_or(false)
+    }
+}
+
+fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &Sender<Input>, bell: &GatewayBell) {
+    let mut waiting: Vec<Then> = Vec::new();
+    let mut failing = false;
+    loop {
+        let first = if failing {
+            changes.recv_timeout(RETRY_INTERVAL)
+        } else {
+            changes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        let (mut batch, mut last) = (Vec::new(), false);
+        match first {
+            Ok(first) => {
+                for (change, then) in std::iter::once(first).chain(changes.try_iter()).take(MAX_BATCH) {
+                    batch.extend(change);
+                    waiting.push(then);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => last = true,
+        }
+        match book.apply(&batch) {
+            Ok(()) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the book of transfers can be written again");
+                }
+                for then in waiting.drain(..) {
+                    match then {
+                        Then::Nobody => {}
+                        Then::Synced(id, offset) => {
+                            let _ = to_gateway.send(Input::Synced(id, offset));
+                            bell.ring();
+                        }
+                        Then::Waiting(sender) => {
+                            let _ = sender.send(true);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "what is new of transfers is not in the book; it is tried again each second");
+                }
+                // The book keeps the changes; only those who wait for a word are told.
+                waiting.retain(|then| match then {
+                    Then::Nobody => false,
+                    Then::Synced(..) => true,
+                    Then::Waiting(sender) => {
+                        let _ = sender.send(false);
+                        false
+                    }
+                });
+            }
+        }
+        if last {
+            return;
+        }
+    }
+}

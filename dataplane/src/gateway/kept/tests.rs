@@ -1,0 +1,132 @@
+use std::time::{Duration, Instant};
+
+use florelay_engine::{Command, Event};
+
+use super::*;
+use crate::gateway::testing::Bed;
+use crate::ipc::{Answer, RequestBody, TransferOrder};
+
+const A: PeerId = PeerId(0);
+const ID: TransferId = TransferId(7);
+const OTHER: TransferId = TransferId(8);
+
+fn state(bed: &Bed, id: TransferId) -> TransferState {
+    bed.gateway.transfers.running(id).map(|status| status.state.clone()).unwrap()
+}
+
+/// A bed with one file under way that has a path.
+fn with_file() -> (Bed, PathBuf) {
+    let mut bed = Bed::new();
+    let path = bed.path().join("image.tif");
+    std::fs::write(&path, vec![7; 200_000]).unwrap();
+    assert!(matches!(bed.order_file(TransferOrder::new("a", ID.0, "f", 3), &path), Some(Answer::Transfer(_))));
+    assert!(matches!(bed.told(0)[..], [Command::Send { peer: A, id: ID, .. }]));
+    (bed, path)
+}
+
+#[test]
+fn files_go_on_after_a_restart_by_their_paths() {
+    let (bed, _) = with_file();
+    let mut bed = bed.restarted();
+    let told = bed.told(0);
+    let [Command::Send { id: ID, meta, kept, .. }, Command::Hold { held: true, .. }, Command::Hold { held: false, .. }] =
+        &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((meta.size, meta.priority, *kept), (Some(200_000), 3, KeptOfEngine { confirmed: 0, head: 200_000 }));
+    bed.says(0, Event::SupplyFrom { id: ID, offset: 131_072 });
+    bed.says(0, Event::SupplyUpTo { id: ID, limit: 1 << 20 });
+    while bed.gateway.supply() {}
+    let told = bed.told(0);
+    let [Command::Supply { offset: 131_072, .. }, .., Command::SupplyEnd { digest, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(*digest, *blake3::hash(&[7; 200_000]).as_bytes());
+    bed.says(0, Event::TransferEnded { id: ID, result: Ok(()), wire_bytes: 9 });
+    // Its end is known to the next start, and a repeated order is not taken for another.
+    let mut bed = bed.restarted();
+    assert!(bed.told(0).is_empty());
+    let ended = bed.gateway.transfers.known_end(ID).unwrap();
+    assert_eq!((ended.size, ended.ended.clone()), (Some(200_000), Some(Ok(*digest))));
+    assert!(matches!(bed.order(TransferOrder::new("b", ID.0, "f", 3)), Some(Answer::Refused { .. })));
+}
+
+#[test]
+fn a_file_that_is_not_found_waits_for_the_same_order() {
+    let (bed, path) = with_file();
+    std::fs::write(&path, vec![8; 200_000]).unwrap();
+    let mut bed = bed.restarted();
+    assert!(matches!(bed.told(0)[..], [Command::Send { .. }, Command::Hold { held: true, .. }]));
+    let TransferState::NoFile(reason) = state(&bed, ID) else { panic!("{:?}", state(&bed, ID)) };
+    assert!(reason.contains("image.tif") && reason.contains("changed"), "{reason}");
+    let answer = bed.ask(RequestBody::Resume { id: ID.0 });
+    assert!(matches!(answer, Some(Answer::Failed(reason)) if reason.contains("send the same file again")));
+    // Gone altogether, at another start.
+    std::fs::remove_file(&path).unwrap();
+    let mut bed = bed.restarted();
+    bed.told(0);
+    let TransferState::NoFile(reason) = state(&bed, ID) else { panic!("{:?}", state(&bed, ID)) };
+    assert!(reason.contains("cannot open"), "{reason}");
+    let path = bed.path().join("again.tif");
+    std::fs::write(&path, vec![7; 199_999]).unwrap();
+    let order = TransferOrder::new("a", ID.0, "f", 3);
+    assert!(matches!(bed.order_file(order.clone(), &path), Some(Answer::Refused { .. })), "another size");
+    std::fs::write(&path, vec![7; 200_000]).unwrap();
+    assert!(matches!(bed.order_file(order, &path), Some(Answer::Transfer(_))));
+    assert!(matches!(bed.told(0)[..], [Command::Hold { held: false, .. }]));
+    assert_eq!(state(&bed, ID), TransferState::Running);
+    // It is found there from now on.
+    let bed = bed.restarted();
+    assert_eq!((bed.told(0).len(), state(&bed, ID)), (3, TransferState::Running));
+}
+
+#[test]
+fn what_an_operator_changed_outlives_a_restart() {
+    let (mut bed, path) = with_file();
+    bed.ask(RequestBody::Pause { id: ID.0 });
+    bed.ask(RequestBody::SetPriority { id: ID.0, priority: 99 });
+    let far = crate::wall::now_unix_ns() + 3_600_000_000_000;
+    let order = TransferOrder { deadline_unix_ns: Some(far), ..TransferOrder::new("a", OTHER.0, "g", 0) };
+    bed.order_file(order, &path);
+    let mut bed = bed.restarted();
+    let told = bed.told(0);
+    let held = told.iter().filter(|command| matches!(command, Command::Hold { id: ID, .. })).count();
+    assert_eq!((held, state(&bed, ID), state(&bed, OTHER)), (1, TransferState::Paused, TransferState::Running));
+    assert_eq!(bed.gateway.transfers.running(ID).unwrap().priority, 99);
+    assert_eq!(bed.gateway.transfers.running(OTHER).unwrap().deadline_unix_ns, Some(far));
+    bed.ask(RequestBody::Resume { id: ID.0 });
+    assert!(matches!(bed.told(0)[..], [Command::Hold { id: ID, held: false }]));
+    bed.gateway.follow_deadlines(far);
+    assert!(matches!(&bed.told(0)[..], [Command::Cancel { id: OTHER, failure }] if failure.code == FailCode::Timeout));
+}
+
+#[test]
+fn a_received_file_is_confirmed_when_synced_and_goes_on_there_after_a_restart() {
+    let meta = TransferMeta { name: "f".into(), size: Some(100), declared: None, priority: 0, attributes: vec![] };
+    let offered = |bed: &mut Bed| {
+        bed.says(0, Event::Offered { peer: A, id: ID, meta: meta.clone() });
+        bed.opened();
+        bed.told(0)
+    };
+    let data = |offset: u64, length: usize| Event::Data { id: ID, offset, data: vec![7; length].into() };
+    let mut bed = Bed::new();
+    assert!(matches!(offered(&mut bed)[..], [Command::Accept { offset: 0, .. }]));
+    assert!(matches!(bed.says(0, data(0, 40))[..], [Command::Written { offset: 40, .. }]));
+    bed.gateway.sync_files(Instant::now());
+    bed.gateway.sync_files(Instant::now() + Duration::from_secs(2));
+    assert!(matches!(bed.told_next(0)[..], [Command::Synced { offset: 40, .. }]));
+    assert!(matches!(bed.says(0, data(40, 20))[..], [Command::Written { offset: 60, .. }]));
+    // The kernel was not restarted: what was written is there, and is synced before it is accepted.
+    let mut bed = bed.restarted();
+    assert!(matches!(offered(&mut bed)[..], [Command::Accept { offset: 60, .. }]));
+    bed.says(0, data(60, 40));
+    let digest = *blake3::hash(&[7; 100]).as_bytes();
+    bed.says(0, Event::DataEnd { id: ID, size: 100, digest });
+    assert!(matches!(bed.told_next(0)[..], [Command::Complete { result: Ok(()), .. }]));
+    // Its sender has not heard: it is answered, also by the next start.
+    bed.says(0, Event::TransferEnded { id: ID, result: Ok(()), wire_bytes: 0 });
+    let mut bed = bed.restarted();
+    assert!(matches!(offered(&mut bed)[..], [Command::Complete { result: Ok(()), .. }]));
+    assert_eq!(std::fs::read(bed.path().join("inbox/f")).unwrap(), [7; 100]);
+}
