@@ -11,9 +11,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -201,6 +202,48 @@ impl Node {
         self.daemon.stopper().stop();
         self.daemon.wait().expect("it stops because it was told to");
     }
+}
+
+/// A node in a process of its own, which can be killed. The test binary runs itself, with [`serve`] as its only test.
+pub struct Killable {
+    process: Child,
+    pub client: Client,
+}
+
+/// Name of the test that every binary with killable nodes has; it calls [`serve`].
+pub const SERVING: &str = "a_node_in_a_process_of_its_own";
+const PLAN_VARIABLE: &str = "FLORELAY_TEST_PLAN";
+
+impl Killable {
+    pub fn start(plan: &NodePlan) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let path = plan.state_dir.with_extension("plan");
+        std::fs::write(&path, postcard::to_stdvec(plan).expect("a plan can be written")).expect("written");
+        let process = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", SERVING, "--ignored", "--nocapture"])
+            .env(PLAN_VARIABLE, path)
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .expect("it starts again");
+        Self { process, client: Client::new(ours) }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.process.kill().expect("it can be killed");
+        self.process.wait().expect("it is dead");
+    }
+}
+
+/// Be a node until somebody kills this process. Without a plan there is nothing to do.
+pub fn serve() {
+    let Some(path) = std::env::var_os(PLAN_VARIABLE) else { return };
+    let plan = postcard::from_bytes(&std::fs::read(path).expect("the plan is there")).expect("a plan");
+    let control = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().expect("standard input"));
+    let options =
+        DaemonOptions { plan, control: Control::Stream(control), broker: Box::new(LocalBroker::new("unused")) };
+    let daemon = Daemon::start(options).expect("the node starts");
+    daemon.wait().expect("nobody stops it");
 }
 
 /// The control process of a test.
