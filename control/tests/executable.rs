@@ -1,134 +1,17 @@
 //! The executable as people and scripts meet it; see README.md. The test itself stands in for the dataplane.
 
+mod common;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 
-use florelay_dataplane::ipc::{
-    Answer, FailCode, Failure, Request, RequestBody, Response, TransferOrder, TransferStatus,
-};
+use common::{ID, Node, Running, finish, florelay, run};
+use florelay_dataplane::ipc::{Answer, FailCode, Failure, Request, RequestBody, Response, TransferOrder};
 use florelay_dataplane::ipc_codec::IpcStream;
-
-const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11";
-
-fn florelay(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_florelay"));
-    command.args(args).env_remove("FLORELAY_SOCKET").env_remove("FLORELAY_CONFIG");
-    command
-}
-
-fn run(args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = florelay(args).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-/// A child that does not outlive its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A control process, and the test's end of its dataplane socket, greeted.
-struct Node {
-    dir: tempfile::TempDir,
-    dataplane: IpcStream,
-    /// Where the dataplane listens.
-    listener: UnixListener,
-    control: Running,
-}
-
-impl Node {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dataplane.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let control = Self::control(&dir);
-        let dataplane = Self::greeted(&listener);
-        let node = Self { dir, dataplane, listener, control };
-        assert_eq!(node.request().1, RequestBody::Status);
-        node
-    }
-
-    fn control(dir: &tempfile::TempDir) -> Running {
-        let [socket, dataplane] = ["control.sock", "dataplane.sock"].map(|name| dir.path().join(name));
-        Running(florelay(&["control", "--socket"]).arg(socket).arg("--dataplane").arg(dataplane).spawn().unwrap())
-    }
-
-    /// Control listens for clients before it looks for the dataplane.
-    fn greeted(listener: &UnixListener) -> IpcStream {
-        let dataplane = IpcStream::new(listener.accept().unwrap().0).unwrap();
-        dataplane.greet().unwrap();
-        dataplane
-    }
-
-    /// kill -9 of the control process. The next one is there, and has not been met by the dataplane.
-    fn replace_control(&mut self) {
-        self.control.0.kill().unwrap();
-        self.control.0.wait().unwrap();
-        self.control = Self::control(&self.dir);
-    }
-
-    fn meet_control(&mut self) {
-        self.dataplane = Self::greeted(&self.listener);
-        assert_eq!(self.request().1, RequestBody::Status);
-    }
-
-    /// That nobody wants certain answers any more may come between.
-    fn request(&self) -> (u64, RequestBody, Option<OwnedFd>) {
-        loop {
-            let (request, fd) = self.dataplane.receive::<Request>().unwrap().unwrap();
-            if !matches!(request.body, RequestBody::Forget { .. }) {
-                return (request.tag, request.body, fd);
-            }
-        }
-    }
-
-    fn answer(&self, tag: u64, confirmed: u64, stalled: bool, ended: Option<Result<[u8; 32], Failure>>) {
-        let body = Answer::Transfer(Box::new(TransferStatus {
-            id: uuid::Uuid::parse_str(ID).unwrap().as_u128(),
-            peer: "station-b".into(),
-            name: "f.raw".into(),
-            outgoing: true,
-            priority: 7,
-            kind: florelay_dataplane::ipc::TransferKind::File,
-            spooled: 0,
-            size: Some(5),
-            confirmed,
-            age_ns: 1_000_000,
-            stalled,
-            ended,
-            ..TransferStatus::default()
-        }));
-        self.dataplane.send(&Response { tag, body }, None).unwrap();
-    }
-
-    fn spawn(&self, args: &[&str]) -> Running {
-        let mut command = florelay(args);
-        command.arg("--socket").arg(self.dir.path().join("control.sock"));
-        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
-    }
-
-    fn file(&self) -> String {
-        let path = self.dir.path().join("f.raw");
-        fs::write(&path, "hello").unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-fn finish(mut child: Running) -> (i32, String, String) {
-    let mut text = (String::new(), String::new());
-    child.0.stdout.take().unwrap().read_to_string(&mut text.0).unwrap();
-    child.0.stderr.take().unwrap().read_to_string(&mut text.1).unwrap();
-    (child.0.wait().unwrap().code().unwrap(), text.0, text.1)
-}
 
 const CONFIG: &str = r#"version = "1.0"
 [node]
@@ -236,8 +119,9 @@ fn send_outlives_the_control_process() {
         // Before they meet, the sender is told that there is no dataplane, and asks again.
         node.meet_control();
         let (tag, body, fd) = node.request();
-        assert!(matches!(body, RequestBody::Watch { id } if uuid::Uuid::from_u128(id).to_string() == ID), "{body:?}");
-        assert!(fd.is_none());
+        // Ordered again, with the open file: if the dataplane is another one, it needs it.
+        let RequestBody::SendFile { order, .. } = body else { panic!("{body:?}") };
+        assert!(uuid::Uuid::from_u128(order.id).to_string() == ID && fd.is_some());
         node.answer(tag, 5, false, end);
         line.clear();
         shown.read_line(&mut line).unwrap();
@@ -245,25 +129,37 @@ fn send_outlives_the_control_process() {
     }
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 
-    // A dataplane that has started anew knows nothing of it: what to do is said.
+    // Refused by one that has started anew: what to do is said.
     let child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID]);
     let (tag, ..) = node.request();
     node.answer(tag, 2, false, None);
     node.replace_control();
     node.meet_control();
     let (tag, ..) = node.request();
-    let body = Answer::Failed(format!("no transfer {ID} is known"));
-    node.dataplane.send(&Response { tag, body }, None).unwrap();
+    node.dataplane.send(&Response { tag, body: Answer::Failed("the file has changed".into()) }, None).unwrap();
     let (code, _, said) = finish(child);
-    assert!(code == 1 && said.contains("is known") && said.contains(&format!("--id {ID}")), "{code} {said}");
+    assert!(code == 1 && said.contains("has changed") && said.contains(&format!("--id {ID}")), "{code} {said}");
+}
 
-    // The dataplane goes: nobody waits for it, because the transfer was in its memory.
+#[test]
+fn send_orders_again_when_the_dataplane_has_started_anew() {
+    let mut node = Node::start();
+    let file = node.file();
     let child = node.spawn(&["send", &file, "--to", "station-b", "--id", ID]);
     let (tag, ..) = node.request();
     node.answer(tag, 2, false, None);
     node.dataplane.shutdown();
+    node.meet_control();
+    let (tag, body, fd) = node.request();
+    let RequestBody::SendFile { order, path } = body else { panic!("{body:?}") };
+    assert_eq!((uuid::Uuid::from_u128(order.id).to_string().as_str(), order.name.as_str()), (ID, "f.raw"));
+    assert_eq!(path.map(|path| fs::canonicalize(path).unwrap()), Some(fs::canonicalize(&file).unwrap()));
+    let mut contents = String::new();
+    File::from(fd.unwrap()).read_to_string(&mut contents).unwrap();
+    assert_eq!(contents, "hello");
+    node.answer(tag, 5, false, Some(Ok([0xcd; 32])));
     let (code, _, said) = finish(child);
-    assert!(code == 69 && said.contains("has stopped") && said.contains(&format!("--id {ID}")), "{code} {said}");
+    assert!(code == 0 && said.contains("looking for the dataplane"), "{code} {said}");
 }
 
 /// The test stands in for the control process that comes back, too: it has no dataplane at first.
@@ -282,7 +178,7 @@ fn send_waits_for_the_dataplane_behind_a_new_control_process() {
     control.greet().unwrap();
     for body in [Answer::Unavailable("not yet".into()), Answer::Failed("the disk is full".into())] {
         let (Request { tag, body: asked }, _) = control.receive::<Request>().unwrap().unwrap();
-        assert!(matches!(asked, RequestBody::Watch { .. }), "{asked:?}");
+        assert!(matches!(asked, RequestBody::SendFile { .. }), "{asked:?}");
         control.send(&Response { tag, body }, None).unwrap();
     }
     let (code, _, said) = finish(child);

@@ -82,6 +82,35 @@ fn what_goes_in_comes_out_although_a_link_and_a_dataplane_go_away() {
 }
 
 #[test]
+fn a_writer_that_was_killed_goes_on_with_its_file() {
+    const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11";
+    let line = line(80_000_000);
+    let file = line.file("input", 40_000_000);
+    let out = line.topology.folder().join("output");
+    let listener = line.listen("telemetry", File::create(&out).unwrap());
+    let write = |arguments: &[&str], input: Stdio| {
+        let mut command = line.program.command(&["stream", "--to", line.name(B), "--name", "telemetry", "--id", ID]);
+        command.args(arguments).arg("--config").arg(line.config(A)).stdin(input);
+        command.stdout(line.output("stream.out")).stderr(line.output("stream.err")).spawn().unwrap()
+    };
+    let mut stream = write(&["--linger", "5min", "--size", "40000000"], Stdio::piped());
+    // Its end is not said: the rest of the file never comes this way.
+    let mut input = stream.stdin.take().unwrap();
+    input.write_all(&fs::read(&file).unwrap()[..20_000_000]).unwrap();
+    line.until_number(A, "telemetry", "confirmed", 2_000_000);
+    stream.kill().unwrap();
+    stream.wait().unwrap();
+    line.until(A, "the stream to wait for its writer", |status| {
+        status.transfers().iter().any(|transfer| transfer["state"] == "no-writer")
+    });
+    let stream = write(&["--resume"], File::open(&file).unwrap().into());
+    assert_eq!(line.code(stream, "the stream to end"), 0, "{}", line.said("stream.err"));
+    assert_eq!(line.code(listener, "the listener to end"), 0, "{}", line.said("listen.err"));
+    assert!(fs::read(&file).unwrap() == fs::read(&out).unwrap(), "what came out is not what went in");
+    line.stop();
+}
+
+#[test]
 fn what_a_slow_listener_does_not_take_waits_on_disk_and_a_file_passes() {
     let line = line(400_000_000);
     let file = line.file("input", 60_000_000);

@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+use super::transfer_args::{RecvArgs, SendArgs, StreamArgs, TransferVerb, Which};
+pub(super) use super::values::Rate;
+use super::values::{burst, duration, epoch, file_name, mapping, node_name, rate, uuid};
 use crate::config::hdtn::Mapping;
-use crate::config::{contact, names, units};
 use crate::pki;
 
 /// Exit codes, shown by `--help`.
@@ -19,7 +21,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   69   the control process or the dataplane cannot be reached
   70   an error inside florelay
   78   the configuration is refused; the reasons are on standard error
-  130  interrupted; files and messages go on, streams if their input had ended";
+  130  interrupted; what was ordered goes on, streams if their input had ended";
 
 /// One program for the machine that stands between a network and a scarce, long, lossy link.
 #[derive(Debug, Parser)]
@@ -82,62 +84,47 @@ pub enum Verb {
     /// The control process; `up` starts it
     #[command(hide = true)]
     Control(ControlArgs),
-    /// Send a file to a node
+    /// Send files to a node
     #[command(after_help = "Examples:
   florelay send image.raw --to station-b
-  florelay send image.raw --to station-b --priority 80 --name today.raw
-  florelay send image.raw --to station-b --id UUID   (goes on where it was)
+  florelay send *.raw --to station-b --priority 80 --deadline 2h
+  florelay send -r photos --to station-b --attribute pass=4711
+  florelay send -r photos --to station-b --detach   (orders all and leaves)
+  florelay send image.raw --to station-b --id UUID  (goes on where it was)
 
-Priorities 64 to 127 go strictly before 0 to 63. Ctrl-C stops watching, not the transfer.")]
-    Send {
-        /// The file; it may not change until it is sent
-        file: PathBuf,
-        /// The receiving node
-        #[arg(long, value_name = "NODE", value_parser = node_name)]
-        to: String,
-        /// 0 to 127; 64 and more go before all bulk
-        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
-        priority: u8,
-        /// The transfer's UUID; give the same one to go on with a transfer
-        #[arg(long, value_name = "UUID", value_parser = uuid)]
-        id: Option<Uuid>,
-        /// File name at the receiver; the file's own if absent
-        #[arg(long, value_name = "NAME", value_parser = inbox_name)]
-        name: Option<String>,
-        /// One JSON object per line: progress, and at last the end
-        #[arg(long)]
-        json: bool,
-        /// Where to ask.
-        #[command(flatten)]
-        target: Target,
-    },
+Priorities 64 to 127 go strictly before 0 to 63. A file of a folder has its path in the attribute `path`, by which \
+`recv --out` puts it into a folder again; hidden files, symbolic links and special files are left out, and said. Where \
+the node goes away, its files are ordered again once it is back.
+
+Ctrl-C stops watching, not the transfers that were ordered: up to 512 at once. Files that were not ordered yet are not \
+sent, and it is said how many; --detach orders all first. With --cancel-on-interrupt Ctrl-C gives up what was ordered.
+
+Exit codes: 0 all were sent, with --detach ordered; 1 some were not, or were left out; 66 the only file cannot be read.")]
+    Send(SendArgs),
+    /// Wait for files that arrive, and print where they are
+    #[command(after_help = "Examples:
+  florelay recv --count 1
+  florelay recv --from station-a --name '*.raw' --out images
+  florelay recv --existing --timeout 10min --out . --json
+
+With --out, a file is moved there whole, below the folders that its attribute `path` names, and never over another: \
+the second of a name gets .1. A path that would lead out of the folder, or over a symbolic link, is refused, and the file \
+stays in the inbox.
+
+Exit codes: 0 all that were asked for have come, or --timeout without --count; 1 some could not be moved, or fewer \
+than --count came in time; 130 Ctrl-C.")]
+    Recv(RecvArgs),
     /// Send standard input to a node, as long as it lasts
     #[command(after_help = "Examples:
   tail -F telemetry.log | florelay stream --to station-b --name telemetry
   florelay stream --to station-b --priority 70 < /dev/ttyUSB0
+  florelay stream --to station-b --id UUID --linger 1h < image.raw
+  florelay stream --to station-b --id UUID --resume < image.raw
 
-What the receiver has not read is kept, up to 16 MiB; then input is not read. The command ends when the receiver has \
-read everything. Ctrl-C gives the stream up, unless input had ended: then the rest goes on by itself.")]
-    Stream {
-        /// The receiving node
-        #[arg(long, value_name = "NODE", value_parser = node_name)]
-        to: String,
-        /// Its name, by which `listen` may choose
-        #[arg(long, value_name = "NAME", default_value = "stream", value_parser = file_name)]
-        name: String,
-        /// 0 to 127; 64 and more go before all bulk
-        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=127))]
-        priority: u8,
-        /// The stream's UUID, a new one
-        #[arg(long, value_name = "UUID", value_parser = uuid)]
-        id: Option<Uuid>,
-        /// One JSON object per line: progress, and at last the end
-        #[arg(long)]
-        json: bool,
-        /// Where to ask.
-        #[command(flatten)]
-        target: Target,
-    },
+What the receiver has not read is kept, up to the node's limits; then input is not read. The command ends when the \
+receiver has read everything. Ctrl-C gives the stream up, unless input had ended: then the rest goes on by itself. A \
+stream whose command was killed waits for --resume as long as --linger says; standard input must then be a file.")]
+    Stream(StreamArgs),
     /// Write streams that come to this node to standard output, one after the other
     #[command(after_help = "Examples:
   florelay listen --name telemetry | tee telemetry.log
@@ -152,6 +139,9 @@ error.")]
         /// Only streams from this node
         #[arg(long, value_name = "NODE", value_parser = node_name)]
         from: Option<String>,
+        /// Only this stream, and end after it
+        #[arg(long, value_name = "UUID", value_parser = uuid, conflicts_with_all = ["name", "from"])]
+        id: Option<Uuid>,
         /// End after one stream
         #[arg(long)]
         once: bool,
@@ -162,6 +152,24 @@ error.")]
         #[command(flatten)]
         target: Target,
     },
+    /// Show transfers that are under way
+    #[command(after_help = "Examples:
+  florelay transfers
+  florelay transfers --all --json | jq '.[] | select(.error) | .name'")]
+    Transfers {
+        /// Those that have ended too
+        #[arg(long)]
+        all: bool,
+        /// All that is known of them, as JSON
+        #[arg(long)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Change transfers that are under way
+    #[command(subcommand)]
+    Transfer(TransferVerb),
     /// Watch a transfer of this node
     #[command(after_help = "Example:\n  florelay watch 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
     Watch {
@@ -175,16 +183,9 @@ error.")]
         #[command(flatten)]
         target: Target,
     },
-    /// Give up a transfer
+    /// Give up transfers; the same as `transfer cancel`
     #[command(after_help = "Example:\n  florelay cancel 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11")]
-    Cancel {
-        /// The transfer's UUID
-        #[arg(value_parser = uuid)]
-        id: Uuid,
-        /// Where to ask.
-        #[command(flatten)]
-        target: Target,
-    },
+    Cancel(Which),
     /// Show links with their rungs, peers, workers and transfers
     #[command(
         after_help = "Examples:\n  florelay status --config station-a.toml\n  florelay status --json | jq .links"
@@ -408,68 +409,4 @@ pub enum PkiVerb {
         #[arg(long)]
         force: bool,
     },
-}
-
-/// A rate on the command line. (A plain `Option` would mean an optional argument to clap.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate(pub Option<u64>);
-
-fn rate(text: &str) -> Result<Rate, String> {
-    match units::rate(text) {
-        Ok(Some(0)) => Err("to stop a link use: florelay link down NAME".to_owned()),
-        Ok(rate) => Ok(Rate(rate)),
-        Err(e) => Err(format!("it {e}; write for example \"10 Mbit/s\" or uncapped")),
-    }
-}
-
-fn burst(text: &str) -> Result<u32, String> {
-    let bytes = units::bytes(text).map_err(|e| format!("it {e}; write for example \"15 kB\""))?;
-    u32::try_from(bytes).map_err(|_| "at most 4 GB".to_owned())
-}
-
-fn mapping(text: &str) -> Result<Mapping, String> {
-    let wrong = || "write for example 1:10=to-relay".to_owned();
-    let (nodes, link) = text.split_once('=').ok_or_else(wrong)?;
-    let (source, dest) = nodes.split_once(':').ok_or_else(wrong)?;
-    let number = |text: &str| text.parse().map_err(|_| wrong());
-    Ok(Mapping { source: number(source)?, dest: number(dest)?, link: node_name(link)? })
-}
-
-fn epoch(text: &str) -> Result<u64, String> {
-    if text == "now" {
-        return Ok(florelay_dataplane::wall::now_unix_ns());
-    }
-    contact::parse_time(text).map_err(|(message, hint)| format!("{message}; {hint}, or now"))
-}
-
-fn uuid(text: &str) -> Result<Uuid, String> {
-    text.parse().map_err(|_| "write a UUID, for example 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11".to_owned())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).map_err(|e| format!("it {e}; write for example \"500 ms\" or 1s"))
-}
-
-fn node_name(text: &str) -> Result<String, String> {
-    names::check_node(text).map(|()| text.to_owned())
-}
-
-/// As the engine's `TransferMeta` wants it: no directory, at most 255 bytes, nothing that moves a terminal's cursor.
-pub(super) fn file_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 255 || text.contains(['/', '\0']) || text == "." || text == ".." {
-        return Err("a file name without a directory, 1 to 255 bytes".to_owned());
-    }
-    if text.chars().any(char::is_control) {
-        return Err("a file name without control characters".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// What the inbox of a receiver takes, beyond that.
-pub(super) fn inbox_name(text: &str) -> Result<String, String> {
-    let name = file_name(text)?;
-    if name.starts_with('.') {
-        return Err("a name without a leading dot: the receiver's inbox takes no hidden files".to_owned());
-    }
-    Ok(name)
 }

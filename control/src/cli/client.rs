@@ -1,168 +1,108 @@
-//! A client's end of the control socket.
+//! How commands ask a node, and what they wait for: answers, Ctrl-C, and their own threads.
 
-use std::io::ErrorKind;
-use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use florelay_dataplane::ipc::{Answer, Request, RequestBody, Response};
-use florelay_dataplane::ipc_codec::IpcStream;
+use florelay_dataplane::ipc::{Answer, RequestBody};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
 use super::args::Target;
+use crate::client::{ClientError, Heard, Node, Sink};
 
-/// How long a node that went away may take to come back before what waits for it is given up.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two attempts.
-pub(super) const RETRY: Duration = Duration::from_millis(200);
-
-/// Ctrl-C came: whoever does not look at what happens just now can see it here.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// A greeted connection to the control process.
-pub(super) struct Client {
-    stream: IpcStream,
-    next_tag: u64,
+/// The node that the options name. Nothing is asked yet.
+pub(super) fn node(target: &Target) -> anyhow::Result<Node> {
+    Ok(Node::new(match &target.socket {
+        Some(path) => path.clone(),
+        None => crate::config::control_socket(&target.config)?,
+    }))
 }
 
-/// What a command waits for.
-pub(super) enum Happening {
-    /// An answer.
-    Answer(Answer),
+/// One question with one answer.
+pub(super) fn ask(target: &Target, body: RequestBody) -> anyhow::Result<Answer> {
+    node(target)?.ask(body).map_err(exit)
+}
+
+/// What a person has to know, and the code for scripts.
+pub(super) fn exit(error: ClientError) -> anyhow::Error {
+    match error {
+        ClientError::Unreachable { denied, .. } => {
+            let hint = if denied {
+                "only root and the user that runs the node may ask it"
+            } else {
+                "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)"
+            };
+            Exit::unavailable(format!("{error}\n    hint: {hint}"))
+        }
+        ClientError::Lost(_) | ClientError::Unavailable(_) => Exit::unavailable(error.to_string()),
+        ClientError::Failed(_) | ClientError::Refused { .. } | ClientError::Ended(_) => Exit::failed(error.to_string()),
+        ClientError::Timeout | ClientError::Unexpected(_) | ClientError::System(_) => error.into(),
+    }
+}
+
+/// What a command waits for. `L` is what its own threads say.
+pub(super) enum Happening<L = ()> {
+    /// An answer to the request of this tag.
+    Heard(u64, Heard),
     /// Ctrl-C.
     Interrupt,
-    /// The control process is gone, for this reason.
-    Gone(String),
+    /// From a thread of the command.
+    Local(L),
 }
 
-impl Client {
-    pub(super) fn connect(target: &Target) -> anyhow::Result<Self> {
-        let path = match &target.socket {
-            Some(path) => path.clone(),
-            None => crate::config::control_socket(&target.config)?,
+/// Where it arrives; clones may be given away.
+pub(super) struct Post<L>(Sender<Happening<L>>);
+
+impl<L: Send> Sink for Post<L> {
+    fn heard(&self, tag: u64, heard: Heard) {
+        // Nobody waits any more once the command is over; so below.
+        let _ = self.0.send(Happening::Heard(tag, heard));
+    }
+}
+
+impl<L> Post<L> {
+    pub(super) fn tell(&self, local: L) {
+        let _ = self.0.send(Happening::Local(local));
+    }
+}
+
+/// All that a command waits for, in order.
+pub(super) struct Happenings<L = ()> {
+    pub(super) post: Arc<Post<L>>,
+    inbox: Receiver<Happening<L>>,
+}
+
+impl<L: Send + 'static> Happenings<L> {
+    /// From the return of this function on, Ctrl-C is one of them, and does not end the process.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let (sender, inbox) = channel();
+        let post = Arc::new(Post(sender));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let mut interrupts = {
+            let _inside = runtime.enter();
+            signal(SignalKind::interrupt())?
         };
-        let socket = UnixStream::connect(&path).map_err(|e| {
-            let hint = match e.kind() {
-                ErrorKind::PermissionDenied => "only root and the user that runs the node may ask it",
-                _ => "is `florelay up` running? (--socket PATH, or --config FILE of the node, say which)",
-            };
-            Exit::unavailable(format!("no control process at {}: {e}\n    hint: {hint}", path.display()))
-        })?;
-        let stream = IpcStream::new(socket)?;
-        stream.greet().map_err(|e| Exit::unavailable(format!("the control process at {}: {e}", path.display())))?;
-        Ok(Self { stream, next_tag: 1 })
-    }
-
-    #[cfg(test)]
-    pub(super) fn over(socket: UnixStream) -> anyhow::Result<Self> {
-        Ok(Self { stream: IpcStream::new(socket)?, next_tag: 1 })
-    }
-
-    /// Asks, and leaves the answers to [`Self::answer`] or [`Self::happenings`].
-    pub(super) fn ask(&mut self, body: RequestBody, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
-        self.next_tag += 1;
-        self.stream
-            .send(&Request { tag: self.next_tag, body }, fd)
-            .map_err(|e| Exit::unavailable(format!("asking the control process: {e}")))
-    }
-
-    /// The next answer to the last request; a refusal is an error.
-    pub(super) fn answer(&self) -> anyhow::Result<Answer> {
-        match receive(&self.stream, Some(self.next_tag)) {
-            Happening::Answer(Answer::Failed(reason)) => Err(Exit::failed(reason)),
-            Happening::Answer(Answer::Unavailable(reason)) => Err(Exit::unavailable(reason)),
-            Happening::Answer(answer) => Ok(answer),
-            Happening::Gone(reason) => Err(Exit::unavailable(reason)),
-            Happening::Interrupt => Err(Exit::failed("interrupted")),
-        }
-    }
-
-    /// Answers to all requests, and Ctrl-C, as they come. Nothing else may read afterwards.
-    pub(super) fn happenings(&self) -> anyhow::Result<Receiver<Happening>> {
-        let (sender, receiver) = sync_channel(16);
-        on_interrupt(sender.clone())?;
-        self.report_to(&sender)?;
-        Ok(receiver)
-    }
-
-    /// Send answers to all requests to `sender` as they come, to the end of the connection. Nothing else may read
-    /// afterwards.
-    pub(super) fn report_to<T: From<Happening> + Send + 'static>(&self, sender: &SyncSender<T>) -> anyhow::Result<()> {
-        let (stream, sender) = (self.stream.try_clone()?, sender.clone());
+        let to = post.clone();
         thread::spawn(move || {
-            loop {
-                let happening = receive(&stream, None);
-                let gone = matches!(happening, Happening::Gone(_));
-                if sender.send(happening.into()).is_err() || gone {
-                    break;
+            runtime.block_on(async {
+                while interrupts.recv().await.is_some() {
+                    if to.0.send(Happening::Interrupt).is_err() {
+                        break;
+                    }
                 }
-            }
+            });
         });
-        Ok(())
+        Ok(Self { post, inbox })
     }
-}
 
-fn receive(stream: &IpcStream, tag: Option<u64>) -> Happening {
-    loop {
-        match stream.receive::<Response>() {
-            // Late answers to an earlier request are nobody's business.
-            Ok(Some((response, _))) if tag.is_some_and(|t| t != response.tag) => {}
-            // For a person, one refusal is as good as another.
-            Ok(Some((Response { body: Answer::Refused { reason, .. }, .. }, _))) => {
-                return Happening::Answer(Answer::Failed(reason));
-            }
-            Ok(Some((response, _))) => return Happening::Answer(response.body),
-            Ok(None) => {
-                return Happening::Gone("the control process has closed the connection".to_owned());
-            }
-            Err(e) => return Happening::Gone(format!("the control process: {e}")),
+    /// The next one; `None`: nothing happened until then.
+    pub(super) fn next(&self, until: Option<Instant>) -> Option<Happening<L>> {
+        match until {
+            // We have a sender ourselves: it does not end.
+            None => self.inbox.recv().ok(),
+            Some(until) => self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
         }
     }
-}
-
-/// Connects again to a control process that has gone, and has it report to `sender`. `None`: Ctrl-C came meanwhile.
-///
-/// # Errors
-/// It is not back after `patience`.
-pub(super) fn reconnect<T: From<Happening> + Send + 'static>(
-    target: &Target,
-    sender: &SyncSender<T>,
-    patience: Duration,
-) -> anyhow::Result<Option<Client>> {
-    let begun = Instant::now();
-    loop {
-        match Client::connect(target) {
-            Ok(client) => {
-                client.report_to(sender)?;
-                return Ok(Some(client));
-            }
-            Err(_) if INTERRUPTED.load(Ordering::Relaxed) => return Ok(None),
-            Err(error) if begun.elapsed() >= patience => return Err(error),
-            Err(_) => thread::sleep(RETRY),
-        }
-    }
-}
-
-/// Sends one `Interrupt` per Ctrl-C, from the return of this function on.
-pub(super) fn on_interrupt<T: From<Happening> + Send + 'static>(sender: SyncSender<T>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let mut interrupts = {
-        let _inside = runtime.enter();
-        signal(SignalKind::interrupt())?
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            while interrupts.recv().await.is_some() {
-                INTERRUPTED.store(true, Ordering::Relaxed);
-                if sender.send(Happening::Interrupt.into()).is_err() {
-                    break;
-                }
-            }
-        });
-    });
-    Ok(())
 }

@@ -1,7 +1,6 @@
 //! Short requests: one question, a few answers.
 
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -10,10 +9,11 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::args::Target;
-use super::client::{Client, Happening};
+use super::client::{self, Happening, Happenings, ask, exit};
 use super::out::{print, say};
 use super::table::terminal_columns;
 use super::{EXIT_INTERRUPTED, Exit, report};
+use crate::client::ClientError;
 use crate::config::units::show_duration;
 
 /// Largest command message, as the engine has it (`florelay_engine::api::MAX_MESSAGE_BYTES`).
@@ -24,9 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request that is answered by `Done`.
 pub(super) fn done(target: &Target, body: RequestBody) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(target)?;
-    client.ask(body, None)?;
-    match client.answer()? {
+    match ask(target, body)? {
         Answer::Done => Ok(ExitCode::SUCCESS),
         // A cancelled transfer may report its own end.
         Answer::Transfer(transfer) if transfer.ended.is_some() => Ok(ExitCode::SUCCESS),
@@ -36,9 +34,7 @@ pub(super) fn done(target: &Target, body: RequestBody) -> anyhow::Result<ExitCod
 
 /// `florelay status`.
 pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(target)?;
-    client.ask(RequestBody::Status, None)?;
-    let Answer::Status(status) = client.answer()? else { bail!("not a status") };
+    let Answer::Status(status) = ask(target, RequestBody::Status)? else { bail!("not a status") };
     if as_json {
         print(format_args!("{:#}\n", report::status_json(&status)))?;
     } else {
@@ -49,10 +45,11 @@ pub(super) fn status(target: &Target, as_json: bool) -> anyhow::Result<ExitCode>
 
 /// `florelay trace`.
 pub(super) fn trace(target: &Target, node: &str, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(target)?;
-    client.ask(RequestBody::Trace { to: node.to_owned() }, None)?;
+    let answers = client::node(target)?.subscribe(RequestBody::Trace { to: node.to_owned() }, None).map_err(exit)?;
     loop {
-        let Answer::Hop { hop, node: answered, rtt_ns, last } = client.answer()? else { bail!("not a hop") };
+        let Answer::Hop { hop, node: answered, rtt_ns, last } = answers.recv().map_err(exit)? else {
+            bail!("not a hop")
+        };
         if as_json {
             let rtt_ns = answered.is_some().then_some(rtt_ns);
             print(format_args!("{}\n", json!({ "hop": hop, "node": answered, "rtt_ns": rtt_ns, "last": last })))?;
@@ -87,24 +84,24 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
             series.message.len()
         )));
     }
-    let mut client = Client::connect(target)?;
-    let happenings = client.happenings()?;
+    let node = client::node(target)?;
+    let happenings: Happenings = Happenings::new()?;
     // Three digits are enough for percentiles, and need no upper bound.
     let mut latencies: Histogram<u64> = Histogram::new(3)?;
     let (mut interrupted, mut outstanding) = (false, false);
     for number in 1..=series.count {
-        client
-            .ask(RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() }, None)?;
+        let body = RequestBody::Message { to: series.to.clone(), payload: series.message.clone().into_bytes() };
+        let _asked = node.subscribe_to(&happenings.post, body, None).map_err(exit)?;
         match patient(&happenings, &series.to) {
-            Ok(Happening::Answer(Answer::Message { rtt_ns })) => latencies.record(rtt_ns.max(1))?,
-            Ok(Happening::Answer(Answer::Failed(reason))) => {
-                return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
-            }
-            Ok(Happening::Answer(Answer::Unavailable(reason)) | Happening::Gone(reason)) => {
-                return Err(Exit::unavailable(reason));
-            }
-            Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
-            Ok(Happening::Interrupt) | Err(_) => (interrupted, outstanding) = (true, true),
+            Some(Happening::Heard(_, heard)) => match heard.result() {
+                Ok(Answer::Message { rtt_ns }) => latencies.record(rtt_ns.max(1))?,
+                Ok(other) => bail!("unexpected answer: {other:?}"),
+                Err(ClientError::Failed(reason)) => {
+                    return Err(Exit::failed(format!("message {number} of {}: {reason}", series.count)));
+                }
+                Err(error) => return Err(exit(error)),
+            },
+            _ => (interrupted, outstanding) = (true, true),
         }
         interrupted = interrupted || (number < series.count && pause(&happenings, series.interval));
         if interrupted {
@@ -121,25 +118,21 @@ pub(super) fn c2(target: &Target, series: &Series, as_json: bool) -> anyhow::Res
 }
 
 /// The next happening, however long it takes; who waits is told why after [`PATIENCE`].
-fn patient(happenings: &Receiver<Happening>, to: &str) -> Result<Happening, RecvTimeoutError> {
-    match happenings.recv_timeout(PATIENCE) {
-        Err(RecvTimeoutError::Timeout) => {
-            say(format_args!("florelay: {to} has not acknowledged yet; `florelay status` shows the path's state"));
-            happenings.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        }
-        other => other,
-    }
+fn patient(happenings: &Happenings, to: &str) -> Option<Happening> {
+    happenings.next(Some(Instant::now() + PATIENCE)).or_else(|| {
+        say(format_args!("florelay: {to} has not acknowledged yet; `florelay status` shows the path's state"));
+        happenings.next(None)
+    })
 }
 
 /// Waits; `true` if Ctrl-C came.
-fn pause(happenings: &Receiver<Happening>, interval: Duration) -> bool {
+fn pause(happenings: &Happenings, interval: Duration) -> bool {
     let until = Instant::now() + interval;
     loop {
-        match happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Happening::Interrupt) | Err(RecvTimeoutError::Disconnected) => return true,
-            // The next request finds out about a control process that is gone.
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout) => return false,
+        match happenings.next(Some(until)) {
+            Some(Happening::Interrupt) => return true,
+            Some(_) => {}
+            None => return false,
         }
     }
 }

@@ -11,7 +11,7 @@ use florelay_dataplane::wall;
 use serde_json::{Value, json};
 
 use super::args::{ContactsVerb, Target};
-use super::client::Client;
+use super::client::ask;
 use super::out::print;
 use super::report::warn;
 use super::table::{table, terminal_columns};
@@ -63,9 +63,7 @@ fn import(file: &Path, maps: &[hdtn::Mapping], epoch: Option<u64>) -> anyhow::Re
 }
 
 fn show(target: &Target, link: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(target)?;
-    client.ask(RequestBody::Contacts, None)?;
-    let Answer::Contacts(mut links) = client.answer()? else { bail!("not contact plans") };
+    let Answer::Contacts(mut links) = ask(target, RequestBody::Contacts)? else { bail!("not contact plans") };
     if let Some(link) = link {
         let all: Vec<_> = links.iter().map(|plan| plan.link.clone()).collect();
         links.retain(|plan| plan.link == link);

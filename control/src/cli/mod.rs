@@ -11,12 +11,17 @@ mod drops;
 mod links;
 mod local;
 mod out;
+mod progress;
+mod recv;
 mod report;
+mod send;
 mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub mod transfer_args;
+mod values;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +29,7 @@ use std::process::ExitCode;
 use args::{Cli, LinkVerb, Verb};
 use florelay_dataplane::ipc::RequestBody;
 use florelay_dataplane::supervisor::SupervisorError;
+use transfer_args::{SendArgs, StreamArgs, TransferVerb};
 
 use crate::seam::Ended;
 
@@ -119,18 +125,37 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         }),
         Verb::Control(args) => local::control(args),
         Verb::Pki(verb) => local::pki(verb),
-        Verb::Send { file, to, priority, id, name, json, target } => {
-            let order = transfer::Order { file, to, priority, id, name };
-            transfer::send(&target, order, json)
+        Verb::Send(args) => {
+            let SendArgs { files, to, recursive, priority, deadline, attributes, id, name, detach, .. } = args;
+            let cancel_on_interrupt = args.cancel_on_interrupt;
+            let order = send::Order {
+                files,
+                to,
+                recursive,
+                priority,
+                deadline,
+                attributes,
+                id,
+                name,
+                detach,
+                cancel_on_interrupt,
+            };
+            send::send(&args.target, order, args.json)
         }
-        Verb::Stream { to, name, priority, id, json, target } => {
-            stream::stream(&target, stream::Order { to, name, priority, id }, json)
+        Verb::Recv(args) => recv::recv(&args),
+        Verb::Stream(args) => {
+            let StreamArgs { to, name, priority, deadline, attributes, id, linger, resume, .. } = args;
+            let declared = args.size;
+            let order = stream::Order { to, name, priority, id, deadline, attributes, declared, linger, resume };
+            stream::stream(&args.target, order, args.json)
         }
-        Verb::Listen { name, from, once, json, target } => {
-            stream::listen(&target, &stream::Wanted { name, from, once }, json)
+        Verb::Listen { name, from, id, once, json, target } => {
+            stream::listen(&target, &stream::Listener { name, from, id, once }, json)
         }
+        Verb::Transfers { all, json, target } => transfer::list(&target, all, json),
+        Verb::Transfer(verb) => transfer::change(verb),
         Verb::Watch { id, json, target } => transfer::watch(&target, id, json),
-        Verb::Cancel { id, target } => command::done(&target, RequestBody::Cancel { id: id.as_u128() }),
+        Verb::Cancel(which) => transfer::change(TransferVerb::Cancel(which)),
         Verb::Status { json, target } => command::status(&target, json),
         Verb::Link(LinkVerb::Set { name, rate, burst, target }) => {
             command::done(&target, RequestBody::SetRate { link: name, rate_bps: rate.0, burst_bytes: burst })

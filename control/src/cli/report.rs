@@ -141,22 +141,7 @@ pub(super) fn status(s: &Status, columns: Option<usize>) -> String {
         let _ = write!(text, "\n{}", table(&rows, &[0], columns));
     }
     if !s.transfers.is_empty() {
-        let mut rows =
-            vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "TIME", "STATE"].map(str::to_owned).to_vec()];
-        for t in &s.transfers {
-            let way = if t.outgoing { "to" } else { "from" };
-            rows.push(vec![
-                Uuid::from_u128(t.id).to_string(),
-                way.to_owned(),
-                t.peer.clone(),
-                t.name.clone(),
-                t.priority.to_string(),
-                progress(t),
-                time(t),
-                state(t),
-            ]);
-        }
-        let _ = write!(text, "\n{}", table(&rows, &[2, 3], columns));
+        let _ = write!(text, "\n{}", transfers(&s.transfers, columns));
     }
     if s.capabilities != "none" {
         let _ = writeln!(text, "\nthe dataplane has capabilities: {}", s.capabilities);
@@ -169,6 +154,26 @@ pub(super) fn status(s: &Status, columns: Option<usize>) -> String {
         );
     }
     text
+}
+
+/// `florelay transfers`, and those of `status`.
+pub(super) fn transfers(list: &[TransferStatus], columns: Option<usize>) -> String {
+    let mut rows =
+        vec![["TRANSFER", "", "PEER", "NAME", "PRIO", "CONFIRMED", "TIME", "STATE"].map(str::to_owned).to_vec()];
+    for t in list {
+        let way = if t.outgoing { "to" } else { "from" };
+        rows.push(vec![
+            Uuid::from_u128(t.id).to_string(),
+            way.to_owned(),
+            t.peer.clone(),
+            t.name.clone(),
+            t.priority.to_string(),
+            progress(t),
+            time(t),
+            state(t),
+        ]);
+    }
+    table(&rows, &[2, 3], columns)
 }
 
 /// `florelay status --json`.
@@ -218,9 +223,21 @@ pub(super) fn transfer_json(t: &TransferStatus) -> Value {
         Some(Err(failure)) => (None, Some(&failure.reason), Some(failure.code.name())),
         None => (None, None, None),
     };
+    let attributes: Map<_, _> = t.attributes.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let (state, place) = match &t.state {
+        TransferState::Pending { position } => ("pending", Some(*position)),
+        TransferState::Running => ("running", None),
+        TransferState::Paused => ("paused", None),
+        TransferState::NoReader => ("no-reader", None),
+        TransferState::NoWriter => ("no-writer", None),
+        TransferState::NoFile(_) => ("no-file", None),
+    };
     json!({
         "id": Uuid::from_u128(t.id).to_string(), "peer": t.peer, "name": t.name, "outgoing": t.outgoing, "priority": t.priority,
-        "kind": t.kind, "size": t.size, "confirmed": t.confirmed, "spooled": t.spooled, "waiting": t.state == TransferState::NoReader, "age_ns": t.age_ns, "stalled": t.stalled,
+        "attributes": attributes, "deadline_unix_ns": t.deadline_unix_ns,
+        "kind": t.kind, "size": t.size, "declared": t.declared, "confirmed": t.confirmed, "accepted": t.accepted,
+        "spooled": t.spooled, "state": state, "place": place, "waiting": t.state == TransferState::NoReader,
+        "age_ns": t.age_ns, "stalled": t.stalled, "path": t.path,
         "ended": t.ended.is_some(), "blake3": blake3, "error": error, "code": code,
     })
 }

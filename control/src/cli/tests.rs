@@ -10,6 +10,7 @@ use florelay_dataplane::ipc::{
 use florelay_dataplane::plan::Rung;
 
 use super::args::{Cli, ControlArgs, LinkVerb, Rate, Verb};
+use super::transfer_args::{SendArgs, TransferVerb};
 use super::*;
 
 fn parse(line: &str) -> Result<Verb, clap::Error> {
@@ -38,7 +39,7 @@ fn the_command_tree_is_consistent_and_every_verb_has_an_example() {
     }
     let mut found = 0;
     leaves(&command, &mut found);
-    assert_eq!(found, 19);
+    assert_eq!(found, 25);
     assert!(command.render_long_help().to_string().contains("78   the configuration is refused"));
 }
 
@@ -93,7 +94,7 @@ fn a_cause_is_said_once() {
 
 #[test]
 fn verbs_parse() {
-    let Verb::Send { to, priority, id, json, target, .. } = parse(
+    let Verb::Send(SendArgs { to, priority, id, json, target, .. }) = parse(
         "send f.raw --to station-b --priority 80 --id 6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11 --socket /run/x --json",
     )
     .unwrap() else {
@@ -102,6 +103,21 @@ fn verbs_parse() {
     assert_eq!((to.as_str(), priority, json), ("station-b", 80, true));
     assert_eq!(id.unwrap().as_u128() >> 96, 0x6b1f_3f5e);
     assert_eq!(target.socket.unwrap().to_str(), Some("/run/x"));
+    let args = ["send", "-r", "photos", "f", "--to", "b", "--attribute", "a=b=c", "--deadline", "2h", "--detach"];
+    let Verb::Send(args) = words(&args).unwrap() else { panic!() };
+    assert_eq!((args.files.len(), args.recursive, args.detach), (2, true, true));
+    assert_eq!(args.attributes, [("a".to_owned(), "b=c".to_owned())]);
+    let now = florelay_dataplane::wall::now_unix_ns();
+    assert!(args.deadline.unwrap() > now && args.deadline.unwrap() <= now + 7_200_000_000_000);
+    let Verb::Send(args) = words(&["send", "f", "--to", "b", "--deadline", "2026-11-21T12:34:56Z"]).unwrap() else {
+        panic!()
+    };
+    assert_eq!(args.deadline, Some(1_795_264_496_000_000_000));
+    let Verb::Transfer(TransferVerb::Priority { priority, which }) = parse("transfer priority 80 6b1f 77a0").unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((priority, which.ids.len()), (80, 2));
     let Verb::Link(LinkVerb::Set { rate, burst, .. }) =
         words(&["link", "set", "to-relay", "--rate", "2.5 Mbit/s", "--burst", "15 kB"]).unwrap()
     else {
@@ -137,6 +153,16 @@ fn wrong_arguments_are_refused_with_a_reason() {
         (&["c2", "--to", "b", "--count", "0", "x"], "--count"),
         (&["c2", "--to", "b", "--interval", "1", "x"], "has no unit"),
         (&["watch", "not-a-uuid"], "not-a-uuid"),
+        (&["send", "--to", "b"], "<FILE>"),
+        (&["send", "f", "--to", "b", "--attribute", "k"], "pass=4711"),
+        (&["send", "f", "--to", "b", "--attribute", "path=/etc"], "send -r itself"),
+        (&["send", "f", "--to", "b", "--deadline", "tomorrow"], "how long"),
+        (&["stream", "--to", "b", "--resume"], "--id"),
+        (&["stream", "--to", "b", "--size", "big"], "15 MB"),
+        (&["recv", "--count", "0"], "--count"),
+        (&["transfer", "cancel"], "<UUID>"),
+        (&["transfer", "pause", "xyz"], "the beginning of one"),
+        (&["transfer", "priority", "128", "6b1f"], "0..=127"),
         (&["control", "--socket", "s"], "--dataplane"),
         (&["check"], "--config"),
     ] {

@@ -1,231 +1,203 @@
-//! `send` and `watch`: a file on its way, with a bar for people or lines of JSON for machines.
-//!
-//! The dataplane has the open file; this process only watches. Ctrl-C therefore ends the watching, not the transfer, and a
-//! control process that dies is looked for again.
+//! `transfers`, `transfer …`, `watch` and `cancel`: transfers that are there already.
 
-use std::fs::File;
-use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::bail;
-use florelay_dataplane::ipc::{Answer, RequestBody, TransferOrder, TransferStatus};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use florelay_dataplane::ipc::{Answer, RequestBody, TransferStatus};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::args::{Target, inbox_name};
-use super::client::{Client, Happening, PATIENCE, RETRY, on_interrupt, reconnect};
+use super::args::Target;
+use super::client::{Happening, Happenings, exit, node};
 use super::out::{print, say, try_print};
-use super::table::cut;
+use super::progress::{new_bar, show};
+use super::send::node_option;
+use super::table::terminal_columns;
+use super::transfer_args::{TransferVerb, Which};
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
+use crate::client::{ClientError, Node, PATIENCE, RETRY};
 use crate::printable::printable;
 
-/// A name's longest in front of a bar.
-const NAME_COLUMNS: usize = 30;
-const FILE_HINT: &str = "name a regular file that you may read; what has no end goes by florelay stream";
+/// Transfers that are asked for at once: an answer of them stays below the largest message.
+const PAGE: u32 = 1000;
 
-/// What `florelay send` was told.
-pub(super) struct Order {
-    pub(super) file: PathBuf,
-    pub(super) to: String,
-    pub(super) priority: u8,
-    pub(super) id: Option<Uuid>,
-    pub(super) name: Option<String>,
+/// All of them, in the order of the node.
+fn all(node: &Node, ended: bool) -> Result<Vec<TransferStatus>, ClientError> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        match node.ask(RequestBody::Transfers { ended, after, limit: PAGE })? {
+            Answer::Transfers { list, more } => {
+                after = list.last().map(|last| (last.ended.is_some(), last.id));
+                all.extend(list);
+                if !more || after.is_none() {
+                    return Ok(all);
+                }
+            }
+            other => return Err(ClientError::Unexpected(format!("{other:?}"))),
+        }
+    }
 }
 
-/// `florelay send`.
-pub(super) fn send(target: &Target, order: Order, as_json: bool) -> anyhow::Result<ExitCode> {
-    let Order { file: path, to, priority, id, name } = order;
-    let shown = path.display().to_string();
-    // Before it is opened: opening a pipe would wait for somebody to write to it.
-    let metadata = std::fs::metadata(&path).map_err(|e| Exit::no_input(&path, e, FILE_HINT))?;
-    if !metadata.is_file() {
-        return Err(Exit::no_input(&path, "it is not a regular file", FILE_HINT));
+/// Those that have ended and whose files are still where they arrived, for `recv --existing`.
+pub(super) fn ended(node: &Node) -> Result<Vec<TransferStatus>, ClientError> {
+    Ok(all(node, true)?.into_iter().filter(|transfer| transfer.ended.is_some()).collect())
+}
+
+/// `florelay transfers`.
+pub(super) fn list(target: &Target, ended: bool, as_json: bool) -> anyhow::Result<ExitCode> {
+    let list = all(&node(target)?, ended).map_err(exit)?;
+    if as_json {
+        print(format_args!("{:#}\n", Value::Array(list.iter().map(report::transfer_json).collect())))?;
+    } else if list.is_empty() {
+        print(if ended { "no transfers\n" } else { "no transfers are under way\n" })?;
+    } else {
+        print(report::transfers(&list, terminal_columns()))?;
     }
-    let file = File::open(&path).map_err(|e| Exit::no_input(&path, e, FILE_HINT))?;
-    let name = match name {
-        Some(name) => name,
-        None => {
-            let own = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            inbox_name(own)
-                .map_err(|e| Exit::failed(format!("{shown}: its name cannot be sent ({e}); use --name NAME")))?
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `florelay transfer …` and `florelay cancel`.
+pub(super) fn change(verb: TransferVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        TransferVerb::Cancel(which) => each(&which, |id| RequestBody::Cancel { id }),
+        TransferVerb::Pause(which) => each(&which, |id| RequestBody::Pause { id }),
+        TransferVerb::Resume(which) => each(&which, |id| RequestBody::Resume { id }),
+        TransferVerb::Priority { priority, which } => each(&which, |id| RequestBody::SetPriority { id, priority }),
+    }
+}
+
+fn each(which: &Which, request: impl Fn(u128) -> RequestBody) -> anyhow::Result<ExitCode> {
+    let node = node(&which.target)?;
+    let ids = resolve(&which.ids, || all(&node, false).map_err(exit))?;
+    let mut failed = None;
+    for id in &ids {
+        match node.ask(request(id.as_u128())) {
+            // A cancelled transfer may report its own end.
+            Ok(Answer::Done | Answer::Transfer(_)) => {}
+            Ok(other) => bail!("unexpected answer: {other:?}"),
+            // The others would not be answered either.
+            Err(error) if error.may_pass() => return Err(exit(error)),
+            Err(error) if ids.len() == 1 => return Err(exit(error)),
+            Err(error) => {
+                say(format_args!("florelay: {id}: {}", printable(&error.to_string())));
+                failed = Some(EXIT_FAILED);
+            }
+        }
+    }
+    Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+/// Whole UUIDs, or beginnings of those of transfers that are under way.
+fn resolve(
+    said: &[String],
+    running: impl FnOnce() -> anyhow::Result<Vec<TransferStatus>>,
+) -> anyhow::Result<Vec<Uuid>> {
+    let whole: Vec<Option<Uuid>> = said.iter().map(|text| text.parse().ok()).collect();
+    let running = if whole.contains(&None) { running()? } else { Vec::new() };
+    let running: Vec<Uuid> = running.iter().map(|transfer| Uuid::from_u128(transfer.id)).collect();
+    let find = |(text, whole): (&String, Option<Uuid>)| {
+        if let Some(id) = whole {
+            return Ok(id);
+        }
+        let beginning = text.to_ascii_lowercase();
+        let mut those = running.iter().filter(|id| id.to_string().starts_with(&beginning));
+        match (those.next(), those.next()) {
+            (Some(id), None) => Ok(*id),
+            (None, _) => Err(Exit::failed(format!("no transfer that is under way has an id that begins with {text}"))),
+            (Some(one), Some(other)) => {
+                Err(Exit::failed(format!("{text} is the beginning of {one}, of {other}, or more; say more of it")))
+            }
         }
     };
-    let id = id.unwrap_or_else(Uuid::new_v4);
-    let again = go_on(target, &shown, &to, priority, id, &name);
-    let mut watched = Watched::connect(target, id, Some(again), as_json)?;
-    let body = RequestBody::SendFile { order: TransferOrder::new(to, id.as_u128(), name, priority), path: None };
-    watched.client.ask(body, Some(file.as_fd()))?;
-    drop(file);
-    watched.follow()
-}
-
-/// The command line that goes on with a transfer after the node was restarted: it must mean the same file and name.
-fn go_on(target: &Target, file: &str, to: &str, priority: u8, id: Uuid, name: &str) -> String {
-    let mut text = format!("florelay send {} --to {to} --id {id} --name {}", quoted(file), quoted(name));
-    if priority > 0 {
-        text.push_str(&format!(" --priority {priority}"));
-    }
-    text.push_str(&node_option(target));
-    text
-}
-
-/// The option that names the node, for a command line to copy.
-pub(super) fn node_option(target: &Target) -> String {
-    let (option, path) = target.socket.as_ref().map_or(("config", &target.config), |socket| ("socket", socket));
-    format!(" --{option} {}", quoted(&path.display().to_string()))
+    said.iter().zip(whole).map(find).collect()
 }
 
 /// `florelay watch`.
 pub(super) fn watch(target: &Target, id: Uuid, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut watched = Watched::connect(target, id, None, as_json)?;
-    watched.client.ask(RequestBody::Watch { id: id.as_u128() }, None)?;
-    watched.follow()
-}
-
-/// A transfer that is watched to its end.
-struct Watched<'a> {
-    target: &'a Target,
-    id: Uuid,
-    /// The command line that goes on with it, at its sender.
-    again: Option<String>,
-    as_json: bool,
-    client: Client,
-    sender: SyncSender<Happening>,
-    happenings: Receiver<Happening>,
-    patience: Duration,
-    bar: Option<ProgressBar>,
-    /// Something was heard of it.
-    begun: bool,
-    /// Since when the control process, or behind it the dataplane, is looked for.
-    lost: Option<Instant>,
-}
-
-impl<'a> Watched<'a> {
-    fn connect(target: &'a Target, id: Uuid, again: Option<String>, as_json: bool) -> anyhow::Result<Self> {
-        let client = Client::connect(target)?;
-        let (sender, happenings) = sync_channel(16);
-        on_interrupt(sender.clone())?;
-        client.report_to(&sender)?;
-        Ok(Self {
-            target,
-            id,
-            again,
-            as_json,
-            client,
-            sender,
-            happenings,
-            patience: PATIENCE,
-            bar: None,
-            begun: false,
-            lost: None,
-        })
-    }
-
-    fn follow(mut self) -> anyhow::Result<ExitCode> {
-        loop {
-            match self.happenings.recv() {
-                Ok(Happening::Answer(Answer::Transfer(status))) => {
-                    (self.begun, self.lost) = (true, None);
-                    if self.as_json {
-                        try_print(format_args!("{}\n", report::transfer_json(&status))).map_err(|e| self.unread(&e))?;
-                    } else {
-                        show(self.bar.get_or_insert_with(|| new_bar(&status)), &status);
-                    }
-                    if let Some(result) = &status.ended {
-                        if let Some(bar) = &self.bar {
-                            bar.finish_and_clear();
-                        }
-                        return ended(
-                            &status,
-                            result.as_ref().map_err(|failure| failure.reason.as_str()),
-                            self.as_json,
-                        );
-                    }
-                }
-                // A control process that has just come back does not know its dataplane yet.
-                Ok(Happening::Answer(Answer::Unavailable(_))) if self.may_come_back() => {
-                    thread::sleep(RETRY);
-                    self.ask_again();
-                }
-                Ok(Happening::Answer(Answer::Unavailable(reason))) => {
-                    return Err(Exit::unavailable(format!("{reason}{}", self.hint())));
-                }
-                Ok(Happening::Answer(Answer::Failed(reason))) => {
-                    return Err(Exit::failed(format!("{reason}{}", self.hint())));
-                }
-                Ok(Happening::Answer(other)) => bail!("unexpected answer: {other:?}"),
-                Ok(Happening::Gone(reason)) => {
-                    self.say(&format!("florelay: {reason}; the transfer goes on, looking for the control process"));
-                    let since = *self.lost.get_or_insert_with(Instant::now);
-                    match reconnect(self.target, &self.sender, self.patience.saturating_sub(since.elapsed())) {
-                        Ok(Some(client)) => {
-                            self.client = client;
-                            self.ask_again();
-                        }
-                        Ok(None) => return Ok(self.leave()),
-                        Err(error) => {
-                            let (id, node) = (self.id, node_option(self.target));
-                            return Err(Exit::unavailable(format!(
-                                "{reason}, and is not back: {error}\n    hint: the transfer may go on; florelay watch {id}{node}"
-                            )));
-                        }
-                    }
-                }
-                Ok(Happening::Interrupt) | Err(_) => return Ok(self.leave()),
+    let (node, happenings) = (node(target)?, Happenings::<()>::new()?);
+    let body = || RequestBody::Watch { id: id.as_u128() };
+    let mut subscription = Some(node.subscribe_to(&happenings.post, body(), None).map_err(exit)?);
+    let (mut bar, mut lost, mut again) = (None, None, None);
+    let beside = |bar: &Option<indicatif::ProgressBar>, text: &str| match bar {
+        Some(bar) => bar.suspend(|| say(text)),
+        None => say(text),
+    };
+    loop {
+        if subscription.is_none() && again.is_none_or(|again| again <= Instant::now()) {
+            match node.subscribe_to(&happenings.post, body(), None) {
+                Ok(asked) => subscription = Some(asked),
+                Err(error) if !error.may_pass() => return Err(exit(error)),
+                Err(_) => again = Some(Instant::now() + RETRY),
             }
         }
-    }
-
-    fn may_come_back(&self) -> bool {
-        self.lost.is_some_and(|since| since.elapsed() < self.patience)
-    }
-
-    /// A control process that is gone again is reported by the reader.
-    fn ask_again(&mut self) {
-        let _ = self.client.ask(RequestBody::Watch { id: self.id.as_u128() }, None);
-    }
-
-    /// What was refused at once has nothing to go on with.
-    fn hint(&self) -> String {
-        let again = self.again.as_ref().filter(|_| self.begun || self.lost.is_some());
-        again.map_or(String::new(), |again| format!("\n    hint: to go on with this transfer: {again}"))
-    }
-
-    /// Nobody reads what is told any more, or it cannot be written.
-    fn unread(&self, error: &std::io::Error) -> anyhow::Error {
-        let (id, node) = (self.id, node_option(self.target));
-        Exit::failed(format!("standard output: {error}\n    hint: the transfer goes on; florelay watch {id}{node}"))
-    }
-
-    /// Beside the bar, if one is drawn.
-    fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
+        let until = if subscription.is_none() { again } else { None };
+        let heard = match happenings.next(until) {
+            Some(Happening::Heard(_, heard)) => heard,
+            Some(Happening::Interrupt) => {
+                bar.inspect(indicatif::ProgressBar::abandon);
+                let node = node_option(target);
+                say(format_args!(
+                    "\nThe transfer goes on. To watch it:   florelay watch {id}{node}\nTo give it up:                       florelay cancel {id}{node}"
+                ));
+                return Ok(ExitCode::from(EXIT_INTERRUPTED));
+            }
+            Some(Happening::Local(())) | None => {
+                give_up(lost.as_ref(), target, id)?;
+                continue;
+            }
+        };
+        match heard.result() {
+            Ok(Answer::Transfer(status)) => {
+                lost = None;
+                if as_json {
+                    try_print(format_args!("{}\n", report::transfer_json(&status))).map_err(|e| {
+                        let node = node_option(target);
+                        Exit::failed(format!(
+                            "standard output: {e}\n    hint: the transfer goes on; florelay watch {id}{node}"
+                        ))
+                    })?;
+                } else {
+                    show(bar.get_or_insert_with(|| new_bar(&status)), &status);
+                }
+                if let Some(result) = &status.ended {
+                    bar.inspect(indicatif::ProgressBar::finish_and_clear);
+                    return over(&status, result.as_ref().map_err(|failure| failure.reason.as_str()), as_json);
+                }
+            }
+            Ok(other) => bail!("unexpected answer: {other:?}"),
+            Err(error) if error.may_pass() => {
+                subscription = None;
+                // At first it is asked again at once, if it was there at all.
+                again = lost.as_ref().map(|_| Instant::now() + RETRY);
+                if lost.is_none() {
+                    if matches!(error, ClientError::Unavailable(_)) && bar.is_none() && !as_json {
+                        return Err(exit(error));
+                    }
+                    beside(&bar, &format!("florelay: {error}; the transfer goes on, looking for the control process"));
+                    lost = Some((Instant::now(), error));
+                }
+                give_up(lost.as_ref(), target, id)?;
+            }
+            Err(error) => return Err(exit(error)),
         }
-    }
-
-    /// Ctrl-C.
-    fn leave(&self) -> ExitCode {
-        if let Some(bar) = &self.bar {
-            bar.abandon();
-        }
-        let (id, node) = (self.id, node_option(self.target));
-        say(format_args!(
-            "\nThe transfer goes on. To watch it:   florelay watch {id}{node}\nTo give it up:                       florelay cancel {id}{node}"
-        ));
-        if let Some(again) = &self.again {
-            say(format_args!("If the node was restarted meanwhile: {again}"));
-        }
-        ExitCode::from(EXIT_INTERRUPTED)
     }
 }
 
-fn ended(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool) -> anyhow::Result<ExitCode> {
+/// Patience is over.
+fn give_up(lost: Option<&(Instant, ClientError)>, target: &Target, id: Uuid) -> anyhow::Result<()> {
+    match lost {
+        Some((since, why)) if since.elapsed() >= PATIENCE => {
+            let node = node_option(target);
+            Err(Exit::unavailable(format!(
+                "{why}, and it is not back\n    hint: the transfer may go on; florelay watch {id}{node}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn over(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool) -> anyhow::Result<ExitCode> {
     match result {
         Ok(digest) => {
             if !as_json {
@@ -240,107 +212,24 @@ fn ended(status: &TransferStatus, result: Result<&[u8; 32], &str>, as_json: bool
     }
 }
 
-/// Without a terminal, indicatif draws nothing; the end is said in words anyhow.
-pub(super) fn new_bar(status: &TransferStatus) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(status.size, ProgressDrawTarget::stderr());
-    let template = if status.size.is_some() {
-        "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta} {msg}"
-    } else {
-        "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec} {msg}"
-    };
-    // The templates are fixed; the default style is the answer to a mistake in them.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
-    bar.set_prefix(cut(&printable(&status.name), NAME_COLUMNS));
-    // What an earlier run has sent is neither rate nor ETA of this one.
-    bar.set_position(status.confirmed);
-    bar.reset_eta();
-    // Redrawn while nothing comes, so that the rate falls and a stall shows.
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
-}
-
-pub(super) fn show(bar: &ProgressBar, status: &TransferStatus) {
-    if let Some(size) = status.size {
-        bar.set_length(size);
-    }
-    bar.set_position(status.confirmed);
-    bar.set_message(if status.stalled { "STALLED: waiting for the link" } else { "" });
-}
-
-/// For a shell.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use florelay_dataplane::ipc::TransferKind;
-
     use super::*;
 
     #[test]
-    fn a_control_process_that_does_not_come_back_is_given_up_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = Target { socket: Some(folder.path().join("control.sock")), config: PathBuf::new() };
-        let (sender, happenings) = sync_channel(16);
-        sender.send(Happening::Gone("the control process has closed the connection".into())).unwrap();
-        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let watched = Watched {
-            target: &target,
-            id: Uuid::from_u128(7),
-            again: None,
-            as_json: true,
-            client: Client::over(ours).unwrap(),
-            sender,
-            happenings,
-            patience: Duration::ZERO,
-            bar: None,
-            begun: true,
-            lost: None,
+    fn a_beginning_of_an_id_is_enough_if_there_is_one() {
+        let running = || {
+            let of = |id: u128| TransferStatus { id: id << 64, ..TransferStatus::default() };
+            Ok(vec![of(0x6b1f_3f5e_8c64_4c43), of(0x6b1f_0000_0000_0000), of(7)])
         };
-        let error = watched.follow().unwrap_err();
-        let exit = error.downcast_ref::<Exit>().unwrap();
-        assert_eq!(exit.code, super::super::EXIT_UNAVAILABLE);
-        for part in ["has closed the connection, and is not back: no control process at", "florelay watch 0000"] {
-            assert!(exit.message.contains(part), "{exit}");
-        }
-    }
-
-    #[test]
-    fn quoting() {
-        assert_eq!(quoted("a/b.raw"), "a/b.raw");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
-    }
-
-    #[test]
-    fn templates_are_right() {
-        let mut status = TransferStatus {
-            id: 1,
-            peer: "b".into(),
-            name: "f".into(),
-            outgoing: true,
-            priority: 0,
-            kind: TransferKind::File,
-            size: Some(10),
-            confirmed: 4,
-            spooled: 0,
-            age_ns: 1,
-            stalled: false,
-            ended: None,
-            ..TransferStatus::default()
-        };
-        for template in [Some(10), None] {
-            status.size = template;
-            let bar = new_bar(&status);
-            show(&bar, &status);
-            assert_eq!((bar.position(), bar.length()), (4, template));
-        }
+        let ids = |said: &[&str]| resolve(&said.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), running);
+        let found = ids(&["6B1F3", "6b1f0000-0000-0000-0000-000000000000"]).unwrap();
+        assert_eq!(found[0].as_u128() >> 64, 0x6b1f_3f5e_8c64_4c43);
+        assert_eq!(found[1].as_u128() >> 64, 0x6b1f_0000_0000_0000);
+        assert!(ids(&["6b1f"]).unwrap_err().to_string().contains("say more of it"));
+        assert!(ids(&["ff"]).unwrap_err().to_string().contains("begins with ff"));
+        // Who says whole ids need not ask which there are.
+        let unasked = resolve(&["6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d11".to_owned()], || bail!("asked"));
+        assert_eq!(unasked.unwrap().len(), 1);
     }
 }

@@ -27,6 +27,15 @@ pub struct Wanted {
     pub id: Option<u128>,
 }
 
+/// Who is told of each status.
+struct Told(Box<dyn FnMut(&TransferStatus) + Send>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 /// A stream that comes to this node. Dropped before it was taken, it is given up.
 #[derive(Debug)]
 pub struct StreamReader {
@@ -50,6 +59,7 @@ pub struct StreamReader {
     size: Option<u64>,
     /// `TakeStream` was said to the present dataplane.
     taken: bool,
+    watcher: Option<Told>,
 }
 
 impl StreamReader {
@@ -88,6 +98,7 @@ impl StreamReader {
             away: false,
             size: None,
             taken: false,
+            watcher: None,
         };
         reader.listen()?;
         let status = reader.next_status()?;
@@ -100,6 +111,11 @@ impl StreamReader {
     #[must_use]
     pub fn status(&self) -> &TransferStatus {
         &self.status
+    }
+
+    /// From now on each new status is told, from within [`Self::read`] and [`Self::take`].
+    pub fn on_status(&mut self, tell: impl FnMut(&TransferStatus) + Send + 'static) {
+        self.watcher = Some(Told(Box::new(tell)));
     }
 
     /// Bytes read.
@@ -215,6 +231,9 @@ impl StreamReader {
     fn news(&mut self, status: TransferStatus) {
         self.size = status.size.or(self.size);
         self.status = status;
+        if let Some(Told(tell)) = &mut self.watcher {
+            tell(&self.status);
+        }
         // A stream that waits for a reader has lost us, if our pipe is empty.
         let unread = self.pipe.is_none() && self.status.state == TransferState::NoReader;
         if unread && self.status.ended.is_none() {
