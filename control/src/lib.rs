@@ -4,6 +4,7 @@
 //! config   TOML ─► NodePlan, or reasons why not          pki      CA, certificates, link keys
 //! cli      the verbs; clients of the control process     process  the control process: clients ◄─► dataplane
 //! client   what programs ask a node with, and their ends of streams
+//! services what control serves besides: thrift (Quelay's API)
 //! seam     where the supervisor and the dataplane are started
 //! ```
 #![forbid(unsafe_code)]
@@ -17,3 +18,5 @@ pub mod pki;
 mod printable;
 pub mod process;
 pub mod seam;
+pub mod services;
+pub mod thrift;

@@ -8,6 +8,8 @@ use std::ffi::OsString;
 
 use florelay_dataplane::plan::NodePlan;
 
+use crate::services::ServicesPlan;
+
 pub use florelay_dataplane::supervisor::{Ended, SupervisorOptions};
 
 /// Runs the supervisor until it is told to stop.
@@ -29,7 +31,11 @@ pub fn dataplane() -> anyhow::Result<Ended> {
 
 /// How the supervisor starts the control process of this plan.
 #[must_use]
-pub fn control_arguments(plan: &NodePlan) -> Vec<OsString> {
+pub fn control_arguments(plan: &NodePlan, services: &ServicesPlan) -> Vec<OsString> {
     let socket = plan.state_dir.join(crate::config::CONTROL_SOCKET);
-    vec!["control".into(), "--socket".into(), socket.into(), "--dataplane-stdin".into()]
+    let mut arguments = vec!["control".into(), "--socket".into(), socket.into(), "--dataplane-stdin".into()];
+    if !services.is_empty() {
+        arguments.extend(["--services".into(), services.to_json().into()]);
+    }
+    arguments
 }

@@ -138,6 +138,26 @@ fn a_stream_goes_on_after_its_link_was_down() {
 }
 
 #[test]
+fn who_comes_too_late_for_a_stream_hears_how_it_ended() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, None);
+    let (mut a, mut b) = (Node::start(plan_a, "unused"), Node::start(plan_b, "unused"));
+    let (sent, to) = stream(&mut a, "b", "given up", 9);
+    let known = |status: &florelay_dataplane::ipc::Status, ended: bool| {
+        status.transfers.iter().any(|transfer| transfer.id == 9 && transfer.ended.is_some() == ended)
+    };
+    b.client.status_until("the stream to be offered", |status| known(status, false));
+    drop(to);
+    a.client.progress(sent, |status| status.ended.is_some());
+    b.client.status_until("its end to be heard", |status| known(status, true));
+    let (heard, _from) = listen(&mut b, None, Some((9, 0)));
+    let ended = b.client.progress(heard, |status| status.ended.is_some());
+    assert_eq!((ended.id, ended.ended.unwrap().is_err()), (9, true));
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn without_a_reader_a_stream_waits_bounded_and_holds_up_nothing() {
     let realm = Realm::new();
     let (plan_a, plan_b) = plans(&realm, None);

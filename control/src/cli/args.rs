@@ -11,6 +11,7 @@ pub(super) use super::values::Rate;
 use super::values::{burst, duration, epoch, file_name, mapping, node_name, rate, uuid};
 use crate::config::hdtn::Mapping;
 use crate::pki;
+use crate::services::ServicesPlan;
 
 /// Exit codes, shown by `--help`.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -259,6 +260,9 @@ pub struct ControlArgs {
     /// Standard input is a socket on which the supervisor passes connections to dataplanes
     #[arg(long)]
     pub dataplane_stdin: bool,
+    /// What else is served, as the supervisor says it
+    #[arg(long, value_name = "JSON", value_parser = ServicesPlan::from_json, default_value = "{}")]
+    pub services: ServicesPlan,
 }
 
 /// `florelay link …`.

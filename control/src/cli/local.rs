@@ -56,7 +56,7 @@ fn diagnostics(all: &[Diagnostic]) -> Vec<Value> {
 
 /// `florelay up`.
 pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
-    let (plan, warnings) = config::load_with_warnings(path)?;
+    let config::Compiled { plan, services, warnings } = config::load_whole(path)?;
     report::warn(&warnings);
     fs::DirBuilder::new()
         .recursive(true)
@@ -64,7 +64,7 @@ pub(super) fn up(path: &Path) -> anyhow::Result<ExitCode> {
         .create(&plan.state_dir)
         .with_context(|| format!("making the state directory {}", plan.state_dir.display()))?;
     let executable = std::env::current_exe().context("finding this executable")?;
-    let control_arguments = seam::control_arguments(&plan);
+    let control_arguments = seam::control_arguments(&plan, &services);
     seam::start(&SupervisorOptions { plan, executable, control_arguments })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -89,6 +89,7 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
     on_terminate(end.clone())?;
     let listener = server::listen(&args.socket)?;
     tracing::info!("control process listens at {}", args.socket.display());
+    crate::services::start(args.services, &args.socket);
     thread::spawn(move || {
         server::serve(listener, dataplane, Timing::default());
         let _ = end.send(());

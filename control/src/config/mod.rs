@@ -25,6 +25,7 @@ mod read;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod thrift;
 pub mod units;
 
 use std::collections::HashMap;
@@ -38,6 +39,8 @@ use diagnostic::Source;
 pub use diagnostic::{Diagnostic, Refusal};
 pub use files::Checks;
 use read::{Table, string};
+
+use crate::services::ServicesPlan;
 
 /// Major version of the format; a configuration must have the same.
 pub const FORMAT_MAJOR: u32 = 1;
@@ -62,6 +65,25 @@ pub fn load_with_warnings(path: &Path) -> Result<(NodePlan, Vec<Diagnostic>), Re
     compile_with_warnings(path, &read_text(path)?, Checks::Full)
 }
 
+/// What a configuration says, for who starts the node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compiled {
+    /// For the supervisor and the dataplane.
+    pub plan: NodePlan,
+    /// For the control process.
+    pub services: ServicesPlan,
+    /// What is doubtful though not wrong.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// [`load_with_warnings`], and what the control process serves.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_whole(path: &Path) -> Result<Compiled, Refusal> {
+    compile_whole(path, &read_text(path)?, Checks::Full)
+}
+
 /// [`load_with_warnings`], and what this machine lacks of what the plan names: cores, interfaces, addresses. Each has its place in the
 /// file like an error.
 ///
@@ -83,6 +105,10 @@ pub fn compile(path: &Path, text: &str, checks: Checks) -> Result<NodePlan, Refu
 }
 
 fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(NodePlan, Vec<Diagnostic>), Refusal> {
+    compile_whole(path, text, checks).map(|Compiled { plan, warnings, .. }| (plan, warnings))
+}
+
+fn compile_whole(path: &Path, text: &str, checks: Checks) -> Result<Compiled, Refusal> {
     let mut source = Source::new(path, text);
     let Some(document) = parse(&mut source, text) else { return source.refuse() };
     // Where a whole section is missing, line 1 is as good as any.
@@ -120,6 +146,7 @@ fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(Nod
             source.error(&(0..0), key, format!("{rows} of them are too many"), format!("at most {MAX_ROWS}"));
         }
     }
+    let thrift = root.table(&mut source, "thrift").map(|t| thrift::read(&mut source, t));
     root.close(&mut source);
     let plan = node.and_then(|n| {
         Some(NodePlan {
@@ -138,8 +165,12 @@ fn compile_with_warnings(path: &Path, text: &str, checks: Checks) -> Result<(Nod
             transits: transits.into_iter().collect::<Option<_>>()?,
         })
     });
-    match plan {
-        Some(plan) if !source.has_errors() => Ok((plan, source.into_warnings())),
+    let services =
+        plan.as_ref().map(|plan| ServicesPlan { thrift: thrift.map(|draft| thrift::finish(&mut source, draft, plan)) });
+    match plan.zip(services) {
+        Some((plan, services)) if !source.has_errors() => {
+            Ok(Compiled { plan, services, warnings: source.into_warnings() })
+        }
         Some(_) => source.refuse(),
         None => {
             incomplete(&mut source);

@@ -14,6 +14,7 @@ use crate::pki;
 mod contacts;
 mod sim;
 mod spoilt;
+mod thrift;
 use spoilt::SPOILT;
 
 const GOOD: &str = r#"version = "1.0"

@@ -159,6 +159,13 @@ impl Gateway {
         {
             return Err("somebody else reads this stream".into());
         }
+        if let Some((id, _)) = listener.resume
+            && !self.streams.receiving.contains_key(&id)
+            && self.transfers.known_end(id).is_some()
+        {
+            // It does not come any more: its reader hears how it has ended.
+            return self.transfers.watch(id, listener.tag, &listener.replies);
+        }
         self.streams.listeners.push(listener);
         self.introduce();
         Ok(())
@@ -258,6 +265,13 @@ impl Gateway {
         }
         self.transfers.spooled(id, 0);
         self.transfers.ended(id, result.map(|()| digest));
+        // Who still waits to read it hears so.
+        let waited = |listener: &mut Listener| listener.resume.is_some_and(|(wanted, _)| wanted == id);
+        for listener in self.streams.listeners.extract_if(.., waited) {
+            if let Err(reason) = self.transfers.watch(id, listener.tag, &listener.replies) {
+                reply(&listener.replies, listener.tag, Answer::Failed(reason));
+            }
+        }
         // A place to read at may be free.
         self.introduce();
         self.raise_credits();

@@ -31,6 +31,7 @@ pub mod session;
 pub mod spool;
 #[cfg(test)]
 mod tests;
+pub mod thrift;
 pub mod units;
 pub mod xsk;
 
@@ -63,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pki", run: pki::run, seeds: pki::seeds, mutants: 3000 },
     Target { name: "session", run: session::run, seeds: session::seeds, mutants: 10_000 },
     Target { name: "spool", run: spool::run, seeds: spool::seeds, mutants: 1000 },
+    Target { name: "thrift", run: thrift::run, seeds: thrift::seeds, mutants: 10_000 },
     Target { name: "units", run: units::run, seeds: units::seeds, mutants: 20_000 },
     Target { name: "xsk", run: xsk::run, seeds: xsk::seeds, mutants: 10_000 },
 ];

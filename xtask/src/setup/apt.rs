@@ -38,6 +38,12 @@ pub(crate) const PACKAGES: &[Package] = &[
     tests("tcpdump", Some("tcpdump"), "captures from which the tests measure the cap at layer 2"),
     tests("strace", Some("strace"), "the test that counts system calls per packet at a worker"),
     tests("busybox-static", Some("busybox"), "user space of the virtual machines in vm-tests"),
+    tests("thrift-compiler", Some("thrift"), "stubs of the Thrift interface for the clients in the end-to-end tests"),
+    tests(
+        "python3-venv",
+        Some("python3"),
+        "Python clients of the Thrift and gRPC interfaces, in an environment of their own",
+    ),
     tests("xz-utils", Some("xz"), "kernel modules for vm-tests are compressed with it"),
     tests("zstd", Some("zstd"), "kernel modules for vm-tests are compressed with it"),
 ];

@@ -8,6 +8,7 @@ mod apt;
 mod bpf_linker;
 mod bpffs;
 mod debian_source;
+mod python;
 mod rust_src;
 
 use std::fs::{self, File};
@@ -21,7 +22,7 @@ use crate::report::seconds;
 /// Install what building and testing need, say what and why; safe to repeat.
 ///
 /// Installs Debian packages (as root; otherwise prints the commands), the standard library's source for the
-/// pinned compiler, and bpf-linker into the cache folder (`$XDG_CACHE_HOME/florelay`, else
+/// pinned compiler, bpf-linker, and a Python environment for the tests' clients into the cache folder (`$XDG_CACHE_HOME/florelay`, else
 /// `~/.cache/florelay`). Does nothing, in well under a second, when all is there.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -60,7 +61,8 @@ trait Step {
     fn install(&self, context: &Context) -> Result<Done>;
 }
 
-const STEPS: [&dyn Step; 4] = [&apt::Packages, &rust_src::RustSource, &bpf_linker::BpfLinker, &bpffs::Bpffs];
+const STEPS: [&dyn Step; 5] =
+    [&apt::Packages, &rust_src::RustSource, &bpf_linker::BpfLinker, &bpffs::Bpffs, &python::PythonClients];
 
 /// The verb: says everything.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
@@ -110,8 +112,19 @@ pub(crate) fn ensure(context: &Context) -> Result<()> {
             println!("not installed: {what} (only tests and demo as root use them; `cargo xtask setup`)");
             Ok(())
         }
-        _ => run(context, &Args { dry_run: false, list: false }),
+        _ => match run(context, &Args { dry_run: false, list: false }) {
+            // A machine without a package index still builds, and its tests say what they leave out.
+            Err(error) if missing.iter().all(|(name, _)| *name == python::PythonClients.name()) && !in_ci() => {
+                println!("not installed: Python clients, whose tests are left out: {error:#}");
+                Ok(())
+            }
+            done => done,
+        },
     }
+}
+
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
 fn install(context: &Context, missing: &[&dyn Step]) -> Result<()> {
