@@ -4,7 +4,7 @@
 //! config   TOML ─► NodePlan, or reasons why not          pki      CA, certificates, link keys
 //! cli      the verbs; clients of the control process     process  the control process: clients ◄─► dataplane
 //! client   what programs ask a node with, and their ends of streams
-//! services what control serves besides: thrift (Quelay's API)
+//! services what control serves besides: grpc (florelay.v1), thrift (Quelay's API)
 //! seam     where the supervisor and the dataplane are started
 //! ```
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod grpc;
 pub mod hex;
 pub mod logging;
 pub mod pki;

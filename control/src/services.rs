@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::grpc::{self, GrpcPlan};
 use crate::thrift::{self, ThriftPlan};
 
 /// Between two attempts to listen where another still does: from, doubled up to.
@@ -20,6 +21,8 @@ const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration
 /// The services of a node; absent = not served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicesPlan {
+    /// The gRPC API.
+    pub grpc: Option<GrpcPlan>,
     /// Quelay's Thrift API.
     pub thrift: Option<ThriftPlan>,
 }
@@ -47,12 +50,24 @@ impl ServicesPlan {
     }
 }
 
+/// Those that run; dropped, those that have something to end do so in order.
+#[derive(Debug)]
+#[must_use]
+pub struct Services {
+    _grpc: Option<grpc::Serving>,
+}
+
 /// Starts them in threads of their own, as clients of the control socket at `socket`.
-pub fn start(plan: ServicesPlan, socket: &Path) {
+pub fn start(plan: ServicesPlan, socket: &Path) -> Services {
     if let Some(plan) = plan.thrift {
         let socket = socket.to_owned();
         thread::spawn(move || thrift::serve(plan, &socket));
     }
+    let grpc = plan.grpc.and_then(|plan| {
+        let serving = grpc::Serving::start(plan, socket);
+        serving.inspect_err(|e| tracing::error!("gRPC cannot be started: {e}")).ok()
+    });
+    Services { _grpc: grpc }
 }
 
 /// Listens, sooner or later: a predecessor may still have the port.

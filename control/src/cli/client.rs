@@ -38,7 +38,9 @@ pub(super) fn exit(error: ClientError) -> anyhow::Error {
         }
         ClientError::Lost(_) | ClientError::Unavailable(_) => Exit::unavailable(error.to_string()),
         ClientError::Failed(_) | ClientError::Refused { .. } | ClientError::Ended(_) => Exit::failed(error.to_string()),
-        ClientError::Timeout | ClientError::Unexpected(_) | ClientError::System(_) => error.into(),
+        ClientError::Interrupted | ClientError::Timeout | ClientError::Unexpected(_) | ClientError::System(_) => {
+            error.into()
+        }
     }
 }
 

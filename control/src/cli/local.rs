@@ -89,12 +89,13 @@ pub(super) fn control(args: ControlArgs) -> anyhow::Result<ExitCode> {
     on_terminate(end.clone())?;
     let listener = server::listen(&args.socket)?;
     tracing::info!("control process listens at {}", args.socket.display());
-    crate::services::start(args.services, &args.socket);
+    let services = crate::services::start(args.services, &args.socket);
     thread::spawn(move || {
         server::serve(listener, dataplane, Timing::default());
         let _ = end.send(());
     });
     let _ = ended.recv();
+    drop(services);
     // Still listening: a successor that is here already finds the place taken and tries again, so it is ours that goes.
     let _ = fs::remove_file(&args.socket);
     Ok(ExitCode::SUCCESS)

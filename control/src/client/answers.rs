@@ -31,7 +31,8 @@ impl Heard {
         }
     }
 
-    fn is_last(&self) -> bool {
+    /// Nothing comes after it.
+    pub(crate) fn is_last(&self) -> bool {
         match self {
             Self::Answer(answer) => answer.is_last(),
             Self::Lost(_) => true,

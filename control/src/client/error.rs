@@ -38,6 +38,9 @@ pub enum ClientError {
     /// The stream has ended without success.
     #[error("{0}")]
     Ended(Failure),
+    /// Another thread has ended the waiting.
+    #[error("interrupted")]
+    Interrupted,
     /// Nothing was heard in time.
     #[error("nothing was heard in time")]
     Timeout,

@@ -12,6 +12,7 @@
 
 mod answers;
 mod error;
+mod interrupt;
 mod node;
 mod pump;
 mod reader;
@@ -22,6 +23,7 @@ mod writer;
 pub use self::answers::Answers;
 pub(crate) use self::answers::{Heard, Sink};
 pub use self::error::ClientError;
+pub use self::interrupt::Interrupt;
 pub use self::node::{Node, PATIENCE};
 pub(crate) use self::node::{RETRY, Subscription};
 pub use self::reader::{StreamReader, Wanted};

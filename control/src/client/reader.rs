@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::Timespec;
 
-use super::answers::{Bell, Queue};
-use super::{ClientError, Node, RETRY, Subscription};
+use super::answers::Queue;
+use super::{ClientError, Interrupt, Node, RETRY, Subscription};
 
 /// Which stream a program wants to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Told {
 pub struct StreamReader {
     node: Node,
     wanted: Wanted,
-    bell: Arc<Bell>,
+    interrupt: Interrupt,
     answers: Arc<Queue>,
     /// `None`: the node has to be asked again.
     told: Option<Subscription>,
@@ -68,7 +68,15 @@ impl StreamReader {
     /// # Errors
     /// The node refuses, because somebody else reads it or too many listen, or cannot be asked.
     pub fn open(node: &Node, wanted: Wanted) -> Result<Self, ClientError> {
-        Self::start(node, wanted, 0, blake3::Hasher::new())
+        Self::open_until(node, wanted, &Interrupt::new()?)
+    }
+
+    /// The same; another thread may end the waiting, here and later.
+    ///
+    /// # Errors
+    /// [`ClientError::Interrupted`], and those of [`Self::open`].
+    pub fn open_until(node: &Node, wanted: Wanted, interrupt: &Interrupt) -> Result<Self, ClientError> {
+        Self::start(node, wanted, 0, blake3::Hasher::new(), interrupt)
     }
 
     /// Goes on with a stream of which a program before has read so many bytes; `hasher` has them.
@@ -77,16 +85,21 @@ impl StreamReader {
     /// As [`Self::open`].
     pub fn resume(node: &Node, id: u128, hasher: blake3::Hasher) -> Result<Self, ClientError> {
         let read = hasher.count();
-        Self::start(node, Wanted { id: Some(id), ..Wanted::default() }, read, hasher)
+        Self::start(node, Wanted { id: Some(id), ..Wanted::default() }, read, hasher, &Interrupt::new()?)
     }
 
-    fn start(node: &Node, wanted: Wanted, read: u64, hasher: blake3::Hasher) -> Result<Self, ClientError> {
-        let bell = Arc::new(Bell::new()?);
-        let answers = Arc::new(Queue::with_bell(bell.clone()));
+    fn start(
+        node: &Node,
+        wanted: Wanted,
+        read: u64,
+        hasher: blake3::Hasher,
+        interrupt: &Interrupt,
+    ) -> Result<Self, ClientError> {
+        let answers = Arc::new(Queue::with_bell(interrupt.bell().clone()));
         let mut reader = Self {
             node: node.clone(),
             wanted,
-            bell,
+            interrupt: interrupt.clone(),
             answers,
             told: None,
             pipe: None,
@@ -124,6 +137,12 @@ impl StreamReader {
         self.read
     }
 
+    /// BLAKE3 of what was read.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
     /// Reads some bytes; 0 = that was all, and it waits for [`Self::take`].
     ///
     /// # Errors
@@ -133,6 +152,7 @@ impl StreamReader {
             return Ok(0);
         }
         loop {
+            self.interrupt.check()?;
             self.hear()?;
             if self.size == Some(self.read) {
                 return Ok(0);
@@ -291,7 +311,13 @@ impl StreamReader {
     /// The first status that the last question is answered with.
     fn next_status(&mut self) -> Result<TransferStatus, ClientError> {
         loop {
-            let Some((tag, heard)) = self.answers.next(None) else { return Err(ClientError::Timeout) };
+            self.interrupt.check()?;
+            let Some((tag, heard)) = self.answers.try_next() else {
+                // There may be bytes already, which are not for now.
+                let _ = poll(&mut [PollFd::new(&**self.interrupt.bell(), PollFlags::IN)], None);
+                self.interrupt.bell().hush();
+                continue;
+            };
             if self.told.as_ref().is_some_and(|told| told.tag() == tag) {
                 return match heard.result()? {
                     Answer::Transfer(status) => Ok(*status),
@@ -303,14 +329,14 @@ impl StreamReader {
 
     /// For an answer, or for bytes. Says whether there are bytes, or the end of the pipe.
     fn wait(&self) -> bool {
-        let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&**self.interrupt.bell(), PollFlags::IN)];
         fds.extend(self.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         // Somebody has to be found: not for ever.
         let most = if self.told.is_none() { Timespec::try_from(RETRY).ok() } else { None };
         // Interrupted by a signal: the caller looks again.
         let _ = poll(&mut fds, most.as_ref());
         let readable = fds.get(1).is_some_and(|pipe| !pipe.revents().is_empty());
-        self.bell.hush();
+        self.interrupt.bell().hush();
         readable
     }
 }

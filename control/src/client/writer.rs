@@ -277,6 +277,14 @@ pub struct Watcher {
 }
 
 impl Watcher {
+    /// Ends whatever the writer waits for, with [`ClientError::Interrupted`]. It cannot go on, but [`StreamWriter::resume`]
+    /// can; a stream whose end was not said is given up if nobody does.
+    pub fn interrupt(&self) {
+        self.shared.lock().failed.get_or_insert(ClientError::Interrupted);
+        self.shared.changed.notify_all();
+        self.shared.bell.ring();
+    }
+
     /// Waits for a status that was not seen yet; `None` after the one with `ended`, or when nothing more can be heard.
     pub fn next_change(&mut self) -> Option<TransferStatus> {
         let mut state = self.shared.lock();

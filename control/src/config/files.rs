@@ -62,6 +62,25 @@ pub(super) fn identity(source: &mut Source<'_>, id: &Identity<'_>, now: SystemTi
     }
 }
 
+/// Checks certificate and key of a TLS server against each other, and that its clients' CAs can be read.
+pub(super) fn server(
+    source: &mut Source<'_>,
+    certificate: &Field<PathBuf>,
+    key: &Field<PathBuf>,
+    client_ca: &Field<PathBuf>,
+) {
+    const HINT: &str = "issue a pair with: florelay pki issue --node NAME";
+    let chain = pem_file(source, certificate, certificate::chain);
+    pem_file(source, client_ca, certificate::chain);
+    let pair = secret_file(source, key)
+        .and_then(|pem| certificate::private_key(&pem).map_err(|e| key.error(source, e.to_string(), HINT)).ok());
+    if let (Some(chain), Some(pair)) = (&chain, &pair)
+        && let Err(e) = certificate::check_key(chain, pair)
+    {
+        key.error(source, e.to_string(), HINT);
+    }
+}
+
 /// Reads a liveness key: 64 hexadecimal digits.
 pub(super) fn liveness_key(source: &mut Source<'_>, field: &Field<PathBuf>, checks: Checks) -> Option<[u8; 32]> {
     if checks == Checks::TextOnly {

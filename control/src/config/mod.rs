@@ -13,6 +13,7 @@ mod degraded;
 mod diagnostic;
 mod files;
 pub mod frame;
+mod grpc;
 pub mod hdtn;
 mod impair;
 mod link;
@@ -146,6 +147,8 @@ fn compile_whole(path: &Path, text: &str, checks: Checks) -> Result<Compiled, Re
             source.error(&(0..0), key, format!("{rows} of them are too many"), format!("at most {MAX_ROWS}"));
         }
     }
+    let realm = node.as_ref().and_then(|n| n.realm.as_deref());
+    let grpc = root.table(&mut source, "grpc").and_then(|t| grpc::read(&mut source, t, realm, checks));
     let thrift = root.table(&mut source, "thrift").map(|t| thrift::read(&mut source, t));
     root.close(&mut source);
     let plan = node.and_then(|n| {
@@ -165,8 +168,9 @@ fn compile_whole(path: &Path, text: &str, checks: Checks) -> Result<Compiled, Re
             transits: transits.into_iter().collect::<Option<_>>()?,
         })
     });
-    let services =
-        plan.as_ref().map(|plan| ServicesPlan { thrift: thrift.map(|draft| thrift::finish(&mut source, draft, plan)) });
+    let services = plan
+        .as_ref()
+        .map(|plan| ServicesPlan { grpc, thrift: thrift.map(|draft| thrift::finish(&mut source, draft, plan)) });
     match plan.zip(services) {
         Some((plan, services)) if !source.has_errors() => {
             Ok(Compiled { plan, services, warnings: source.into_warnings() })

@@ -12,6 +12,7 @@ use super::*;
 use crate::pki;
 
 mod contacts;
+mod grpc;
 mod sim;
 mod spoilt;
 mod thrift;

@@ -3,6 +3,7 @@
 //! ```text
 //! init       ca.key (0600)  ca.crt   SPIFFE URI spiffe://REALM            on the machine that issues, nowhere else
 //! issue      NODE.key (0600) NODE.crt  SPIFFE URI spiffe://REALM/node/NODE  to the node, with ca.crt
+//!                                      and the DNS name NODE.REALM, for TLS clients that know no other
 //! link-key   32 random bytes in hexadecimal (0600)                          to both ends of one link
 //! ```
 //!
@@ -130,6 +131,11 @@ pub fn issue(
     let ca_end = end_of(ca).map_err(|e| PkiError::Ca(ca_path.clone(), e))?;
     if params.not_after > ca_end {
         return Err(PkiError::OutlivesCa { wanted: params.not_after, ca: ca_end });
+    }
+    // Node and peers go by the URI alone; clients of the gRPC API check a DNS name (RFC 9525).
+    let dns = format!("{node}.{ca_realm}");
+    if dns.len() <= names::MAX_REALM_BYTES {
+        params.subject_alt_names.push(SanType::DnsName(dns.try_into().map_err(PkiError::Crypto)?));
     }
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;

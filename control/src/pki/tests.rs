@@ -29,6 +29,10 @@ fn issued_chain_verifies() {
     check(&certificates, &trust, &node.spiffe_id, now).unwrap();
     check_key(&certificates, &private_key(&read(&node.key)).unwrap()).unwrap();
 
+    let (_, leaf) = x509_parser::parse_x509_certificate(&certificates[0]).unwrap();
+    let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+    assert!(names.contains(&x509_parser::prelude::GeneralName::DNSName("station-a.demo.rete")), "{names:?}");
+
     let other = check(&certificates, &trust, "spiffe://demo.rete/node/station-b", now).unwrap_err();
     assert!(matches!(other, CertificateError::Identity { .. }), "{other}");
     let later = now + Duration::from_secs(91 * 86_400);

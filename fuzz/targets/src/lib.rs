@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod gro;
+pub mod grpc;
 mod input;
 pub mod ipc;
 pub mod link;
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control", run: control::run, seeds: control::seeds, mutants: 5000 },
     Target { name: "engine", run: engine::run, seeds: engine::seeds, mutants: 1500 },
     Target { name: "gro", run: gro::run, seeds: gro::seeds, mutants: 10_000 },
+    Target { name: "grpc", run: grpc::run, seeds: grpc::seeds, mutants: 20_000 },
     Target { name: "ipc", run: ipc::run, seeds: ipc::seeds, mutants: 5000 },
     Target { name: "link", run: link::run, seeds: seeds::links, mutants: 20_000 },
     Target { name: "netlink", run: netlink::run, seeds: netlink::seeds, mutants: 5000 },
