@@ -11,6 +11,7 @@
 //! Workers start one after the other, in order: the first on an interface decides its rung for all (`adapter::share`).
 
 mod engines;
+mod front;
 mod secrets;
 
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -25,12 +26,14 @@ use florelay_engine::transport::tls::peer_crypto;
 
 use self::engines::Secrets;
 pub(crate) use self::engines::{layer2_overhead, rate_plan};
+pub(crate) use self::front::Front;
+use self::front::Surroundings;
 use crate::adapter::sim::SimLink;
 use crate::adapter::socket::SocketLink;
 use crate::adapter::udp::{Prober, UdpLink};
 use crate::broker::{Broker, SharedBroker};
 use crate::contacts::Contacts;
-use crate::gateway::{Gateway, Input, KnownPaths, ipc_server};
+use crate::gateway::{Input, KnownPaths, ipc_server};
 use crate::ipc_codec::IpcStream;
 use crate::netlink::{Follower, LinkSpec, Options};
 use crate::plan::{AdapterPlan, NodePlan};
@@ -209,13 +212,18 @@ impl Daemon {
     /// # Errors
     /// Any [`DaemonError`]; what was started is stopped again.
     pub fn start_prepared(prepared: Prepared) -> Result<Self, DaemonError> {
+        Self::start_behind(prepared, Front::Gateway)
+    }
+
+    /// The same, with this between control and workers.
+    pub(crate) fn start_behind(prepared: Prepared, front: Front) -> Result<Self, DaemonError> {
         let broker = prepared.broker.clone();
-        let outcome = Self::start_threads(prepared);
+        let outcome = Self::start_threads(prepared, front);
         broker.lock().started(outcome.as_ref().map(drop).map_err(ToString::to_string));
         outcome
     }
 
-    fn start_threads(prepared: Prepared) -> Result<Self, DaemonError> {
+    fn start_threads(prepared: Prepared, front: Front) -> Result<Self, DaemonError> {
         let Prepared { plan, control, broker, sockets: (mut sockets, probers) } = prepared;
         let epoch = Instant::now();
         std::fs::create_dir_all(&plan.inbox)
@@ -228,15 +236,16 @@ impl Daemon {
         let paths = KnownPaths::open(&plan, crate::wall::now_unix_ns());
         let memories = paths.memories();
         let (to_gateway, inputs) = channel();
-        let (gateway, bell) = start_gateway(
-            &plan,
-            (contacts.clone(), paths),
-            &rings,
+        let (gateway, bell) = front.start(Surroundings {
+            plan: plan.clone(),
+            contacts: contacts.clone(),
+            paths,
+            rings: rings.clone(),
             inputs,
-            to_gateway.clone(),
-            secrets.boot_id,
-            broker.clone(),
-        )?;
+            to_self: to_gateway.clone(),
+            boot_id: secrets.boot_id,
+            broker: broker.clone(),
+        })?;
         let (notify, notices) = channel();
         let mut interfaces: Vec<_> = plan.links.iter().filter_map(|link| interface(&link.adapter)).collect();
         interfaces.sort_unstable();
@@ -455,33 +464,4 @@ fn open_sockets(plan: &NodePlan, broker: &SharedBroker) -> Result<Sockets, Daemo
         sockets.push(Some(SocketLink::Udp(socket)));
     }
     Ok((sockets, probers))
-}
-
-fn start_gateway(
-    plan: &Arc<NodePlan>,
-    (contacts, paths): (Contacts, KnownPaths),
-    rings: &[Arc<Rings>],
-    inputs: Receiver<Input>,
-    to_self: Sender<Input>,
-    boot_id: u64,
-    broker: SharedBroker,
-) -> Result<(JoinHandle<()>, GatewayBell), DaemonError> {
-    let (started, bell) = channel();
-    let (plan, rings) = (plan.clone(), rings.to_vec());
-    let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || {
-        let bell = GatewayBell::of_this_thread();
-        match Gateway::new(plan, contacts, paths, rings, inputs, to_self, bell.clone(), boot_id, broker) {
-            Ok(mut gateway) => {
-                let _ = started.send(Ok(bell));
-                gateway.run();
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-            }
-        }
-    });
-    let failed = |source| DaemonError::System { what: "the gateway", source };
-    let thread = thread.map_err(failed)?;
-    let bell = bell.recv().unwrap_or_else(|_| Err(std::io::Error::other("its thread ended"))).map_err(failed)?;
-    Ok((thread, bell))
 }

@@ -3,6 +3,8 @@
 
 mod adapter;
 pub mod attach;
+#[doc(hidden)]
+pub mod bare;
 pub mod broker;
 pub mod contacts;
 mod crossing;

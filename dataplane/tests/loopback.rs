@@ -5,7 +5,10 @@ mod nodes;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
 
+use bytes::Bytes;
+use florelay_dataplane::bare::{self, PIECE_BYTES, Work};
 use florelay_dataplane::broker::LocalBroker;
 use florelay_dataplane::daemon::{Control, Daemon, DaemonOptions};
 use florelay_dataplane::ipc::{Answer, Refusal, Status};
@@ -60,6 +63,38 @@ fn a_file_arrives_intact_and_messages_are_acknowledged_both_ways() {
     });
     a.stop();
     b.stop();
+}
+
+#[test]
+fn the_bare_transport_of_the_benchmarks_moves_every_byte() {
+    let realm = Realm::new();
+    let (plan_a, plan_b) = plans(&realm, "b", None);
+    // Not a multiple of a piece.
+    let size = 64 * PIECE_BYTES + 5;
+    let (piece, (say_supplied, supplied)) = (Bytes::from(vec![7; PIECE_BYTES as usize]), channel());
+    let source = Work::Source(
+        size,
+        Box::new(move |offset, end| {
+            say_supplied.send((offset, end)).expect("the test listens");
+            piece.slice(..(end - offset) as usize)
+        }),
+    );
+    let start = |plan, work| {
+        let (say, outcome) = channel();
+        let (control, _nobody) = UnixStream::pair().expect("a socket pair");
+        let broker = Box::new(LocalBroker::new("unused"));
+        let options = DaemonOptions { plan, control: Control::Stream(control), broker };
+        (bare::start(options, work, say).expect("it starts"), outcome)
+    };
+    let (sink, received) = start(plan_b, Work::Sink);
+    let (source, sent) = start(plan_a, source);
+    for outcome in [sent, received] {
+        let moved = outcome.recv_timeout(nodes::PATIENCE).expect("an end").expect("a good one");
+        assert_eq!((moved.bytes, moved.rung), (size, Rung::Socket));
+    }
+    drop((source, sink));
+    let whole = (0..64).map(|piece| (piece * PIECE_BYTES, (piece + 1) * PIECE_BYTES));
+    assert!(supplied.iter().eq(whole.chain([(64 * PIECE_BYTES, size)])));
 }
 
 #[test]
