@@ -13,7 +13,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::bed::{Bed, Offloads, Side};
 use crate::node_config::{LINK_KEY, REALM, toml};
 
 /// A file system in memory.
-const TMPFS: &str = "/dev/shm";
+pub(crate) const TMPFS: &str = "/dev/shm";
 /// Until both nodes are connected.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
 /// Until the file is there.
@@ -77,6 +77,25 @@ pub fn find_program(told: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// A node does not start or connect, the file does not arrive; with what the program said.
 pub fn run(program: &Path, megabytes: u64, spread: Spread) -> Result<Transfer> {
+    with_nodes(program, megabytes, spread, send)
+}
+
+/// Two connected nodes, and a file for the first.
+pub(crate) struct Nodes<'n> {
+    pub(crate) program: &'n Path,
+    pub(crate) bed: &'n Bed,
+    /// Where everything is.
+    pub(crate) folder: &'n Path,
+    pub(crate) file: &'n Path,
+}
+
+/// Starts two nodes, and stops them when `transfer`, which answers its goodput, is through.
+pub(crate) fn with_nodes(
+    program: &Path,
+    megabytes: u64,
+    spread: Spread,
+    transfer: impl FnOnce(&Nodes<'_>) -> Result<f64>,
+) -> Result<Transfer> {
     let bed = Bed::new(Offloads::Off)?;
     let folder = tempfile::Builder::new().prefix("florelay-bench-").tempdir_in(TMPFS).context(TMPFS)?;
     prepare(program, &bed, folder.path())?;
@@ -90,7 +109,7 @@ pub fn run(program: &Path, megabytes: u64, spread: Spread) -> Result<Transfer> {
         let a = scope.spawn(move || node(program, bed, (Side::A, spread), path, &stop_a));
         let b = scope.spawn(move || node(program, bed, (Side::B, spread), path, &stop_b));
         let sent = connect(program, &bed.node(Side::A), path).and_then(|rung| {
-            let goodput_bps = send(program, bed, path, &file)?;
+            let goodput_bps = transfer(&Nodes { program, bed, folder: path, file: &file })?;
             let config = config_of(path, Side::B);
             let status: Value =
                 serde_json::from_str(&call(program, &["status", "--json", "--config", text(&config)?])?)?;
@@ -111,7 +130,8 @@ pub fn run(program: &Path, megabytes: u64, spread: Spread) -> Result<Transfer> {
     })
 }
 
-fn prepare(program: &Path, bed: &Bed, folder: &Path) -> Result<()> {
+/// Keys, certificates, folders and configurations of both sides.
+pub(crate) fn prepare(program: &Path, bed: &Bed, folder: &Path) -> Result<()> {
     let pki = folder.join("pki");
     fs::create_dir_all(&pki)?;
     call(program, &["pki", "init", "--realm", REALM, "--dir", text(&pki)?])?;
@@ -204,36 +224,41 @@ fn connected_rung(status: &Value) -> Option<String> {
     (up && peer["state"] == "connected").then(|| link["rung"].as_str().unwrap_or("?").to_owned())
 }
 
-fn send(program: &Path, bed: &Bed, folder: &Path, file: &Path) -> Result<f64> {
-    let output = folder.join("send.json");
+fn send(nodes: &Nodes<'_>) -> Result<f64> {
+    let output = nodes.folder.join("send.json");
     let said = File::create(&output)?;
-    let mut child = Command::new(program)
+    let mut child = Command::new(nodes.program)
         .arg("send")
-        .arg(file)
-        .args(["--to", &bed.node(Side::B), "--json", "--config"])
-        .arg(config_of(folder, Side::A))
+        .arg(nodes.file)
+        .args(["--to", &nodes.bed.node(Side::B), "--json", "--config"])
+        .arg(config_of(nodes.folder, Side::A))
         .stdin(Stdio::null())
         .stdout(said.try_clone()?)
         .stderr(said)
         .spawn()?;
-    let deadline = Instant::now() + SEND_TIME;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            bail!("the file did not arrive within {SEND_TIME:?}: {}", log_tail(&output));
-        }
-        thread::sleep(LOOK);
-    };
+    let status = wait_for(&mut child, "send").with_context(|| log_tail(&output))?;
     ensure!(status.success(), "florelay send: {status}: {}", log_tail(&output));
     goodput_bps(&fs::read_to_string(&output)?)
 }
 
-/// Goodput from the lines of `send --json`.
-fn goodput_bps(lines: &str) -> Result<f64> {
+/// Waits for a program to end by itself.
+pub(crate) fn wait_for(child: &mut Child, verb: &str) -> Result<ExitStatus> {
+    let deadline = Instant::now() + SEND_TIME;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("florelay {verb} did not end within {SEND_TIME:?}");
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Goodput from the lines of `send --json` or `stream --json`.
+pub(crate) fn goodput_bps(lines: &str) -> Result<f64> {
     let last = lines.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     let last = last.context("florelay send printed no JSON")?;
     ensure!(last["ended"] == true && last["error"].is_null(), "the transfer did not end well: {last}");
@@ -255,7 +280,7 @@ fn write_payload(path: &Path, megabytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn config_of(folder: &Path, side: Side) -> PathBuf {
+pub(crate) fn config_of(folder: &Path, side: Side) -> PathBuf {
     folder.join(if side == Side::A { "a" } else { "b" }).join("florelay.toml")
 }
 
@@ -267,7 +292,7 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is not UTF-8")
 }
 
-fn log_tail(path: &Path) -> String {
+pub(crate) fn log_tail(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")

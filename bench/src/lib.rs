@@ -8,7 +8,9 @@
 //!     quic_memory     bare quinn-proto, no wire       ─┴─ bound ── what both together allow
 //!     engine_memory   our engine, no wire                   │
 //!     quinn_sockets   quinn over UDP sockets                ├─ ratios
-//!     end_to_end      two nodes, a file                ─────┘
+//!     end_to_end      two nodes, a file                      │
+//!     bare            two nodes' transport alone             │
+//!     streams         two nodes, a stream               ─────┘
 //!
 //!   florelay-bench instructions            quic_memory and engine_memory under valgrind: instructions a packet
 //!   florelay-bench emulate                 a link between two interfaces, as a profile says (`profiles`)
@@ -25,6 +27,7 @@
 //! Limits: veth is copy mode only, so no figure of this crate says anything about zero-copy.
 #![forbid(unsafe_code)]
 
+pub mod bare;
 pub mod bed;
 pub mod blast;
 pub mod bound;
@@ -43,6 +46,7 @@ pub mod quinn_sockets;
 pub mod report;
 pub mod rig;
 pub mod scenarios;
+pub mod streams;
 pub mod veth;
 
 /// QUIC packet in bytes: what Ethernet 1500 leaves after IPv4, UDP, two label stack entries and the control word.

@@ -95,6 +95,8 @@ pub struct Ratio {
     pub what: String,
     /// One for each round in which both were measured; empty: not measured.
     pub rounds: Vec<f64>,
+    /// What its median has to reach.
+    pub bar: Option<f64>,
 }
 
 impl Ratio {
@@ -102,13 +104,22 @@ impl Ratio {
     #[must_use]
     pub fn new(what: &str, of: &[Option<f64>], to: &[Option<f64>]) -> Self {
         let quotient = |(of, to): (&Option<f64>, &Option<f64>)| Some((*of)? / (*to).filter(|to| *to > 0.0)?);
-        Self { what: what.to_owned(), rounds: of.iter().zip(to).filter_map(quotient).collect() }
+        Self { what: what.to_owned(), rounds: of.iter().zip(to).filter_map(quotient).collect(), bar: None }
+    }
+
+    /// With something to reach.
+    #[must_use]
+    pub fn with_bar(self, bar: f64) -> Self {
+        Self { bar: Some(bar), ..self }
     }
 
     fn show(&self) -> String {
         let Some(value) = median(self.rounds.iter().copied()) else { return "not measured".to_owned() };
         let (min, max) = range(self.rounds.iter().copied());
-        format!("{value:.3} ({min:.3} .. {max:.3})")
+        let bar = self.bar.map_or_else(String::new, |bar| {
+            format!("; bar {bar:.2}: {}", if value >= bar { "met" } else { "not met" })
+        });
+        format!("{value:.3} ({min:.3} .. {max:.3}){bar}")
     }
 }
 
@@ -223,6 +234,9 @@ mod tests {
         let ratio = Ratio::new("r", &[Some(4.0), Some(2.0), None], &[Some(8.0), Some(4.0), Some(8.0)]);
         assert_eq!(ratio.rounds, [0.5, 0.5]);
         assert_eq!(ratio.show(), "0.500 (0.500 .. 0.500)");
+        assert_eq!(ratio.clone().with_bar(0.5).show(), "0.500 (0.500 .. 0.500); bar 0.50: met");
+        assert_eq!(ratio.with_bar(0.75).show(), "0.500 (0.500 .. 0.500); bar 0.75: not met");
+        assert_eq!(Ratio::new("r", &[None], &[Some(1.0)]).with_bar(0.9).show(), "not measured");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each round measures every row once, in the same order; a row that fails is not tried again and says why.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,10 +10,10 @@ use anyhow::Result;
 use crate::bound::Bound;
 use crate::clock::PacketCost;
 use crate::context::{Machine, load};
-use crate::end_to_end::Spread;
+use crate::end_to_end::{Spread, Transfer};
 use crate::report::{Ratio, Report, Row, Sample, Unit};
 use crate::{FULL_FRAME_BYTES, QUIC_PACKET_BYTES, SHORT_FRAME_BYTES};
-use crate::{bed, blast, end_to_end, engine_memory, quic_memory, quinn_sockets};
+use crate::{bare, bed, blast, end_to_end, engine_memory, quic_memory, quinn_sockets, streams};
 
 /// Cap of the contracted engine, bit/s: above what one core reaches, so that it costs but does not bind.
 const CONTRACTED_BPS: u64 = 10_000_000_000;
@@ -23,6 +23,9 @@ const RECEIVE_NS: &str = "receive_ns";
 const RECEIVE_CPU: &str = "receive_cpu_ns";
 const STREAM_BYTES: &str = "stream_bytes_per_packet";
 const PACKETS: &str = "packets";
+
+/// Share of the bare transport that a file is to reach.
+const FILE_BAR: f64 = 0.90;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -126,12 +129,12 @@ fn rows() -> Vec<(Row, Measure)> {
         });
         (row, measure)
     };
-    let nodes = |key, what: &str, cores, spread: Spread| {
+    let nodes = |key, what: &str, cores, run: fn(&Path, &Options) -> Result<Transfer>| {
         let packet = format!("{QUIC_PACKET_BYTES} QUIC, {FULL_FRAME_BYTES} at layer 2");
         let row = row(key, what, Unit::BitsPerSecond, &packet, cores);
         let measure: Measure = Box::new(move |options| {
             let program = end_to_end::find_program(options.program.as_deref())?;
-            let seen = end_to_end::run(&program, options.file_mb, spread)?;
+            let seen = run(&program, options)?;
             let details = vec![("frames_lost", seen.frames_lost)];
             Ok(Measured { value: seen.goodput_bps, details, driver: format!("veth, {}", seen.rung) })
         });
@@ -148,8 +151,18 @@ fn rows() -> Vec<(Row, Measure)> {
         }),
         quinn("quinn_offload", true),
         quinn("quinn_plain", false),
-        nodes("florelay", "florelay, two nodes, a file, uncapped", "1 a side", Spread::OneCore),
-        nodes("florelay_spread", spread, "workers 1 a side, gateways any", Spread::WorkerOnly),
+        nodes("bare", "bare transport: florelay without files, hashes and control", "1 a side", |program, options| {
+            bare::run(program, options.file_mb)
+        }),
+        nodes("florelay", "florelay, two nodes, a file, uncapped", "1 a side", |program, options| {
+            end_to_end::run(program, options.file_mb, Spread::OneCore)
+        }),
+        nodes("florelay_spread", spread, "workers 1 a side, gateways any", |program, options| {
+            end_to_end::run(program, options.file_mb, Spread::WorkerOnly)
+        }),
+        nodes("stream_memory", "florelay, a stream by pipe, spool in memory", "1 a side", |program, options| {
+            streams::run(program, options.file_mb)
+        }),
     ]
 }
 
@@ -223,6 +236,10 @@ impl Rounds<'_> {
         let capped = self.per_byte("engine_memory_contracted", |cost| cost.send_ns);
         let uncapped = self.per_byte("engine_memory", |cost| cost.send_ns);
         vec![
+            rows("florelay / bare transport", "florelay", "bare").with_bar(FILE_BAR),
+            rows("stream, spool in memory / bare transport", "stream_memory", "bare"),
+            rows("florelay, gateways on any core / bare transport", "florelay_spread", "bare"),
+            to_bound("bare transport / bound", "bare"),
             to_bound("florelay / bound (aim 0.85)", "florelay"),
             to_bound("florelay, gateways on any core / bound", "florelay_spread"),
             rows("florelay / quinn over sockets, offload on", "florelay", "quinn_offload"),
