@@ -22,6 +22,7 @@ use florelay_dataplane::daemon::{Control, DaemonOptions};
 
 use crate::bed::{Bed, Offloads, Side};
 use crate::end_to_end::{TMPFS, Transfer, config_of, prepare};
+use crate::node_config::Store;
 use crate::payload::Payload;
 
 /// From the start of the nodes to the end of the transfer; only a failure takes so long.
@@ -35,7 +36,7 @@ pub fn run(program: &Path, megabytes: u64) -> Result<Transfer> {
     let bytes = megabytes * 1_000_000;
     let bed = Bed::new(Offloads::Off)?;
     let folder = tempfile::Builder::new().prefix("florelay-bench-").tempdir_in(TMPFS).context(TMPFS)?;
-    prepare(program, &bed, folder.path())?;
+    prepare(program, &bed, folder.path(), &Store::default())?;
     let payload = Payload::default();
     let source = Work::Source(bytes, Box::new(move |offset, end| payload.piece(offset, end)));
 

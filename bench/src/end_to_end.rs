@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::bed::{Bed, Offloads, Side};
-use crate::node_config::{LINK_KEY, REALM, toml};
+use crate::node_config::{LINK_KEY, REALM, Store, toml};
 
 /// A file system in memory.
 pub(crate) const TMPFS: &str = "/dev/shm";
@@ -77,7 +77,7 @@ pub fn find_program(told: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// A node does not start or connect, the file does not arrive; with what the program said.
 pub fn run(program: &Path, megabytes: u64, spread: Spread) -> Result<Transfer> {
-    with_nodes(program, megabytes, spread, send)
+    with_nodes(program, megabytes, spread, &Store::default(), send)
 }
 
 /// Two connected nodes, and a file for the first.
@@ -89,16 +89,17 @@ pub(crate) struct Nodes<'n> {
     pub(crate) file: &'n Path,
 }
 
-/// Starts two nodes, and stops them when `transfer`, which answers its goodput, is through.
+/// Starts two nodes, A with this `store`, and stops them when `transfer`, which answers its goodput, is through.
 pub(crate) fn with_nodes(
     program: &Path,
     megabytes: u64,
     spread: Spread,
+    store: &Store,
     transfer: impl FnOnce(&Nodes<'_>) -> Result<f64>,
 ) -> Result<Transfer> {
     let bed = Bed::new(Offloads::Off)?;
     let folder = tempfile::Builder::new().prefix("florelay-bench-").tempdir_in(TMPFS).context(TMPFS)?;
-    prepare(program, &bed, folder.path())?;
+    prepare(program, &bed, folder.path(), store)?;
     let file = folder.path().join("payload.bin");
     write_payload(&file, megabytes)?;
 
@@ -130,8 +131,8 @@ pub(crate) fn with_nodes(
     })
 }
 
-/// Keys, certificates, folders and configurations of both sides.
-pub(crate) fn prepare(program: &Path, bed: &Bed, folder: &Path) -> Result<()> {
+/// Keys, certificates, folders and configurations of both sides, A's with this `store`.
+pub(crate) fn prepare(program: &Path, bed: &Bed, folder: &Path, store: &Store) -> Result<()> {
     let pki = folder.join("pki");
     fs::create_dir_all(&pki)?;
     call(program, &["pki", "init", "--realm", REALM, "--dir", text(&pki)?])?;
@@ -143,7 +144,8 @@ pub(crate) fn prepare(program: &Path, bed: &Bed, folder: &Path) -> Result<()> {
         for part in ["inbox", "state"] {
             fs::create_dir_all(home.join(part))?;
         }
-        fs::write(&config, toml(bed, side))?;
+        let store = if side == Side::A { store } else { &Store::default() };
+        fs::write(&config, toml(bed, side, store))?;
         call(program, &["check", "--config", text(&config)?])?;
     }
     Ok(())

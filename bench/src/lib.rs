@@ -10,7 +10,7 @@
 //!     quinn_sockets   quinn over UDP sockets                ├─ ratios
 //!     end_to_end      two nodes, a file                      │
 //!     bare            two nodes' transport alone             │
-//!     streams         two nodes, a stream               ─────┘
+//!     streams         two nodes, a stream, spooled      ─────┘
 //!
 //!   florelay-bench instructions            quic_memory and engine_memory under valgrind: instructions a packet
 //!   florelay-bench emulate                 a link between two interfaces, as a profile says (`profiles`)

@@ -53,6 +53,9 @@ enum Verb {
         /// Size of the file that the nodes send, in 10^6 bytes; twice that must fit /dev/shm
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
         file_mb: u64,
+        /// A folder on a real disk, for the spool of streams
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        disk: PathBuf,
         /// Measure these rows alone, by their keys in the JSON
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         only: Vec<String>,
@@ -122,10 +125,17 @@ fn main() -> Result<()> {
             }
         }
         Verb::Row { row } => println!("{}", serde_json::to_string(&instructions::run_row(row)?)?),
-        Verb::Veth { rounds, seconds, file_mb, only, florelay, json } => {
+        Verb::Veth { rounds, seconds, file_mb, disk, only, florelay, json } => {
             clean_up_on_signals()?;
             let duration = Duration::from_secs(seconds);
-            let report = veth::run(&veth::Options { rounds, duration, file_mb, only, program: florelay })?;
+            let report = veth::run(&veth::Options {
+                rounds,
+                duration,
+                file_mb,
+                only,
+                disk: disk.canonicalize()?,
+                program: florelay,
+            })?;
             println!("{}", report.table());
             if let Some(path) = json {
                 write_json(&path, &report)?;

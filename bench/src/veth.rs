@@ -12,6 +12,7 @@ use crate::clock::PacketCost;
 use crate::context::{Machine, load};
 use crate::end_to_end::{Spread, Transfer};
 use crate::report::{Ratio, Report, Row, Sample, Unit};
+use crate::streams::Spool;
 use crate::{FULL_FRAME_BYTES, QUIC_PACKET_BYTES, SHORT_FRAME_BYTES};
 use crate::{bare, bed, blast, end_to_end, engine_memory, quic_memory, quinn_sockets, streams};
 
@@ -24,8 +25,9 @@ const RECEIVE_CPU: &str = "receive_cpu_ns";
 const STREAM_BYTES: &str = "stream_bytes_per_packet";
 const PACKETS: &str = "packets";
 
-/// Share of the bare transport that a file is to reach.
+/// Shares of the bare transport that a file, and a stream with its spool on a disk, are to reach.
 const FILE_BAR: f64 = 0.90;
+const SPOOLED_BAR: f64 = 0.75;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Options {
     pub file_mb: u64,
     /// Keys of the rows to measure; none = all.
     pub only: Vec<String>,
+    /// A folder on a real disk, for the spool.
+    pub disk: PathBuf,
     /// The `florelay` program; `None` = `$FLORELAY_BIN`, or the one beside this program.
     pub program: Option<PathBuf>,
 }
@@ -140,6 +144,15 @@ fn rows() -> Vec<(Row, Measure)> {
         });
         (row, measure)
     };
+    let disk = || {
+        let what = "the spool's disk alone, 1 MiB written and synced at a time";
+        let row = row("disk", what, Unit::BitsPerSecond, "none", "1");
+        let measure: Measure = Box::new(|options| {
+            let value = streams::disk_bps(&options.disk)?;
+            Ok(Measured { value, details: Vec::new(), driver: "none".to_owned() })
+        });
+        (row, measure)
+    };
     let spread = "florelay, the same, gateways on any core";
     vec![
         blast("blast_1514", FULL_FRAME_BYTES),
@@ -161,8 +174,12 @@ fn rows() -> Vec<(Row, Measure)> {
             end_to_end::run(program, options.file_mb, Spread::WorkerOnly)
         }),
         nodes("stream_memory", "florelay, a stream by pipe, spool in memory", "1 a side", |program, options| {
-            streams::run(program, options.file_mb)
+            streams::run(program, options.file_mb, &Spool::Memory)
         }),
+        nodes("stream_disk", "florelay, a stream by pipe, disk spool on", "1 a side", |program, options| {
+            streams::run(program, options.file_mb, &Spool::Disk(options.disk.clone()))
+        }),
+        disk(),
     ]
 }
 
@@ -237,7 +254,9 @@ impl Rounds<'_> {
         let uncapped = self.per_byte("engine_memory", |cost| cost.send_ns);
         vec![
             rows("florelay / bare transport", "florelay", "bare").with_bar(FILE_BAR),
+            rows("stream, disk spool on / bare transport", "stream_disk", "bare").with_bar(SPOOLED_BAR),
             rows("stream, spool in memory / bare transport", "stream_memory", "bare"),
+            rows("stream, disk spool on / spool in memory", "stream_disk", "stream_memory"),
             rows("florelay, gateways on any core / bare transport", "florelay_spread", "bare"),
             to_bound("bare transport / bound", "bare"),
             to_bound("florelay / bound (aim 0.85)", "florelay"),

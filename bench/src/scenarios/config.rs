@@ -6,7 +6,7 @@ use std::time::Duration;
 use florelay_engine::oam::LIVENESS_FRAME_BYTES;
 
 use super::stage::{Stage, TO_LEFT, TO_RIGHT};
-use crate::node_config::node_table;
+use crate::node_config::{Store, node_table};
 
 /// Realm of the run.
 pub(super) const REALM: &str = "bench.rete";
@@ -74,7 +74,7 @@ pub(super) fn toml(stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) ->
 }
 
 fn write_node(out: &mut String, stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) -> fmt::Result {
-    out.push_str(&node_table(&stage.node(index), REALM, ""));
+    out.push_str(&node_table(&stage.node(index), REALM, "", &Store::default()));
     if index > 0 {
         write_link(out, stage, hops, index - 1, 1)?;
     }
