@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use florelay_engine::Event;
 use florelay_engine::api::{FailCode, Failure, Kept as KeptOfEngine, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_spool::book::{Change, EndedTransfer, IncomingTransfer, OwnTransfer, Progress, Source};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::book::Keeper;
 use super::outgoing::OutgoingFile;
-use super::{Gateway, peer_index};
+use super::{Gateway, peer_index, peer_worker};
 use crate::ipc::{TransferKind, TransferState, TransferStatus};
 
 /// Confirmed or hashed bytes after which the book is told.
@@ -29,6 +30,8 @@ pub(super) struct Kept {
     keeper: Keeper,
     own: HashMap<TransferId, OwnTransfer>,
     partials: Partials,
+    /// What engines said of files that were not found: the place, and how far.
+    unsupplied: HashMap<TransferId, Vec<Event>>,
     orders: u64,
 }
 
@@ -43,7 +46,22 @@ impl Kept {
                 keeper.note(Change::IncomingGone(peer, id));
             }
         }
-        Self { keeper, own: HashMap::new(), partials, orders: 0 }
+        Self { keeper, own: HashMap::new(), partials, unsupplied: HashMap::new(), orders: 0 }
+    }
+
+    /// The engine wants bytes of a file that is not here: when it is, it is told.
+    pub(super) fn supply_later(&mut self, id: TransferId, event: Event) {
+        if !self.own.contains_key(&id) {
+            return;
+        }
+        let events = self.unsupplied.entry(id).or_default();
+        match event {
+            Event::SupplyFrom { .. } => *events = vec![event],
+            _ => {
+                events.truncate(1);
+                events.push(event);
+            }
+        }
     }
 
     /// What is synced of a partial file.
@@ -170,6 +188,7 @@ impl Gateway {
             let id = TransferId(status.id);
             if status.outgoing {
                 self.kept.own.remove(&id);
+                self.kept.unsupplied.remove(&id);
                 self.kept.keeper.note(Change::OwnGone(id.0));
             } else if !matches!(&status.ended, Some(Err(Failure { code: FailCode::Forgotten, .. }))) {
                 self.kept.partial_gone(&status.peer, id);
@@ -260,8 +279,12 @@ impl Gateway {
         let Some(Source::File { identity, hash, .. }) = self.kept.own.get(&id).map(|own| own.source.clone()) else {
             return Ok(());
         };
-        let file = OutgoingFile::resume_or_begin(id, file, &identity, &hash)?;
+        let mut file = OutgoingFile::resume_or_begin(id, file, &identity, &hash)?;
         let source = file.source(path);
+        for event in self.kept.unsupplied.remove(&id).unwrap_or_default() {
+            file.event(&event);
+        }
+        self.turns.set(peer_worker(&self.plan, peer), id, file.is_ready());
         self.outgoing.insert(id, file);
         self.kept.change(id, |own| own.source = source);
         self.release(peer, id);

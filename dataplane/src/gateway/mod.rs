@@ -311,6 +311,8 @@ impl Gateway {
                 if let Some(file) = self.outgoing.get_mut(&id) {
                     file.event(&event);
                     self.turns.set(worker, id, file.is_ready());
+                } else {
+                    self.kept.supply_later(id, event);
                 }
             }
             Event::Confirmed { id, offset } => {

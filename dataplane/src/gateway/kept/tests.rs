@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use florelay_engine::{Command, Event};
+use florelay_engine::Command;
 
 use super::*;
 use crate::gateway::testing::Bed;
@@ -73,8 +73,14 @@ fn a_file_that_is_not_found_waits_for_the_same_order() {
     let order = TransferOrder::new("a", ID.0, "f", 3);
     assert!(matches!(bed.order_file(order.clone(), &path), Some(Answer::Refused { .. })), "another size");
     std::fs::write(&path, vec![7; 200_000]).unwrap();
+    // Its receiver has said its place meanwhile.
+    bed.says(0, Event::SupplyFrom { id: ID, offset: 65_536 });
+    assert!(bed.says(0, Event::SupplyUpTo { id: ID, limit: 1 << 20 }).is_empty());
     assert!(matches!(bed.order_file(order, &path), Some(Answer::Transfer(_))));
     assert!(matches!(bed.told(0)[..], [Command::Hold { held: false, .. }]));
+    while bed.gateway.supply() {}
+    let told = bed.told(0);
+    assert!(matches!(told[..], [Command::Supply { offset: 65_536, .. }, .., Command::SupplyEnd { .. }]), "{told:?}");
     assert_eq!(state(&bed, ID), TransferState::Running);
     // It is found there from now on.
     let bed = bed.restarted();
