@@ -51,6 +51,8 @@ pub struct StreamReader {
     hasher: blake3::Hasher,
     /// Since when the node is looked for, and why.
     lost: Option<(Instant, ClientError)>,
+    /// Since when the pipe is closed without a word why.
+    unsaid: Option<Instant>,
     /// Not to be asked again before.
     again: Option<Instant>,
     /// The dataplane is another one, which does not know the stream (yet).
@@ -107,6 +109,7 @@ impl StreamReader {
             read,
             hasher,
             lost: None,
+            unsaid: None,
             again: None,
             away: false,
             size: None,
@@ -184,17 +187,23 @@ impl StreamReader {
                 return Ok(self.status);
             }
             // A dataplane that has started anew has to hear of the end first.
-            if self.told.is_some() && !self.taken && self.status.size.is_some() {
+            if self.told.is_some() && self.lost.is_none() && !self.taken && self.status.size.is_some() {
                 self.taken = true;
                 match self.node.ask(RequestBody::TakeStream { id, digest }) {
                     // When it was lost, so was the subscription, and it is said again after the next one.
                     Ok(_) => continue,
                     Err(error) if error.may_pass() => continue,
-                    // It may have ended already.
+                    // It may have ended already, or the dataplane is another one.
                     Err(error) => {
                         self.watch()?;
-                        let status = self.next_status()?;
-                        return if status.ended.is_some() { Ok(status) } else { Err(error) };
+                        match self.next_status() {
+                            Ok(status) if status.ended.is_some() => return Ok(status),
+                            Ok(_) => return Err(error),
+                            Err(why) => {
+                                (self.told, self.away) = (None, !why.may_pass());
+                                self.lost = Some((Instant::now(), why));
+                            }
+                        }
                     }
                 }
             }
@@ -211,11 +220,9 @@ impl StreamReader {
         let Some(pipe) = self.pipe.as_ref().filter(|_| readable) else { return Ok(0) };
         match rustix::io::read(pipe, into) {
             Ok(0) => {
-                // The stream has ended, or the dataplane. The answer to a new question says which.
+                // The stream has ended, or the dataplane: an answer that says which may be on its way.
                 self.pipe = None;
-                if self.told.take().is_some() {
-                    self.lost.get_or_insert_with(|| (Instant::now(), gone()));
-                }
+                self.unsaid = self.told.as_ref().map(|_| Instant::now());
                 Ok(0)
             }
             Ok(count) => Ok(count),
@@ -269,7 +276,16 @@ impl StreamReader {
     /// Asks again, if nobody tells us any more: to be told; and for the rest of it, once the pipe is empty and the
     /// dataplane is another one.
     fn look_for_it(&mut self) -> Result<(), ClientError> {
-        if self.told.is_some() || self.again.is_some_and(|again| Instant::now() < again) {
+        if self.told.is_some() {
+            if self.unsaid.is_none_or(|since| since.elapsed() < RETRY) {
+                return Ok(());
+            }
+            // It is not: then the answer to a new question.
+            self.told = None;
+            self.lost.get_or_insert_with(|| (Instant::now(), gone()));
+        }
+        self.unsaid = None;
+        if self.again.is_some_and(|again| Instant::now() < again) {
             return Ok(());
         }
         let Some((since, why)) = self.lost.clone() else { return Ok(()) };
@@ -332,7 +348,7 @@ impl StreamReader {
         let mut fds = vec![PollFd::new(&**self.interrupt.bell(), PollFlags::IN)];
         fds.extend(self.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         // Somebody has to be found: not for ever.
-        let most = if self.told.is_none() { Timespec::try_from(RETRY).ok() } else { None };
+        let most = if self.told.is_none() || self.unsaid.is_some() { Timespec::try_from(RETRY).ok() } else { None };
         // Interrupted by a signal: the caller looks again.
         let _ = poll(&mut fds, most.as_ref());
         let readable = fds.get(1).is_some_and(|pipe| !pipe.revents().is_empty());

@@ -47,5 +47,5 @@ macro_rules! exercised {
 }
 
 exercised! {
-    command_line config control engine gro ipc link netlink oam outer peer pki session spool thrift units xsk
+    command_line config control engine gro grpc ipc link netlink oam outer peer pki session spool thrift units xsk
 }
