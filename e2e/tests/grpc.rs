@@ -28,7 +28,10 @@ impl Line {
         let mut line = Self::prepare(false, &LinkPlan { rate: Rate::Bps(rate_bps), extra, ..LinkPlan::default() });
         for (node, more) in [(A, more), (B, "listen = \"unix:state/grpc.sock\"")] {
             let config = line.config(node).to_owned();
-            let text = fs::read_to_string(&config).unwrap();
+            // Little enough to be filled: then a writer is held back.
+            let text =
+                fs::read_to_string(&config).unwrap().replacen("[node]\n", "[node]\nstream-disk-spool = \"64 MB\"\n", 1);
+            assert!(text.contains("stream-disk-spool"), "{text}");
             let more = more.replace("NODE", line.name(node));
             fs::write(&config, format!("{text}\n[grpc]\n{more}\n")).unwrap();
         }
