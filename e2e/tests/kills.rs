@@ -140,7 +140,8 @@ fn a_transfer_survives_the_death_of_any_process() {
     }
     let mut line = Line::af_xdp(&LinkPlan { rate: Rate::Bps(RATE_BPS), ..LinkPlan::default() });
     let pings = Pings::start(&line);
-    let file = line.file("image.raw", 24_000_000);
+    // Confirmed when synced, in steps of 4 MiB: a step for each of the deaths, and some to spare.
+    let file = line.file("image.raw", 80_000_000);
     let mut send = line.send(&file);
     let mut step = 0;
     let mut flows = |line: &Line, send: &mut Job, what: &str| {
@@ -161,37 +162,16 @@ fn a_transfer_survives_the_death_of_any_process() {
         flows(&line, &mut send, &format!("supervisor of {}", line.name(node)));
     }
 
-    // At the sender: without control the client looks for another one, and the transfer goes on.
-    let id = send.last_json()["id"].as_str().unwrap().to_owned();
-    let victim = kill9(&line, A, "control");
-    replaced(&line, A, "control", victim);
-    flows(&line, &mut send, "control of the sender");
-    assert!(send.said().contains("looking for the control process"), "{}", send.said());
-
-    // Without the dataplane or all of it, the file is offered again under the same id, and goes on where it was.
-    let confirmed = send.last_json()["confirmed"].as_u64().unwrap();
-    let victim = kill9(&line, A, "dataplane");
-    let ended = send.wait_status(Deadline::after(SOON)).unwrap();
-    assert_eq!(ended.code(), Some(69), "{}", send.said());
-    assert!(send.said().contains(&format!("--id {id}")), "{}", send.said());
-    replaced(&line, A, "dataplane", victim);
-    line.connected();
-    let send_again = |line: &Line| {
-        let mut command = line.program.send(line.config(A), line.name(B), &file);
-        command.args(["--id", &id]);
-        Job::start(&command, line.topology.folder(), "again").unwrap()
-    };
-    let mut again = send_again(&line);
-    line.confirmed(&mut again, 1, Deadline::after(SOON));
-    let first =
-        again.json_lines().into_iter().find_map(|entry| entry["confirmed"].as_u64().filter(|&c| c > 0)).unwrap();
-    assert!(first >= confirmed, "begun again: {first}, {confirmed} were confirmed");
-    flows(&line, &mut again, "dataplane of the sender");
+    // At the sender, whose node finds the file again by itself: the client only looks for it, and the transfer goes on.
+    for verb in ["control", "dataplane"] {
+        let victim = kill9(&line, A, verb);
+        replaced(&line, A, verb, victim);
+        flows(&line, &mut send, &format!("{verb} of the sender"));
+    }
     kill_supervisor_and_start_again(&mut line, A);
-    assert!(!again.wait_status(Deadline::after(SOON)).unwrap().success());
-    line.connected();
-    let mut again = send_again(&line);
-    line.arrive(&mut again, &file, Deadline::after(PATIENCE));
+    flows(&line, &mut send, "supervisor of the sender");
+    assert!(send.said().contains("looking for"), "{}", send.said());
+    line.arrive(&mut send, &file, Deadline::after(PATIENCE));
 
     let (asked, lost) = pings.finish();
     println!("{asked} pings, {lost} not answered");

@@ -128,7 +128,6 @@ fn many_begin_by_priority_and_the_queue_is_told() {
 }
 
 #[test]
-#[ignore = "a node sends at most 64 streams at once, pending ones included"]
 fn the_hundred_and_first_that_waits_is_refused() {
     let Some(served) = Served::start("thrift: full", Rate::Bps(100_000_000), HOOKS) else { return };
     served.run("full", &[]);
@@ -152,7 +151,6 @@ fn a_restart_of_the_senders_dataplane_loses_nothing() {
 }
 
 #[test]
-#[ignore = "a node sends at most 64 streams at once"]
 fn two_hundred_streams_are_open_at_once() {
     let Some(served) = Served::start("thrift: many", Rate::Bps(100_000_000), HOOKS) else { return };
     served.run("many", &["200"]);

@@ -12,7 +12,6 @@ use super::STREAM_NAME;
 use super::callback::Callback;
 use super::calls::{Call, Exception, Reply};
 use super::clients::{Caller, resolve};
-use super::gate::Gate;
 use super::outbox::Outbox;
 use super::plan::ThriftPlan;
 use super::relay::{Relay, RelayError};
@@ -34,8 +33,6 @@ pub(super) struct Agent {
     /// Held while a stream is ordered, so that the place at which it entered is that.
     ordering: Mutex<()>,
     lingering: AtomicUsize,
-    /// For readers that the node has not taken yet.
-    pub(super) readers: Gate,
 }
 
 impl Agent {
@@ -46,7 +43,6 @@ impl Agent {
             state: Mutex::default(),
             ordering: Mutex::default(),
             lingering: AtomicUsize::new(0),
-            readers: Gate::default(),
         })
     }
 

@@ -23,7 +23,6 @@ mod calls;
 mod clients;
 mod events;
 pub mod fuzzing;
-mod gate;
 mod node;
 mod outbox;
 mod plan;

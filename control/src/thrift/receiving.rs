@@ -12,7 +12,6 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 
 use super::agent::Agent;
-use super::gate::READERS;
 use super::port::{CHUNK_BYTES, Came, Port, Stop, happens};
 use super::relay::Reader;
 use super::sending::ended;
@@ -45,13 +44,10 @@ pub(super) fn receive(agent: &Arc<Agent>, id: u128, port: &Port, stop: &Stop) {
         }
         let reader = match &mut reader {
             Some(reader) => reader,
-            None => {
-                let Some(_inside) = agent.readers.enter(READERS, || stop.is_stopped()) else { return };
-                match agent.relay.read(id) {
-                    Ok(opened) => reader.insert(opened),
-                    Err(error) => return ended(agent, id, &error),
-                }
-            }
+            None => match agent.relay.read(id) {
+                Ok(opened) => reader.insert(opened),
+                Err(error) => return ended(agent, id, &error),
+            },
         };
         match delivery.to(&mut socket, reader.as_mut()) {
             Delivered::Whole => break,

@@ -247,7 +247,6 @@ impl Agent {
         // There may be room for an offer that waits.
         self.claim(&mut state);
         drop(state);
-        self.readers.look();
         // A writer that never ran is given up here, where nothing is locked.
         drop(transfer);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::thrift::protocol::{
     TBinaryInputProtocol, TBinaryOutputProtocol, TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol,
@@ -186,7 +186,10 @@ impl Service {
 
     /// The next one of this name and, if it has one, stream; others are passed over.
     pub(crate) fn until(&self, name: &str, id: Option<u128>) -> Fields {
+        let end = Instant::now() + PATIENCE;
         loop {
+            // Pings come for ever.
+            assert!(Instant::now() < end, "no {name}");
             let (told, fields) = self.next();
             let uuid = id.map(|id| Value::Text(uuid::Uuid::from_u128(id).to_string()));
             if told == name && (uuid.is_none() || fields.get(&1) == uuid.as_ref()) {
@@ -195,7 +198,7 @@ impl Service {
         }
     }
 
-    /// The port of the next `stream_started`, which must be the next event but for queues and links if `alone` is not asked.
+    /// The port of this stream's `stream_started`; what comes before it is passed over.
     pub(crate) fn started(&self, id: u128) -> SocketAddr {
         let fields = self.until("stream_started", Some(id));
         let Some(Value::Number(port)) = fields.get(&3) else { panic!("{fields:?}") };
