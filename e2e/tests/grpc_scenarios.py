@@ -19,8 +19,8 @@ import florelay_client as client
 from florelay_client import pb, rpc
 
 MIB = 1 << 20
-# The nodes' names.
 A, RELAY, B = (os.environ[f"FLORELAY_{node}"] for node in ("A", "RELAY", "B"))
+random = os.urandom
 SERVICES = [f"florelay.v1.{name}" for name in ("Transfers", "Streams", "Commands", "Links", "Node")]
 
 
@@ -42,10 +42,6 @@ def fails(code, call, *args):
         assert error.details(), "no reason"
         return error
     raise AssertionError(f"no {code}")
-
-
-def random(size):
-    return os.urandom(size)
 
 
 def health(channel, service=""):
