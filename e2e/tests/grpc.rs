@@ -282,12 +282,12 @@ fn a_reader_goes_on_after_its_dataplane_was_killed() {
 }
 
 #[test]
-fn a_writer_goes_on_after_its_control_process_was_killed() {
+fn a_writer_goes_on_after_its_dataplane_and_its_control_process_were_killed() {
     let Some(python) = Python::find_or_skip("grpc") else { return };
     let line = Line::at_sockets(100_000_000);
     let mut scenario = line.scenario(&python, "kills", &["20000000", "3"]);
-    for _ in 0..3 {
-        scenario.meet("read", || line.kill9(A, "control"));
+    for verb in ["control", "dataplane", "control"] {
+        scenario.meet("read", || line.kill9(A, verb));
     }
     scenario.well();
     line.stop();
