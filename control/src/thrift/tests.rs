@@ -239,18 +239,21 @@ fn a_reader_that_breaks_early_may_come_again() {
 
 #[test]
 fn who_never_connects_is_not_waited_for() {
-    let [a, b] = Served::pair(0, &ThriftPlan { connect_timeout: Duration::from_millis(200), ..plan() });
-    let ((mut caller, sender), (_, receiver)) = (a.client(), b.client());
+    // One end is impatient: which of two gives up first would be luck.
+    let [a, b] = Line::pair(0, 100);
+    let impatient = ThriftPlan { connect_timeout: Duration::from_millis(200), ..plan() };
+    let (a, b) = (Served::start(a, "b", &impatient), Served::start(b, "a", &plan()));
+    let ((mut caller, service), (mut other, far)) = (a.client(), b.client());
     caller.stream_start(1, None, 0).unwrap();
-    let failed = sender.until(FAILED, Some(1));
+    let failed = service.until(FAILED, Some(1));
     assert_eq!(code(&failed).0, 0, "SenderClosed: {failed:?}");
     assert!(code(&failed).1.contains("nobody has connected"));
-    receiver.until(FAILED, Some(1));
-    // The other end, too.
-    caller.stream_start(2, None, 0).unwrap();
-    write(sender.started(2), b"x");
-    assert_eq!(code(&receiver.until(FAILED, Some(2))).0, 3, "Timeout");
-    sender.until(FAILED, Some(2));
+    far.until(FAILED, Some(1));
+    // The reader, too.
+    other.stream_start(2, None, 0).unwrap();
+    write(far.started(2), b"x");
+    assert_eq!(code(&service.until(FAILED, Some(2))).0, 3, "Timeout");
+    far.until(FAILED, Some(2));
 }
 
 #[test]
