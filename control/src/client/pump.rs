@@ -311,8 +311,8 @@ impl Pump {
 impl State {
     /// A newer status, and what it makes of the window.
     fn news(&mut self, status: TransferStatus) {
-        // A dataplane that spools in memory only accepts nothing before the receiver has it.
-        let accepted = status.accepted.max(status.confirmed).min(self.head());
+        // Not what is confirmed: a dataplane that is killed goes on with what is accepted, also where its receiver has more.
+        let accepted = status.accepted.min(self.head());
         if accepted > self.base {
             self.window.drain(..usize::try_from(accepted - self.base).unwrap_or(usize::MAX));
             self.base = accepted;

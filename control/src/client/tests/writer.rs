@@ -33,8 +33,7 @@ fn a_writer_keeps_what_is_not_accepted_and_no_more() {
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).unwrap();
             assert_eq!(pipe.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty()).unwrap();
-            // A dataplane that has accepted nothing: what the receiver has counts.
-            talk.tell(tag, |status| status.confirmed = 150_000);
+            talk.tell(tag, |status| status.accepted = 150_000);
             let rest = read(&mut pipe, 150_000);
             assert!(rest == whole[most..most + 150_000]);
             talk.tell(tag, |status| status.accepted = 300_000);
@@ -43,8 +42,52 @@ fn a_writer_keeps_what_is_not_accepted_and_no_more() {
             let (end, _) = talk.expect(&RequestBody::EndStream { id: ID, size });
             talk.answer(end, Answer::Done);
             assert_eq!(pipe.read(&mut [0]).unwrap(), 0, "closed after the end was heard");
-            talk.tell(tag, |status| status.confirmed = size);
+            talk.tell(tag, |status| (status.accepted, status.confirmed) = (size, size));
             talk.tell(tag, |status| (status.confirmed, status.ended) = (size, Some(Ok([3; 32]))));
+        },
+    );
+}
+
+#[test]
+fn a_writer_keeps_what_only_the_receiver_has() {
+    let stand_in = StandIn::new();
+    let whole = bytes(0..1000);
+    let resume = RequestBody::ResumeStream { id: ID };
+    stand_in.play(
+        |node| {
+            let mut writer = open(&node).unwrap();
+            let mut watcher = writer.watch();
+            writer.write_all(&whole[..3000]).unwrap();
+            while watcher.next_change().unwrap().confirmed < 3000 {}
+            assert_eq!(writer.accepted(), 500);
+            writer.write_all(&whole[3000..]).unwrap();
+            assert!(writer.finish().unwrap().wait().unwrap().ended.unwrap().is_ok());
+        },
+        |stand_in| {
+            let talk = stand_in.accept();
+            let (tag, pipe) = talk.expect(&send_stream());
+            talk.tell(tag, |_| {});
+            let mut pipe = pipe.unwrap();
+            assert!(read(&mut pipe, 3000) == whole[..3000]);
+            // The link is quicker than the disk; then the dataplane is killed, and has what its disk had.
+            talk.tell(tag, |status| (status.accepted, status.confirmed) = (500, 3000));
+            assert!(read(&mut pipe, 1000) == whole[3000..]);
+            drop(pipe);
+            talk.unavailable(tag);
+            let (tag, pipe) = loop {
+                // The end may have been said before the pipe broke.
+                let (tag, body, pipe) = talk.next();
+                if body == resume {
+                    break (tag, pipe.map(File::from));
+                }
+                talk.unavailable(tag);
+            };
+            talk.tell(tag, |status| status.accepted = 500);
+            let mut pipe = pipe.unwrap();
+            assert!(read(&mut pipe, 3500) == whole[500..]);
+            let (end, _) = talk.expect(&RequestBody::EndStream { id: ID, size: 4000 });
+            talk.answer(end, Answer::Done);
+            talk.tell(tag, |status| (status.accepted, status.ended) = (4000, Some(Ok([4; 32]))));
         },
     );
 }
@@ -73,14 +116,14 @@ fn a_writer_goes_on_with_its_pipe_when_only_the_control_process_has_gone() {
             // It does not know its dataplane yet.
             talk.unavailable(tag);
             let (tag, _) = talk.expect(&RequestBody::Watch { id: ID });
-            talk.tell(tag, |status| status.confirmed = 6);
+            talk.tell(tag, |status| (status.accepted, status.confirmed) = (6, 6));
             assert_eq!(read(&mut pipe, 5), b"after");
             let (end, _) = talk.expect(&RequestBody::EndStream { id: ID, size: 11 });
             drop((end, talk));
             // The answer was lost: said again.
             let talk = stand_in.accept();
             let (tag, _) = talk.expect(&RequestBody::Watch { id: ID });
-            talk.tell(tag, |status| status.confirmed = 11);
+            talk.tell(tag, |status| (status.accepted, status.confirmed) = (11, 11));
             let (end, _) = talk.expect(&RequestBody::EndStream { id: ID, size: 11 });
             talk.answer(end, Answer::Done);
         },

@@ -50,7 +50,7 @@ pub(super) async fn start(
     let (mut watcher, interrupt) = (writer.watch(), writer.watch());
     tokio::task::spawn_blocking(move || {
         while let Some(status) = watcher.next_change() {
-            accepted.send_replace(status.accepted.max(status.confirmed));
+            accepted.send_replace(status.accepted);
         }
     });
     let (pieces, to_write) = mpsc::channel(1);
