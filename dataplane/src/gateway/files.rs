@@ -165,6 +165,23 @@ impl Gateway {
         self.transfers.ended(id, result.map(|()| digest));
     }
 
+    /// An own file was hashed which its receiver had already, by an earlier order of its id. That one's bytes are what the
+    /// receiver has; with others this order has sent nothing, and may not pass for done.
+    pub(super) fn hashed(&mut self, id: TransferId, result: Result<[u8; 32], String>) {
+        let changed = |reason| Failure::new(FailCode::SourceChanged, reason);
+        let before = self.transfers.known_end(id).filter(|end| matches!(end.ended, Some(Ok(_)))).cloned();
+        let result = result.map_err(changed);
+        match before {
+            Some(before) if result.is_ok() && before.ended != result.clone().ok().map(Ok) => {
+                let reason =
+                    "the receiver has the file that had this id before, and this one is another; give another id";
+                self.transfers.ended(id, Err(changed(reason.to_owned())));
+                self.transfers.ended_before(before);
+            }
+            _ => self.transfers.ended(id, result),
+        }
+    }
+
     /// The sender does not know the transfer any more: what has arrived is kept for a while, in case it is sent again.
     pub(super) fn shelved(&mut self, id: TransferId) {
         if let Some(opening) = self.opening.get_mut(&id) {

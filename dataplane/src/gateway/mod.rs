@@ -262,10 +262,7 @@ impl Gateway {
                 }
                 self.tell_transfer(id, Command::Complete { id, result: result.map(|_| ()) });
             }
-            Input::Hashed(id, result) => {
-                let failed = |reason| Failure::new(FailCode::SourceChanged, reason);
-                self.transfers.ended(id, result.map_err(failed));
-            }
+            Input::Hashed(id, result) => self.hashed(id, result),
             Input::FileSynced(id, name, result) => self.file_synced(id, name, result),
             Input::Synced(id, offset) => self.booked(id, offset),
             Input::Spool(id, news) => self.spool_news(id, news),

@@ -261,6 +261,12 @@ impl Transfers {
         self.ended.insert(transfer.status);
     }
 
+    /// What was said last of this id does not count: its first end is the one to remember.
+    pub(crate) fn ended_before(&mut self, status: TransferStatus) {
+        self.unbooked.push(status.clone());
+        self.ended.insert(status);
+    }
+
     /// What ended before this start, the oldest first.
     pub(crate) fn recall(&mut self, ended: impl Iterator<Item = TransferStatus>) {
         ended.for_each(|status| self.ended.insert(status));

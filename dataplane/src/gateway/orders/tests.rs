@@ -271,3 +271,30 @@ fn queue_events_come_at_once_and_then_together() {
     let all = bed.gateway.all_transfers();
     assert!(all.iter().skip(1).zip(1..).all(|(status, place)| status.state == pending(place)));
 }
+
+#[test]
+fn an_id_that_arrived_with_other_bytes_is_not_done_again() {
+    let mut bed = bed(0, 10);
+    let path = bed.path().join("changing");
+    // The receiver answers each order at once: it has the first one's file.
+    let result = |bed: &mut Bed, content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(answered(bed.order_file(order(1, 0), &path)), Ok(TransferState::Running));
+        bed.says(0, Event::TransferEnded { id: id(1), result: Ok(()), wire_bytes: 9 });
+        while bed.running(id(1)).is_some() {
+            let input = bed.gateway.inputs.recv().unwrap();
+            bed.gateway.input(input);
+        }
+        let mut ends = bed.answers().into_iter().filter_map(|answer| match answer {
+            Answer::Transfer(status) => status.ended,
+            _ => None,
+        });
+        ends.next_back().unwrap().map_err(|failure| failure.code)
+    };
+    let first = *blake3::hash(b"first").as_bytes();
+    assert_eq!(result(&mut bed, b"first"), Ok(first));
+    for _ in 0..2 {
+        assert_eq!(result(&mut bed, b"other"), Err(FailCode::SourceChanged));
+    }
+    assert_eq!(result(&mut bed, b"first"), Ok(first));
+}
