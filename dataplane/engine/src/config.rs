@@ -232,7 +232,7 @@ pub struct EngineConfig {
 /// Bounds on memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes a sender's gateway may have supplied and QUIC not yet taken, per transfer.
+    /// Bytes a sender's gateway may have supplied and QUIC not yet taken, per transfer; fewer where there are many.
     pub supply_bytes: u32,
     /// Bytes handed to a receiver's gateway and not yet reported written, per transfer.
     pub unwritten_bytes: u32,

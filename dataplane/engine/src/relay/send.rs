@@ -176,7 +176,7 @@ impl Relay {
     }
 
     pub(super) fn accepted(&mut self, id: TransferId, offset: u64, events: &mut VecDeque<Event>) {
-        let supply = u64::from(self.limits.supply_bytes);
+        let supply = self.first_supply_bytes();
         let Some(transfer) = self.outgoing.get_mut(&id).filter(|t| !t.flowing) else { return };
         if transfer.meta.size.is_some_and(|size| offset > size) {
             // The receiver has more than the file: not the same file. It will fail the digest; start over.
@@ -270,7 +270,7 @@ impl Relay {
         if !conn.session.ready {
             return false;
         }
-        let supply = u64::from(self.limits.supply_bytes);
+        let supply = self.supply_bytes();
         self.open_stripes(conn, quic);
         for lane in 0..LANES {
             let queue = Queue::Lane(lane);

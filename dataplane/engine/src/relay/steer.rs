@@ -8,10 +8,27 @@ use quinn_proto::Connection;
 use super::{BulkConn, Relay, StripeEnd};
 use crate::api::{Event, FailCode, Failure, TransferId};
 
+/// Bytes that gateways may have supplied of all own transfers that write, together …
+const ALL_SUPPLY_BYTES: u64 = 64 << 20;
+/// … but so much of each, also before it has written: they supply pieces of 64 KiB, and hear of a new limit when an eighth of
+/// it has gone.
+const LEAST_SUPPLY_BYTES: u32 = 128 << 10;
 /// Highest priority (COMPAT, part A).
 pub(super) const MAX_PRIORITY: u8 = 127;
 
 impl Relay {
+    /// Bytes that may be supplied of a transfer before it has its turn. A gateway has read them of all transfers before a slow
+    /// link has taken any.
+    pub(super) fn first_supply_bytes(&self) -> u64 {
+        LEAST_SUPPLY_BYTES.min(self.limits.supply_bytes).into()
+    }
+
+    /// The same of one that writes: less where many do.
+    pub(super) fn supply_bytes(&self) -> u64 {
+        let share = ALL_SUPPLY_BYTES / (self.turns.len() as u64).max(1);
+        share.min(self.limits.supply_bytes.into()).max(self.first_supply_bytes())
+    }
+
     /// Whether a stream can go on from `offset`. What was confirmed is gone. Nobody has what was not sent; but what was
     /// sent before a restart of this end is not known here, so the first place that a receiver says is believed.
     pub(super) fn check_place(&self, id: TransferId, offset: u64) -> Result<(), Failure> {
@@ -62,7 +79,7 @@ impl Relay {
         held: bool,
         events: &mut VecDeque<Event>,
     ) {
-        let supply = u64::from(self.limits.supply_bytes);
+        let supply = self.first_supply_bytes();
         let Some(transfer) = self.outgoing.get_mut(&id).filter(|transfer| transfer.held != held) else { return };
         transfer.held = held;
         if held {

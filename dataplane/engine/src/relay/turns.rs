@@ -86,6 +86,12 @@ impl Turns {
         self.queues[queue.index()].rotate_left(1);
     }
 
+    /// Transfers that have a place in any queue.
+    pub(super) fn len(&self) -> usize {
+        let entries: usize = self.queues.iter().map(VecDeque::len).sum();
+        entries.saturating_sub(self.left_behind.iter().sum())
+    }
+
     /// Others wait in this queue.
     pub(super) fn is_shared(&self, queue: Queue) -> bool {
         self.queues[queue.index()].len() > 1

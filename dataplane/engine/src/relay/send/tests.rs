@@ -126,3 +126,26 @@ fn a_size_that_was_announced_is_kept_whatever_the_receiver_has_asked_for() {
         }
     }
 }
+
+#[test]
+fn many_transfers_together_are_supplied_little_of_each() {
+    let mut relay = Relay::new(PeerId(0), 1, Limits::default());
+    let meta = TransferMeta { name: "f".into(), size: Some(1 << 30), declared: None, priority: 0, attributes: vec![] };
+    let mut events = VecDeque::new();
+    for id in 0..2_000 {
+        relay.send(false, TransferId(id), meta.clone(), Kept::default(), &mut events);
+        relay.accepted(TransferId(id), 0, &mut events);
+    }
+    let limits = events.iter().filter_map(|event| match event {
+        Event::SupplyUpTo { limit, .. } => Some(*limit),
+        _ => None,
+    });
+    // Two pieces of each, whatever their number.
+    assert_eq!((limits.clone().count(), limits.clone().min(), limits.sum()), (2_000, Some(128 << 10), 250_u64 << 20));
+    for (writing, bytes) in [(1, 1 << 20), (100, (64 << 20) / 100), (2_000, 128 << 10)] {
+        for id in 0..writing {
+            let _ = relay.supply(TransferId(id), 0, Bytes::from_static(&[1; 10]));
+        }
+        assert_eq!(relay.supply_bytes(), bytes, "{writing} write");
+    }
+}
