@@ -57,3 +57,19 @@ fn thousands_of_streams_that_wait_for_their_writers_stop_nothing() {
     let arrives = |net: &Sim| net.gateway(A).sources[&TransferId(MANY)].result().is_some();
     assert!(net.run_while(end, |net| !arrives(net)), "a file beside them");
 }
+
+#[test]
+fn a_strict_file_does_not_wait_for_the_stripes_of_thousands() {
+    let mut net = connected();
+    // All stripes that the peer allows are bulk's, and the first of them ends after 20 s.
+    for id in 0..MANY {
+        let command = net.gateway_mut(A).send_file(PEER, TransferId(id), 300_000, 0);
+        net.give(A, command);
+    }
+    let next = net.now() + Duration::from_secs(3);
+    net.run_until(next);
+    net.send_file(A, PEER, TransferId(MANY), 10_000, 64);
+    let end = net.now() + Duration::from_secs(1);
+    let arrives = |net: &Sim| net.gateway(A).sources[&TransferId(MANY)].result().is_some();
+    assert!(net.run_while(end, |net| !arrives(net)), "at {:?}", net.now());
+}

@@ -12,7 +12,7 @@ use crate::api::{Event, FailCode, Failure, Kept, TransferId, TransferMeta};
 use crate::session::Message;
 
 /// Priorities from here on are strict over all below (COMPAT, part A).
-const STRICT_PRIORITY: u8 = 64;
+pub(super) const STRICT_PRIORITY: u8 = 64;
 /// Packets per turn and weight unit: the second-level DRR quantum.
 const QUANTUM_PACKETS: u32 = 1;
 /// Of stripes that are open, so many may belong to transfers that have nothing to send now. A peer allows 4096 at least;
@@ -331,6 +331,9 @@ impl Relay {
                     continue;
                 };
                 if transfer.has_work() {
+                    if !transfer.may_open(conn) {
+                        break;
+                    }
                     let Some(stream) = quic.streams().open(Dir::Uni) else { return };
                     transfer.stripe = Some(StripeOut::new(stream, id, transfer.sent));
                     conn.open_stripes += 1;
@@ -418,6 +421,7 @@ fn write_packet(
     if !transfer.supply.is_empty() {
         let mut stripe = match transfer.stripe {
             Some(open) => open,
+            None if !transfer.may_open(conn) => return Wrote::NoStripe,
             None => match quic.streams().open(Dir::Uni) {
                 Some(stream) => {
                     conn.open_stripes += 1;

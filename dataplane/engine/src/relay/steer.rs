@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use quinn_proto::Connection;
 
+use super::send::{Outgoing, STRICT_PRIORITY};
 use super::{BulkConn, Relay, StripeEnd};
 use crate::api::{Event, FailCode, Failure, TransferId};
 
@@ -13,8 +14,18 @@ const ALL_SUPPLY_BYTES: u64 = 64 << 20;
 /// … but so much of each, also before it has written: they supply pieces of 64 KiB, and hear of a new limit when an eighth of
 /// it has gone.
 const LEAST_SUPPLY_BYTES: u32 = 128 << 10;
+/// Of stripes that are open, so many may be of bulk: a peer allows 4096 at least. What is strict finds some free, and does not
+/// wait until others end.
+const MOST_BULK_STRIPES: usize = 4096 - 64;
 /// Highest priority (COMPAT, part A).
 pub(super) const MAX_PRIORITY: u8 = 127;
+
+impl Outgoing {
+    /// Whether it may open one more stripe.
+    pub(super) fn may_open(&self, conn: &BulkConn) -> bool {
+        self.meta.priority >= STRICT_PRIORITY || conn.open_stripes < MOST_BULK_STRIPES
+    }
+}
 
 impl Relay {
     /// Bytes that may be supplied of a transfer before it has its turn. A gateway has read them of all transfers before a slow
