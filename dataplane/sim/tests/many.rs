@@ -73,3 +73,27 @@ fn a_strict_file_does_not_wait_for_the_stripes_of_thousands() {
     let arrives = |net: &Sim| net.gateway(A).sources[&TransferId(MANY)].result().is_some();
     assert!(net.run_while(end, |net| !arrives(net)), "at {:?}", net.now());
 }
+
+#[test]
+fn a_large_file_has_its_share_beside_thousands_of_small_ones() {
+    const SMALL: u128 = 3_000;
+    let mut net = connected();
+    net.send_file(A, PEER, TransferId(SMALL), 5_000_000, 0);
+    for id in 0..SMALL {
+        let command = net.gateway_mut(A).send_file(PEER, TransferId(id), 30_000, 0);
+        net.give(A, command);
+    }
+    let small = |net: &Sim| {
+        let sinks = net.gateway(B).sinks.iter().filter(|(id, _)| id.0 < SMALL);
+        sinks.map(|(_, sink)| sink.received_bytes()).sum::<u64>() / SMALL as u64
+    };
+    let end = net.now() + Duration::from_secs(30);
+    while small(&net) < 15_000 && net.now() < end {
+        let next = net.now() + Duration::from_millis(100);
+        net.run_until(next);
+    }
+    // Half of each small one, and as much of the large one, but for what it got before the others had begun.
+    let large = net.gateway(B).sinks[&TransferId(SMALL)].received_bytes();
+    assert!((10_000..200_000).contains(&large), "{large} bytes of the large one, {} of each small one", small(&net));
+    assert!(net.run_while(end, |net| !net.files_done()), "at {:?}", net.now());
+}
