@@ -55,7 +55,9 @@ pub const DATAPLANE_SOCKET: &str = "dataplane.sock";
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// … this. A child that ran for `STABLE` begins at the first pause again.
 const RESTART_LIMIT: Duration = Duration::from_secs(10);
-const STABLE: Duration = Duration::from_secs(30);
+/// Longer than a start that fails takes. Not much more: a pause of ten seconds is a part of a pass, and whoever has worked
+/// for a while had better be back at once.
+const STABLE: Duration = Duration::from_secs(5);
 /// Children have this long to finish; then they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A dataplane whose supervisor was killed has this long to finish before a new supervisor takes it for another node.
