@@ -13,7 +13,7 @@ pub use self::transfer::{
 use crate::plan::{ContactPlan, Rung};
 
 /// Version of these messages.
-pub const IPC_VERSION: u32 = 4;
+pub const IPC_VERSION: u32 = 5;
 /// Largest encoded message in bytes; a longer one is a protocol error.
 pub const MAX_IPC_BYTES: u32 = 4 << 20;
 
@@ -75,14 +75,28 @@ pub enum RequestBody {
     },
     /// Read the next stream that is offered to this node into the pipe whose writing end comes with this message.
     /// Answers as for `SendFile`, the first when there is one. When a status has a `size` and so much was read, the reader
-    /// answers with `TakeStream`. A reading end that is closed before gives the stream up.
+    /// answers with `TakeStream`. A reading end that is closed before gives the stream up, unless it may come back.
     Listen {
         /// Only a stream of this name.
         name: Option<String>,
         /// Only from this peer.
         from: Option<String>,
-        /// Only this stream, of which so many bytes were read: 0, or before this node restarted.
+        /// Only this stream, of which so many bytes are there for good: 0, or what a reader before had of it.
         resume: Option<(u128, u64)>,
+        /// Only what is said with `ReadUpTo` and this number, a new one each time, is confirmed. `None` = what the pipe took.
+        reader: Option<u64>,
+        /// A reader that says `ReadUpTo` and has gone may so long come back with `resume`, in ns; 0 = the stream is given up.
+        linger_ns: u64,
+    },
+    /// What was read of a stream is there for good up to this byte, and need not come again. Not answered: whatever is wrong
+    /// with it confirms nothing.
+    ReadUpTo {
+        /// Which.
+        id: u128,
+        /// The number that was said with `Listen`.
+        reader: u64,
+        /// First byte that is not.
+        offset: u64,
     },
     /// The whole of a stream was read. One `Answer::Done`; then `Listen` hears of the end.
     TakeStream {

@@ -70,7 +70,9 @@ impl Reader {
     fn start(node: &mut Killable, mut had: Vec<u8>) -> Self {
         let (mut from, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(files).expect("a pipe");
         let resume = Some((STREAM, had.len() as u64));
-        let tag = node.client.ask(RequestBody::Listen { name: None, from: None, resume }, Some(&writer));
+        let tag = node
+            .client
+            .ask(RequestBody::Listen { name: None, from: None, resume, reader: None, linger_ns: 0 }, Some(&writer));
         drop(writer);
         let thread = std::thread::spawn(move || {
             from.read_to_end(&mut had).expect("a pipe");

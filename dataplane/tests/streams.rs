@@ -62,7 +62,7 @@ fn patient(node: &mut Node, id: u128, declared: Option<u64>, linger_ns: u64) -> 
 
 fn listen(node: &mut Node, name: Option<&str>, resume: Option<(u128, u64)>) -> (u64, File) {
     let (reader, writer) = pipe();
-    let body = RequestBody::Listen { name: name.map(str::to_owned), from: None, resume };
+    let body = RequestBody::Listen { name: name.map(str::to_owned), from: None, resume, reader: None, linger_ns: 0 };
     (node.client.ask(body, Some(&writer)), reader)
 }
 

@@ -197,8 +197,8 @@ pub(super) fn listen(target: &Target, listener: &Listener, as_json: bool) -> any
     let (node, happenings) = (node(target)?, Happenings::<Heard>::new()?);
     let written = Arc::new(AtomicU64::new(0));
     loop {
-        let wanted =
-            Wanted { name: listener.name.clone(), from: listener.from.clone(), id: listener.id.map(|id| id.as_u128()) };
+        let id = listener.id.map(|id| id.as_u128());
+        let wanted = Wanted { name: listener.name.clone(), from: listener.from.clone(), id, ..Wanted::default() };
         let (node, post, count) = (node.clone(), happenings.post.clone(), written.clone());
         written.store(0, Ordering::Relaxed);
         thread::spawn(move || drain(&node, wanted, &count, &post));

@@ -26,5 +26,5 @@ pub use self::error::ClientError;
 pub use self::interrupt::Interrupt;
 pub use self::node::{Node, PATIENCE};
 pub(crate) use self::node::{RETRY, Subscription};
-pub use self::reader::{StreamReader, Wanted};
+pub use self::reader::{Processed, StreamReader, Wanted};
 pub use self::writer::{Running, StreamWriter, WINDOW_BYTES, Watcher};

@@ -141,6 +141,13 @@ impl Node {
         Ok(Subscription { node: self.clone(), connection, tag, done: AtomicBool::new(false) })
     }
 
+    /// Says what is not answered. Whether it arrives is not known.
+    pub(super) fn tell(&self, body: RequestBody) -> Result<(), ClientError> {
+        let tag = self.0.next_tag.fetch_add(1, Ordering::Relaxed);
+        let sent = self.connection()?.writer().send(&Request { tag, body }, None);
+        sent.map_err(|error| ClientError::Lost(format!("telling the control process: {error}")))
+    }
+
     fn connection(&self) -> Result<Arc<Connection>, ClientError> {
         let mut slot = self.0.connection.lock().unwrap_or_else(PoisonError::into_inner);
         match slot.as_ref().filter(|connection| !connection.waiting().gone) {

@@ -1,5 +1,6 @@
 //! The client against a stand-in: the test plays control process and dataplane, and speaks `ipc` with it.
 
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -40,7 +41,7 @@ impl StandIn {
     fn accept(&self) -> Talk {
         let stream = IpcStream::new(self.listener.accept().unwrap().0).unwrap();
         stream.greet().unwrap();
-        Talk(stream)
+        Talk { stream, reader: Cell::default(), said: RefCell::default() }
     }
 
     /// What the client does runs beside what the test plays.
@@ -54,23 +55,50 @@ impl StandIn {
     }
 }
 
-struct Talk(IpcStream);
+struct Talk {
+    stream: IpcStream,
+    /// The number of the last reader, and what was said with it since somebody looked.
+    reader: Cell<Option<u64>>,
+    said: RefCell<Vec<u64>>,
+}
 
 impl Talk {
-    /// That nobody wants certain answers any more may come between.
+    fn receive(&self) -> (Request, Option<OwnedFd>) {
+        let (mut request, fd) = self.stream.receive::<Request>().unwrap().expect("the client closed the connection");
+        match &mut request.body {
+            RequestBody::Listen { reader, .. } => self.reader.set(reader.take()),
+            RequestBody::ReadUpTo { id: ID, reader, offset } => {
+                assert!(self.reader.get().is_none_or(|number| number == *reader));
+                self.said.borrow_mut().push(*offset);
+            }
+            _ => {}
+        }
+        (request, fd)
+    }
+
+    /// That nobody wants certain answers any more may come between, and what a reader has.
     fn next(&self) -> (u64, RequestBody, Option<OwnedFd>) {
         loop {
-            let (request, fd) = self.0.receive::<Request>().unwrap().expect("the client closed the connection");
-            if !matches!(request.body, RequestBody::Forget { .. }) {
+            let (request, fd) = self.receive();
+            if !matches!(request.body, RequestBody::Forget { .. } | RequestBody::ReadUpTo { .. }) {
                 return (request.tag, request.body, fd);
             }
         }
     }
 
+    /// Waits until a reader says that it has so much. It says no more, and nothing twice.
+    fn until_said(&self, offset: u64) {
+        while !self.said.borrow().contains(&offset) {
+            let (request, _) = self.receive();
+            assert!(matches!(request.body, RequestBody::Forget { .. } | RequestBody::ReadUpTo { .. }), "{request:?}");
+        }
+        let said = self.said.take();
+        assert!(said.is_sorted_by(|a, b| a < b) && said.last() == Some(&offset), "{said:?}");
+    }
+
     /// Nobody wants more answers under this tag.
     fn forgotten(&self, tag: u64) {
-        let (request, _) = self.0.receive::<Request>().unwrap().expect("the client closed the connection");
-        assert_eq!(request.body, RequestBody::Forget { of: tag });
+        assert_eq!(self.receive().0.body, RequestBody::Forget { of: tag });
     }
 
     /// The next one, which must be this one.
@@ -94,7 +122,7 @@ impl Talk {
     }
 
     fn answer(&self, tag: u64, body: Answer) {
-        self.0.send(&Response { tag, body }, None).unwrap();
+        self.stream.send(&Response { tag, body }, None).unwrap();
     }
 
     fn tell(&self, tag: u64, change: impl FnOnce(&mut TransferStatus)) {
@@ -124,7 +152,7 @@ fn order() -> TransferOrder {
 }
 
 fn listen(resume: Option<(u128, u64)>) -> RequestBody {
-    RequestBody::Listen { name: Some("telemetry".into()), from: None, resume }
+    RequestBody::Listen { name: Some("telemetry".into()), from: None, resume, reader: None, linger_ns: 0 }
 }
 
 /// Bytes that tell where they are.

@@ -122,6 +122,8 @@ impl Broker {
             Input::Request(client, Request { body: RequestBody::Forget { of }, .. }, _) => {
                 self.forget((client, of, 0)..=(client, of, u64::MAX))
             }
+            // Not answered either.
+            Input::Request(_, Request { body: body @ RequestBody::ReadUpTo { .. }, .. }, None) => self.pass_on(body),
             Input::Request(client, request, fd) => vec![self.request(now, client, request, fd)],
             // What it started goes on; only the answers have no reader any more.
             Input::ClientGone(client) => self.forget((client, 0, 0)..=(client, u64::MAX, u64::MAX)),
@@ -193,6 +195,14 @@ impl Broker {
         let deadline = (body == RequestBody::Status).then(|| now + self.timing.status_timeout);
         let tag = self.expect(Some((client, their_tag)), deadline);
         Output::ToDataplane(Request { tag, body }, fd)
+    }
+
+    fn pass_on(&mut self, body: RequestBody) -> Vec<Output> {
+        if self.dataplane.is_err() {
+            return Vec::new();
+        }
+        self.next_tag += 1;
+        vec![Output::ToDataplane(Request { tag: self.next_tag, body }, None)]
     }
 
     fn answer(&mut self, now: Instant, response: Response) -> Vec<Output> {

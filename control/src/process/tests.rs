@@ -185,8 +185,12 @@ fn two_clients_with_the_same_tags_are_kept_apart() {
     for of in [1, 1, 99] {
         two.ask(2, RequestBody::Forget { of });
     }
+    // What a reader has is passed on, and nobody waits for an answer.
+    let word = RequestBody::ReadUpTo { id: 2, reader: 5, offset: 7 };
+    two.ask(4, word.clone());
     two.ask(3, RequestBody::Cancel { id: 2 });
     assert_eq!(dataplane.next().1, RequestBody::Forget { of: tag_two });
+    assert_eq!(dataplane.next().1, word);
     assert_eq!(dataplane.next().1, RequestBody::Cancel { id: 2 });
 }
 

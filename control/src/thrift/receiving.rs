@@ -2,7 +2,7 @@
 //!
 //! A client that only probes the port must not cost a byte, and shows itself only when it is written to. So the first
 //! [`KEPT_BYTES`] are kept, and a connection that breaks before there were more is taken for a probe: the next one begins
-//! with byte 0. At the end, the client's own close says that it has read everything: a close with unread bytes breaks.
+//! with byte 0. What was written to the client is confirmed when more is read. At the end, the client's own close says that it has read everything: a close with unread bytes breaks.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};

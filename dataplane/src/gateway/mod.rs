@@ -199,6 +199,7 @@ impl Gateway {
                 progress_due = now + PROGRESS_INTERVAL;
                 self.follow_deadlines(crate::wall::now_unix_ns());
                 self.miss_writers(now);
+                self.miss_readers(now);
                 self.sync_files(now);
                 self.transfers.tell_progress();
                 self.settle();

@@ -7,10 +7,12 @@
 //!
 //! A pipe is named by a number of its own, so that late news of one that was closed concern nobody.
 
-use std::collections::{BTreeMap, VecDeque};
+mod writing;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
@@ -20,6 +22,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use self::writing::Writing;
+pub(super) use self::writing::Written;
 use super::Input;
 use crate::ring::{Doorbell, GatewayBell};
 
@@ -37,8 +41,12 @@ pub(super) enum Order {
     /// Read until so many bytes were read in all.
     Grant(PipeId, u64),
     /// Write to it what comes as `Data`.
-    Write(PipeId, OwnedFd),
+    Write(PipeId, OwnedFd, Written),
     Data(PipeId, Bytes),
+    /// What is kept below this byte is not wanted any more.
+    Release(PipeId, u64),
+    /// Its program has gone: write what is kept from this byte on, and what comes, to the pipe of another.
+    Rewrite(PipeId, OwnedFd, u64),
     /// Close it now.
     Close(PipeId),
 }
@@ -117,14 +125,12 @@ enum Side {
         /// That its program has gone was said.
         hung_up: bool,
     },
-    Write {
-        queue: VecDeque<u8>,
-        wrote: u64,
-    },
+    Write(Writing),
 }
 
 struct Pipe {
-    fd: OwnedFd,
+    /// `None`: its program has gone, and what is kept waits for another.
+    fd: Option<OwnedFd>,
     side: Side,
 }
 
@@ -135,19 +141,20 @@ impl Pipe {
         match &self.side {
             Side::Read { read, limit, .. } if read < limit => Some(PollFlags::IN),
             Side::Read { hung_up, .. } => (!hung_up).then_some(PollFlags::empty()),
-            Side::Write { queue, .. } if queue.is_empty() => Some(PollFlags::empty()),
-            Side::Write { .. } => Some(PollFlags::OUT),
+            Side::Write(writing) if writing.is_empty() => Some(PollFlags::empty()),
+            Side::Write(_) => Some(PollFlags::OUT),
         }
     }
 
     fn serve(&mut self) -> Option<News> {
+        let fd = self.fd.as_ref()?;
         match &mut self.side {
             Side::Read { read, limit, hung_up } if *read >= *limit => {
                 (!std::mem::replace(hung_up, true)).then_some(News::HungUp)
             }
             Side::Read { read, limit, .. } => {
                 let mut buffer = vec![0; (*limit - *read).min(READ_BYTES as u64) as usize];
-                match rustix::io::read(&self.fd, &mut buffer) {
+                match rustix::io::read(fd, &mut buffer) {
                     Ok(0) => Some(News::Ended),
                     Ok(n) => {
                         *read += n as u64;
@@ -158,24 +165,17 @@ impl Pipe {
                     Err(error) => Some(News::Broken(format!("cannot read from the pipe: {error}"))),
                 }
             }
-            Side::Write { queue, wrote } => {
-                let before = *wrote;
-                while !queue.is_empty() {
-                    match rustix::io::write(&self.fd, queue.as_slices().0) {
-                        Ok(n) => {
-                            queue.drain(..n);
-                            *wrote += n as u64;
-                        }
-                        Err(Errno::AGAIN | Errno::INTR) => break,
-                        Err(error) => return Some(News::Broken(format!("its reader has gone away: {error}"))),
-                    }
-                }
-                if queue.is_empty() {
-                    queue.shrink_to(READ_BYTES);
-                }
-                (*wrote > before).then_some(News::Wrote(*wrote))
-            }
+            Side::Write(writing) => match writing.write(fd.as_fd()) {
+                Ok(wrote) => wrote.map(News::Wrote),
+                Err(error) => Some(News::Broken(format!("its reader has gone away: {error}"))),
+            },
         }
+    }
+
+    /// Its program has gone; whether something waits for another one.
+    fn keeps(&mut self) -> bool {
+        self.fd = None;
+        matches!(&self.side, Side::Write(writing) if writing.keeps())
     }
 }
 
@@ -201,10 +201,15 @@ impl Poller {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            let polled: Vec<_> = self.pipes.iter().filter_map(|(id, pipe)| Some((*id, pipe.interest()?))).collect();
             let bell = doorbell.fd();
             let mut fds = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
-            fds.extend(polled.iter().map(|(id, interest)| PollFd::new(&self.pipes[id].fd, *interest)));
+            let mut polled = Vec::new();
+            for (id, pipe) in &self.pipes {
+                if let (Some(fd), Some(interest)) = (&pipe.fd, pipe.interest()) {
+                    polled.push(*id);
+                    fds.push(PollFd::new(fd, interest));
+                }
+            }
             match (self.poll)(&mut fds, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
@@ -218,7 +223,7 @@ impl Poller {
             }
             let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
             doorbell.awake(happened[0].contains(PollFlags::IN));
-            for ((id, _), flags) in polled.into_iter().zip(&happened[1..]) {
+            for (id, flags) in polled.into_iter().zip(&happened[1..]) {
                 if !flags.is_empty() {
                     self.serve(id, *flags);
                 }
@@ -229,20 +234,32 @@ impl Poller {
     fn take(&mut self, order: Order) {
         match order {
             Order::Read(id, fd) => {
-                self.pipes.insert(id, Pipe { fd, side: Side::Read { read: 0, limit: 0, hung_up: false } });
+                let side = Side::Read { read: 0, limit: 0, hung_up: false };
+                self.pipes.insert(id, Pipe { fd: Some(fd), side });
             }
             Order::Grant(id, granted) => {
                 if let Some(Pipe { side: Side::Read { limit, .. }, .. }) = self.pipes.get_mut(&id) {
                     *limit = granted.max(*limit);
                 }
             }
-            Order::Write(id, fd) => {
-                self.pipes.insert(id, Pipe { fd, side: Side::Write { queue: VecDeque::new(), wrote: 0 } });
+            Order::Write(id, fd, written) => {
+                self.pipes.insert(id, Pipe { fd: Some(fd), side: Side::Write(Writing::new(written)) });
             }
             // Copied: a small piece would keep a worker's whole receive block for as long as the reader takes.
             Order::Data(id, data) => {
-                if let Some(Pipe { side: Side::Write { queue, .. }, .. }) = self.pipes.get_mut(&id) {
-                    queue.extend(&data);
+                if let Some(Pipe { side: Side::Write(writing), .. }) = self.pipes.get_mut(&id) {
+                    writing.push(&data);
+                }
+            }
+            Order::Release(id, below) => {
+                if let Some(Pipe { side: Side::Write(writing), .. }) = self.pipes.get_mut(&id) {
+                    writing.release(below);
+                }
+            }
+            Order::Rewrite(id, other, from) => {
+                if let Some(Pipe { fd, side: Side::Write(writing) }) = self.pipes.get_mut(&id) {
+                    writing.rewind(from);
+                    *fd = Some(other);
                 }
             }
             Order::Close(id) => {
@@ -254,9 +271,10 @@ impl Poller {
     /// No pipe can be polled: a stream that would stand still for ever ends, with the reason.
     fn give_up(&mut self, error: Errno) {
         tracing::error!(%error, pipes = self.pipes.len(), "pipes cannot be polled");
-        for (id, _) in std::mem::take(&mut self.pipes) {
-            self.tell(id, News::Broken(format!("its pipe cannot be polled: {error}")));
+        for (id, _) in self.pipes.iter().filter(|(_, pipe)| pipe.fd.is_some()) {
+            self.tell(*id, News::Broken(format!("its pipe cannot be polled: {error}")));
         }
+        self.pipes.retain(|_, pipe| pipe.keeps());
     }
 
     fn tell(&self, id: PipeId, news: News) {
@@ -268,13 +286,13 @@ impl Poller {
     fn serve(&mut self, id: PipeId, flags: PollFlags) {
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
         let news = match &pipe.side {
-            Side::Write { .. } if flags.contains(PollFlags::ERR) => {
+            Side::Write(_) if flags.contains(PollFlags::ERR) => {
                 Some(News::Broken("its reader has gone away".to_owned()))
             }
             _ => pipe.serve(),
         };
         let Some(news) = news else { return };
-        if matches!(news, News::Ended | News::Broken(_)) {
+        if matches!(news, News::Ended | News::Broken(_)) && !pipe.keeps() {
             self.pipes.remove(&id);
         }
         self.tell(id, news);
@@ -375,7 +393,7 @@ mod tests {
     fn a_reader_that_does_not_read_blocks_nobody_and_one_that_goes_is_noticed() {
         let (pipes, inputs) = started();
         let (reader, writer) = pair().unwrap();
-        pipes.order(Order::Write(ID, adopt(Some(writer)).unwrap()));
+        pipes.order(Order::Write(ID, adopt(Some(writer)).unwrap(), Written::Forgotten));
         // Far more than a pipe holds (64 KiB).
         pipes.order(Order::Data(ID, Bytes::from(vec![1; 1 << 20])));
         let News::Wrote(first) = news(&inputs) else { panic!("nothing was written") };
@@ -386,6 +404,31 @@ mod tests {
         while !matches!(news(&inputs), News::Wrote(wrote) if wrote >= 600_000) {}
         drop(reader);
         while !matches!(news(&inputs), News::Broken(_)) {}
+    }
+
+    #[test]
+    fn what_is_kept_is_written_again_to_the_next_reader_from_where_it_asks() {
+        let (pipes, inputs) = started();
+        let (reader, writer) = pair().unwrap();
+        pipes.order(Order::Write(ID, adopt(Some(writer)).unwrap(), Written::Kept));
+        let whole: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
+        pipes.order(Order::Data(ID, Bytes::copy_from_slice(&whole[..600_000])));
+        let mut buffer = vec![0; 300_000];
+        File::from(reader).read_exact(&mut buffer).unwrap();
+        assert!(buffer == whole[..300_000]);
+        // It has gone. What comes meanwhile is kept too, and what it had said to have is not.
+        while !matches!(news(&inputs), News::Broken(_)) {}
+        pipes.order(Order::Release(ID, 100_000));
+        pipes.order(Order::Data(ID, Bytes::copy_from_slice(&whole[600_000..])));
+        for from in [250_000, 100_000, 50_000] {
+            let (reader, writer) = pair().unwrap();
+            pipes.order(Order::Rewrite(ID, adopt(Some(writer)).unwrap(), from));
+            let from = from.max(100_000) as usize;
+            let mut buffer = vec![0; whole.len() - from];
+            File::from(reader).read_exact(&mut buffer).unwrap();
+            assert!(buffer == whole[from..], "from {from}");
+            while !matches!(news(&inputs), News::Broken(_)) {}
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use florelay_engine::Command;
 use florelay_engine::api::{MAX_MESSAGE_BYTES, TransferId};
 use florelay_engine::config::LinkId;
+use uuid::Uuid;
 
 use super::orders::{Refused, in_use, is_repeated};
 use super::outgoing::OutgoingFile;
@@ -45,7 +46,21 @@ impl Gateway {
             RequestBody::EndStream { id, size } => {
                 self.end_stream(TransferId(id), size).map(|()| reply(replies, tag, Answer::Done))
             }
-            RequestBody::Listen { name, from, resume } => self.listen_for(name, from, resume, descriptor, tag, replies),
+            RequestBody::Listen { name, from, resume, reader, linger_ns } => {
+                let from = from.map(|from| self.peer(&from)).transpose();
+                from.and_then(|from| {
+                    let pipe = adopt(descriptor)?;
+                    let resume = resume.map(|(id, has)| (TransferId(id), has));
+                    let (replies, linger) = (replies.clone(), Duration::from_nanos(linger_ns));
+                    self.listen(Listener { tag, replies, pipe, name, from, resume, reader, linger })
+                })
+            }
+            RequestBody::ReadUpTo { id, reader, offset } => {
+                if let Err(reason) = self.read_up_to(TransferId(id), reader, offset) {
+                    tracing::debug!(transfer = %Uuid::from_u128(id), reason, "a reader's word is not taken");
+                }
+                Ok(())
+            }
             RequestBody::TakeStream { id, digest } => {
                 self.take_stream(TransferId(id), &digest).map(|()| reply(replies, tag, Answer::Done))
             }
@@ -146,21 +161,6 @@ impl Gateway {
         self.transfers.forget(tag, replies);
         self.streams.forget(tag, replies);
         self.status_waiters.retain(|(other, whose)| (*other, whose.number()) != (tag, replies.number()));
-    }
-
-    fn listen_for(
-        &mut self,
-        name: Option<String>,
-        from: Option<String>,
-        resume: Option<(u128, u64)>,
-        descriptor: Option<OwnedFd>,
-        tag: u64,
-        replies: &Replies,
-    ) -> Result<(), String> {
-        let from = from.map(|from| self.peer(&from)).transpose()?;
-        let pipe = adopt(descriptor)?;
-        let resume = resume.map(|(id, read)| (TransferId(id), read));
-        self.listen(Listener { tag, replies: replies.clone(), pipe, name, from, resume })
     }
 
     fn message(&mut self, to: &str, payload: Vec<u8>, tag: u64, replies: &Replies) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   program ─ pipe ─► memory ─► Supply …     ►│ engines │─ Data ─► pipe ─► program
-//!                       └► disk, read back ─┘     │   └ Written ◄─ what the pipe took
+//!                       └► disk, read back ─┘     │   └ Written ◄─ what its reader has
 //!           read only what there is room for ◄─ Confirmed
 //! ```
 //!
@@ -10,17 +10,20 @@
 //! writing program's pipe is not read. An end must be *said* (`EndStream`) before the pipe is closed, and what was read
 //! must be *taken* (`TakeStream`) with its BLAKE3: a program that dies at either end is never taken for a whole stream.
 
+mod readers;
 mod sending;
 mod writers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::{Command, Event};
 
+use self::readers::Reader;
 use self::sending::Sending;
 use super::pipes::{News, Order, PipeId, Pipes, has_reader};
 use super::spooler::{self, Place};
@@ -51,15 +54,10 @@ struct Receiving {
     reader: Option<Reader>,
 }
 
-struct Reader {
-    pipe: PipeId,
-    /// Where in the stream the pipe begins.
-    base: u64,
-    written: u64,
-    arrived: u64,
-    /// What its sender may be ahead of it, in bytes.
-    credit: u64,
-    end: Option<(u64, [u8; 32])>,
+impl Receiving {
+    fn is_read(&self) -> bool {
+        self.reader.as_ref().is_some_and(Reader::is_there)
+    }
 }
 
 /// What a program that wants to read asks for.
@@ -69,14 +67,20 @@ pub(super) struct Listener {
     pub(super) pipe: OwnedFd,
     pub(super) name: Option<String>,
     pub(super) from: Option<PeerId>,
-    /// It has read so much of this stream already.
+    /// It has so much of this stream already.
     pub(super) resume: Option<(TransferId, u64)>,
+    /// It says what it has, with this number.
+    pub(super) reader: Option<u64>,
+    /// Such a one may come back within this time.
+    pub(super) linger: Duration,
 }
 
 impl Listener {
     fn wants(&self, id: TransferId, stream: &Receiving) -> bool {
         match self.resume {
             Some((resumed, _)) => resumed == id,
+            // What is before that is not here any more.
+            None if stream.reader.is_some() => false,
             None => {
                 self.name.as_ref().is_none_or(|name| *name == stream.name)
                     && self.from.is_none_or(|from| from == stream.peer)
@@ -131,15 +135,22 @@ impl Streams {
         (self.limits.node_bytes.saturating_sub(credits) / CREDIT_SHARE).clamp(CREDIT_BYTES.0, CREDIT_BYTES.1)
     }
 
+    /// Whether the reader of a stream has gone and may come back.
+    fn lacks_reader(&self, id: TransferId) -> bool {
+        self.receiving.get(&id).and_then(|stream| stream.reader.as_ref()).is_some_and(|reader| !reader.is_there())
+    }
+
     /// The next listener and the stream that it wants.
     fn matched(&mut self) -> Option<(Listener, TransferId)> {
-        if self.receiving.values().filter(|stream| stream.reader.is_some()).count() >= MAX_READING {
-            return None;
-        }
+        // Those whose readers may come back have their places.
+        let full = self.receiving.values().filter(|stream| stream.reader.is_some()).count() >= MAX_READING;
         // One that has gone must not take a stream with it.
         self.listeners.retain(|listener| has_reader(&listener.pipe));
         let (at, id) = self.listeners.iter().enumerate().find_map(|(at, listener)| {
-            let wanted = |id: &&TransferId| self.receiving.get(id).is_some_and(|stream| listener.wants(**id, stream));
+            let wanted = |id: &&TransferId| {
+                let stream = self.receiving.get(id).filter(|stream| !full || stream.reader.is_some());
+                stream.is_some_and(|stream| listener.wants(**id, stream))
+            };
             Some((at, *self.waiting.iter().find(wanted)?))
         })?;
         self.waiting.retain(|waiting| *waiting != id);
@@ -155,7 +166,7 @@ impl Gateway {
             return Err(format!("{MAX_LISTENERS} programs listen here, which is the limit"));
         }
         if let Some((id, _)) = listener.resume
-            && self.streams.receiving.get(&id).is_some_and(|stream| stream.reader.is_some())
+            && self.streams.receiving.get(&id).is_some_and(|stream| stream.is_read())
         {
             return Err("somebody else reads this stream".into());
         }
@@ -202,28 +213,6 @@ impl Gateway {
         self.introduce();
     }
 
-    /// Bring readers and streams together.
-    fn introduce(&mut self) {
-        while let Some((listener, id)) = self.streams.matched() {
-            let Listener { tag, replies, pipe, resume, .. } = listener;
-            let number = PipeId(self.number());
-            let base = resume.map_or(0, |(_, read)| read);
-            let credit = self.streams.next_credit(self.streams.credits());
-            let Some(stream) = self.streams.receiving.get_mut(&id) else { continue };
-            stream.reader = Some(Reader { pipe: number, base, written: base, arrived: base, credit, end: None });
-            let worker = stream.worker;
-            self.streams.pipes.order(Order::Write(number, pipe));
-            self.transfers.waiting(id, false);
-            self.transfers.confirmed(id, base);
-            if let Err(reason) = self.transfers.watch(id, tag, &replies) {
-                reply(&replies, tag, Answer::Failed(reason));
-            }
-            let bytes = u32::try_from(credit).unwrap_or(u32::MAX);
-            self.tell_worker(worker, ToWorker::Engine(Command::Credit { id, bytes }));
-            self.tell_worker(worker, ToWorker::Engine(Command::Accept { id, offset: base }));
-        }
-    }
-
     /// An event of a stream. `false` = it is no stream's.
     pub(super) fn stream_event(&mut self, event: &Event) -> bool {
         match event {
@@ -234,7 +223,7 @@ impl Gateway {
                 let Some(stream) = self.streams.receiving.get_mut(id) else { return false };
                 if let Some(reader) = &mut stream.reader {
                     reader.arrived += data.len() as u64;
-                    self.transfers.spooled(*id, reader.arrived - reader.written);
+                    self.transfers.spooled(*id, reader.missing());
                     self.streams.pipes.order(Order::Data(reader.pipe, data.clone()));
                 }
                 true
@@ -278,25 +267,8 @@ impl Gateway {
     }
 
     pub(super) fn pipe_news(&mut self, pipe: PipeId, news: News) {
-        let Some(news) = self.writer_news(pipe, news) else { return };
-        let reader = |stream: &mut Receiving| stream.reader.as_mut().filter(|reader| reader.pipe == pipe).is_some();
-        let Some((&id, stream)) = self.streams.receiving.iter_mut().find_map(|(id, s)| reader(s).then_some((id, s)))
-        else {
-            return;
-        };
-        match (news, &mut stream.reader) {
-            (News::Wrote(bytes), Some(reader)) => {
-                reader.written = reader.base + bytes;
-                let offset = reader.written;
-                self.transfers.spooled(id, reader.arrived - offset);
-                self.transfers.confirmed(id, offset);
-                self.tell_transfer(id, Command::Written { id, offset });
-            }
-            (News::Broken(reason), _) => {
-                let reason = format!("at {}: {reason}", self.plan.node);
-                self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::ReaderClosed, reason) });
-            }
-            _ => {}
+        if let Some(news) = self.writer_news(pipe, news) {
+            self.reader_news(pipe, news);
         }
     }
 }

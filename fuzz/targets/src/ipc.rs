@@ -83,6 +83,8 @@ pub(crate) fn requests() -> Vec<RequestBody> {
         RequestBody::SetRate { link: to(), rate_bps: Some(9600), burst_bytes: None },
         RequestBody::SetAdmin { link: to(), up: false },
         RequestBody::Trace { to: to() },
+        RequestBody::Listen { name: None, from: Some(to()), resume: Some((8, 4)), reader: Some(3), linger_ns: 1 },
+        RequestBody::ReadUpTo { id: 8, reader: 3, offset: 5 },
     ]
 }
 

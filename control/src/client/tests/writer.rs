@@ -195,7 +195,7 @@ fn a_writer_says_why_it_cannot_go_on() {
         let (tag, pipe) = talk.expect(&send_stream());
         talk.tell(tag, |_| {});
         act(&talk, tag, pipe.unwrap());
-        while talk.0.receive::<Request>().is_ok_and(|request| request.is_some()) {}
+        while talk.stream.receive::<Request>().is_ok_and(|request| request.is_some()) {}
     };
     let write = |node: Node| {
         let mut writer = open(&node).unwrap();

@@ -7,7 +7,7 @@ use tonic::{Status, Streaming};
 
 use super::super::api::stopping;
 use super::super::proto::{self, read_request::Message as From};
-use crate::client::Interrupt;
+use crate::client::{Interrupt, Processed};
 
 /// Where the answers of a call go.
 pub(super) type Answers = mpsc::Sender<Result<proto::ReadResponse, Status>>;
@@ -23,6 +23,8 @@ pub(super) struct State {
     /// The client has been given so much.
     pub(super) sent: u64,
     pub(super) processed: u64,
+    /// Tells the node what is processed.
+    words: Option<Processed>,
     /// The client has been told the end.
     pub(super) complete: bool,
     pub(super) take: bool,
@@ -39,6 +41,13 @@ impl Progress {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Each change leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the client calls processed goes to the node, from now on without the thread: that may wait for bytes.
+    pub(super) fn pass_on(&self, words: Processed) {
+        let mut state = self.lock();
+        words.up_to(state.processed);
+        state.words = Some(words);
     }
 
     /// Waits until `look` finds something.
@@ -63,6 +72,9 @@ impl Progress {
                     )));
                 }
                 state.processed = offset_bytes;
+                if let Some(words) = &state.words {
+                    words.up_to(offset_bytes);
+                }
             }
             From::Take(_) if state.complete => state.take = true,
             From::Take(_) => return Err(Status::invalid_argument("take: the stream has not been read to its end")),

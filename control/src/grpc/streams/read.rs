@@ -2,6 +2,8 @@
 //!
 //! A stream whose call is lost and that has a `linger` is [`parked`](super::parked): its reader, which nobody reads
 //! meanwhile, and the bytes that the client has not called processed. The next call with its id takes both over.
+//!
+//! What the client has not called processed is not confirmed to the stream's sender.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +49,7 @@ pub(super) async fn start(
         None if offset > 0 => return Err(Status::not_found("no stream of this id waits to be read on")),
         None => {
             let interrupt = Interrupt::new().map_err(error::status)?;
-            (Source::New(api.node.clone(), Wanted { name, from, id }, api.place()?), interrupt)
+            (Source::New(api.node.clone(), Wanted { name, from, id, ..Wanted::default() }, api.place()?), interrupt)
         }
     };
     let progress = Arc::new(Progress::new(offset));
@@ -116,6 +118,7 @@ impl Call {
     /// Reads to the end, if it can; a stream whose call is lost comes back.
     fn run(self, mut held: Box<Held>, offset: u64) -> Option<Box<Held>> {
         held.window.processed(offset);
+        self.progress.pass_on(held.reader.by_hand());
         let transfer = Some(answers::transfer(held.reader.status().clone()));
         let mut at = Some(offset);
         if self.say(To::Opened(proto::ReadOpened { transfer, offset_bytes: offset })).is_none() {
@@ -189,6 +192,8 @@ impl Call {
 
     fn lost(self, mut held: Box<Held>) -> Box<Held> {
         held.window.processed(self.progress.lock().processed);
+        // Nobody reads meanwhile.
+        held.reader.say_processed();
         self.say_why();
         held
     }

@@ -6,15 +6,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use florelay_engine::Command;
 use florelay_engine::api::{FailCode, Failure, TransferId};
 use uuid::Uuid;
 
 use super::super::orders::Refused;
 use super::super::pipes::{Order, PipeId, adopt};
 use super::super::{Gateway, Replies};
-use super::{CREDIT_BYTES, Reader};
-use crate::ring::ToWorker;
 
 /// After a restart of the dataplane a stream waits so long for its writer, whatever its order said.
 const LEAST_LINGER: Duration = Duration::from_secs(60);
@@ -127,22 +124,5 @@ impl Gateway {
     /// Whether this is a stream without a writer.
     pub(in super::super) fn lacks_writer(&self, id: TransferId) -> bool {
         self.streams.sending.get(&id).is_some_and(|stream| stream.writer.gone.is_some())
-    }
-
-    /// Readers that got little because there were many may get more.
-    pub(super) fn raise_credits(&mut self) {
-        let mut credits = self.streams.credits();
-        for id in self.streams.receiving.keys().copied().collect::<Vec<_>>() {
-            let next = self.streams.next_credit(credits);
-            let Some(stream) = self.streams.receiving.get_mut(&id) else { continue };
-            // Not for a little.
-            let worth =
-                |reader: &&mut Reader| reader.credit < next && (2 * reader.credit <= next || next == CREDIT_BYTES.1);
-            let Some(reader) = stream.reader.as_mut().filter(worth) else { continue };
-            credits += next - reader.credit;
-            reader.credit = next;
-            let (worker, bytes) = (stream.worker, u32::try_from(next).unwrap_or(u32::MAX));
-            self.tell_worker(worker, ToWorker::Engine(Command::Credit { id, bytes }));
-        }
     }
 }
