@@ -30,6 +30,26 @@ impl Line {
         command.spawn().unwrap()
     }
 
+    /// `listen` with these words at station-b.
+    fn listen_with(&self, words: &[&str]) -> Child {
+        let mut command = self.program.command(&[&["listen"], words, &["--config"]].concat());
+        command.arg(self.config(B)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.output("listen.err"));
+        command.spawn().unwrap()
+    }
+
+    /// A listener stops reading, and bytes wait in its pipe, and behind it.
+    fn stand_still(&self, listener: &Child, name: &str) {
+        kill_process(Pid::from_child(listener), Signal::STOP).unwrap();
+        self.until_number(B, name, "spooled", 1_000_000);
+    }
+
+    /// Waits until a stream has lost its reader, or its writer.
+    fn until_left(&self, node: usize, state: &str) {
+        self.until(node, &format!("a stream to be {state}"), |status| {
+            status.transfers().iter().any(|transfer| transfer["state"] == state)
+        });
+    }
+
     fn output(&self, name: &str) -> File {
         File::create(self.topology.folder().join(name)).unwrap()
     }
@@ -100,10 +120,46 @@ fn a_writer_that_was_killed_goes_on_with_its_file() {
     line.until_number(A, "telemetry", "confirmed", 2_000_000);
     stream.kill().unwrap();
     stream.wait().unwrap();
-    line.until(A, "the stream to wait for its writer", |status| {
-        status.transfers().iter().any(|transfer| transfer["state"] == "no-writer")
-    });
+    line.until_left(A, "no-writer");
     let stream = write(&["--resume"], File::open(&file).unwrap().into());
+    assert_eq!(line.code(stream, "the stream to end"), 0, "{}", line.said("stream.err"));
+    assert_eq!(line.code(listener, "the listener to end"), 0, "{}", line.said("listen.err"));
+    assert!(fs::read(&file).unwrap() == fs::read(&out).unwrap(), "what came out is not what went in");
+    line.stop();
+}
+
+#[test]
+fn a_listener_that_was_killed_goes_on_with_its_file_whatever_was_in_its_pipe() {
+    const ID: &str = "6b1f3f5e-8c64-4c43-9d0e-1f1a6f0c2d12";
+    let line = line(80_000_000);
+    let file = line.file("input", 40_000_000);
+    let out = line.topology.folder().join("output");
+    let path = out.to_str().unwrap();
+    let mut listener = line.listen_with(&["--name", "telemetry", "--output", path, "--linger", "5min"]);
+    let mut stream = line.program.command(&["stream", "--to", line.name(B), "--name", "telemetry", "--id", ID]);
+    stream.arg("--config").arg(line.config(A)).stdin(File::open(&file).unwrap());
+    let stream = stream.stdout(line.output("stream.out")).stderr(line.output("stream.err")).spawn().unwrap();
+    let killed = |listener: &mut Child, before: u64| {
+        line.until_number(A, "telemetry", "confirmed", before);
+        line.stand_still(listener, "telemetry");
+        listener.kill().unwrap();
+        listener.wait().unwrap();
+        line.until_left(B, "no-reader");
+        let had = fs::metadata(&out).unwrap().len();
+        assert!((before..40_000_000).contains(&had), "{had} bytes");
+        line.listen_with(&["--resume", ID, "--output", path, "--linger", "5min"])
+    };
+    // It alone, twice; what it had not synced its node still has.
+    listener = killed(&mut listener, 2_000_000);
+    listener = killed(&mut listener, 4_000_000);
+    // With the dataplane of its node, and all that both had in memory: the sender still has it.
+    line.until_number(A, "telemetry", "confirmed", 6_000_000);
+    line.stand_still(&listener, "telemetry");
+    line.nodes[B].process("dataplane").unwrap().signal(Signal::KILL);
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    line.until_left(B, "no-reader");
+    let listener = line.listen_with(&["--resume", ID, "--output", path]);
     assert_eq!(line.code(stream, "the stream to end"), 0, "{}", line.said("stream.err"));
     assert_eq!(line.code(listener, "the listener to end"), 0, "{}", line.said("listen.err"));
     assert!(fs::read(&file).unwrap() == fs::read(&out).unwrap(), "what came out is not what went in");

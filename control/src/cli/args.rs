@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-use super::transfer_args::{RecvArgs, SendArgs, StreamArgs, TransferVerb, Which};
+use super::transfer_args::{ListenArgs, RecvArgs, SendArgs, StreamArgs, TransferVerb, Which};
 pub(super) use super::values::Rate;
-use super::values::{burst, duration, epoch, file_name, mapping, node_name, rate, uuid};
+use super::values::{burst, duration, epoch, mapping, node_name, rate, uuid};
 use crate::config::hdtn::Mapping;
 use crate::pki;
 use crate::services::ServicesPlan;
@@ -126,33 +126,17 @@ What the receiver has not read is kept, up to the node's limits; then input is n
 receiver has read everything. Ctrl-C gives the stream up, unless input had ended: then the rest goes on by itself. A \
 stream whose command was killed waits for --resume as long as --linger says; standard input must then be a file.")]
     Stream(StreamArgs),
-    /// Write streams that come to this node to standard output, one after the other
+    /// Write streams that come to this node to standard output, one after the other, or one into a file
     #[command(after_help = "Examples:
   florelay listen --name telemetry | tee telemetry.log
   florelay listen --from station-a --once > image.raw
+  florelay listen --name image --output image.raw --linger 1h
+  florelay listen --resume UUID --output image.raw
 
-A stream waits for a listener. A listener that ends before its stream gives the stream up. Progress goes to standard \
-error.")]
-    Listen {
-        /// Only streams of this name
-        #[arg(long, value_name = "NAME", value_parser = file_name)]
-        name: Option<String>,
-        /// Only streams from this node
-        #[arg(long, value_name = "NODE", value_parser = node_name)]
-        from: Option<String>,
-        /// Only this stream, and end after it
-        #[arg(long, value_name = "UUID", value_parser = uuid, conflicts_with_all = ["name", "from"])]
-        id: Option<Uuid>,
-        /// End after one stream
-        #[arg(long)]
-        once: bool,
-        /// Progress on standard error as one JSON object per line
-        #[arg(long)]
-        json: bool,
-        /// Where to ask.
-        #[command(flatten)]
-        target: Target,
-    },
+A stream waits for a listener. A listener that ends before its stream gives the stream up, unless --linger lets it wait for \
+--resume. What is in a file is synced before the sender forgets it, so --resume goes on behind what is there: after a kill, \
+and after a power cut of this machine. Ctrl-C gives the stream up. Progress goes to standard error.")]
+    Listen(ListenArgs),
     /// Show transfers that are under way
     #[command(after_help = "Examples:
   florelay transfers

@@ -9,6 +9,7 @@ mod command;
 mod contacts;
 mod drops;
 mod links;
+mod listen;
 mod local;
 mod out;
 mod progress;
@@ -149,9 +150,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             let order = stream::Order { to, name, priority, id, deadline, attributes, declared, linger, resume };
             stream::stream(&args.target, order, args.json)
         }
-        Verb::Listen { name, from, id, once, json, target } => {
-            stream::listen(&target, &stream::Listener { name, from, id, once }, json)
-        }
+        Verb::Listen(args) => listen::listen(&args),
         Verb::Transfers { all, json, target } => transfer::list(&target, all, json),
         Verb::Transfer(verb) => transfer::change(verb),
         Verb::Watch { id, json, target } => transfer::watch(&target, id, json),

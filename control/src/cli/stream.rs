@@ -1,7 +1,7 @@
-//! `stream` and `listen`: standard input at one node becomes standard output at another.
+//! `stream`: standard input at this node becomes what [`listen`](super::listen) writes at another.
 //!
 //! ```text
-//!   stdin ─ StreamWriter ═► dataplane ═══ link ═══ dataplane ═► StreamReader ─► stdout
+//!   stdin ─ StreamWriter ═► dataplane ═══ link ═══ dataplane ═► StreamReader ─► stdout, or a file
 //! ```
 //!
 //! Each has a thread that copies, which may stand still for ever, and one that waits for everything else.
@@ -10,7 +10,6 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,10 +23,10 @@ use super::out::say;
 use super::progress::{new_bar, show};
 use super::send::node_option;
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, Exit, report};
-use crate::client::{ClientError, Node, StreamReader, StreamWriter, Wanted};
+use crate::client::{ClientError, Node, StreamWriter};
 
 /// Most bytes copied at once.
-const COPY_BYTES: usize = 64 << 10;
+pub(super) const COPY_BYTES: usize = 64 << 10;
 const SEEK_HINT: &str = "give it the file that it was begun with: florelay stream --resume --id UUID --to NODE < FILE";
 
 /// What `florelay stream` was told.
@@ -176,104 +175,8 @@ fn feed(mut writer: StreamWriter, to: &Arc<Post<Sent>>) {
     to.tell(Sent::Over(result));
 }
 
-/// What `florelay listen` was told.
-pub(super) struct Listener {
-    pub(super) name: Option<String>,
-    pub(super) from: Option<String>,
-    pub(super) id: Option<Uuid>,
-    pub(super) once: bool,
-}
-
-/// What becomes of a stream that is read.
-enum Heard {
-    Status(Box<TransferStatus>),
-    /// Standard output fails.
-    Output(io::Error),
-    Over(Result<Box<TransferStatus>, ClientError>),
-}
-
-/// `florelay listen`.
-pub(super) fn listen(target: &Target, listener: &Listener, as_json: bool) -> anyhow::Result<ExitCode> {
-    let (node, happenings) = (node(target)?, Happenings::<Heard>::new()?);
-    let written = Arc::new(AtomicU64::new(0));
-    loop {
-        let id = listener.id.map(|id| id.as_u128());
-        let wanted = Wanted { name: listener.name.clone(), from: listener.from.clone(), id, ..Wanted::default() };
-        let (node, post, count) = (node.clone(), happenings.post.clone(), written.clone());
-        written.store(0, Ordering::Relaxed);
-        thread::spawn(move || drain(&node, wanted, &count, &post));
-        let mut shown = Shown::new(as_json, true);
-        let mut begun = false;
-        let code = loop {
-            match happenings.next(None) {
-                Some(Happening::Local(Heard::Status(status))) => {
-                    begun = true;
-                    shown.status(&status);
-                }
-                Some(Happening::Local(Heard::Over(Ok(status)))) => match &status.ended {
-                    Some(result) => break shown.ended(&status, result),
-                    None => anyhow::bail!("a stream is over and has not ended"),
-                },
-                Some(Happening::Local(Heard::Over(Err(ClientError::Ended(failure))))) => {
-                    shown.clear();
-                    say(format_args!("florelay: {}: {failure}", shown.name()));
-                    break ExitCode::from(EXIT_FAILED);
-                }
-                Some(Happening::Local(Heard::Over(Err(error)))) => return Err(exit(error)),
-                Some(Happening::Local(Heard::Output(error))) => {
-                    return Err(Exit::failed(format!("standard output: {error}")));
-                }
-                Some(Happening::Interrupt) => {
-                    shown.abandon();
-                    if begun {
-                        let bytes = written.load(Ordering::Relaxed);
-                        say(format_args!("\nThe stream is given up after {bytes} bytes."));
-                    }
-                    return Ok(ExitCode::from(EXIT_INTERRUPTED));
-                }
-                Some(Happening::Heard(..)) | None => {}
-            }
-        };
-        if listener.once || listener.id.is_some() || code != ExitCode::SUCCESS {
-            return Ok(code);
-        }
-    }
-}
-
-/// Copies a stream to standard output, to its end.
-fn drain(node: &Node, wanted: Wanted, written: &AtomicU64, to: &Arc<Post<Heard>>) {
-    let read = || {
-        let mut reader = StreamReader::open(node, wanted)?;
-        let post = to.clone();
-        to.tell(Heard::Status(Box::new(reader.status().clone())));
-        // The end is told when all is over.
-        reader.on_status(move |status| {
-            if status.ended.is_none() {
-                post.tell(Heard::Status(Box::new(status.clone())));
-            }
-        });
-        let mut buffer = vec![0; COPY_BYTES];
-        loop {
-            let count = reader.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(Ok(Box::new(reader.take()?)));
-            }
-            let mut output = io::stdout().lock();
-            if let Err(error) = output.write_all(&buffer[..count]).and_then(|()| output.flush()) {
-                return Ok(Err(error));
-            }
-            written.fetch_add(count as u64, Ordering::Relaxed);
-        }
-    };
-    to.tell(match read() {
-        Ok(Ok(status)) => Heard::Over(Ok(status)),
-        Ok(Err(error)) => Heard::Output(error),
-        Err(error) => Heard::Over(Err(error)),
-    });
-}
-
 /// Progress for people or machines. Standard output is the stream's with `listen`.
-struct Shown {
+pub(super) struct Shown {
     as_json: bool,
     to_stderr: bool,
     bar: Option<ProgressBar>,
@@ -281,7 +184,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(as_json: bool, to_stderr: bool) -> Self {
+    pub(super) fn new(as_json: bool, to_stderr: bool) -> Self {
         Self { as_json, to_stderr, bar: None, last: None }
     }
 
@@ -290,7 +193,7 @@ impl Shown {
         let _ = if self.to_stderr { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") };
     }
 
-    fn status(&mut self, status: &TransferStatus) {
+    pub(super) fn status(&mut self, status: &TransferStatus) {
         if self.as_json {
             self.line(&report::transfer_json(status).to_string());
         } else {
@@ -300,7 +203,7 @@ impl Shown {
     }
 
     /// The stream, for a sentence.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.last.as_ref().map_or_else(
             || "the stream".to_owned(),
             |status| {
@@ -310,7 +213,7 @@ impl Shown {
         )
     }
 
-    fn ended(&mut self, status: &TransferStatus, result: &Result<[u8; 32], Failure>) -> ExitCode {
+    pub(super) fn ended(&mut self, status: &TransferStatus, result: &Result<[u8; 32], Failure>) -> ExitCode {
         self.clear();
         if self.as_json && self.to_stderr {
             self.status(status);
@@ -330,13 +233,13 @@ impl Shown {
         }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    fn abandon(&self) {
+    pub(super) fn abandon(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
         }

@@ -120,6 +120,38 @@ pub struct StreamArgs {
     pub target: Target,
 }
 
+/// `florelay listen`.
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Only streams of this name
+    #[arg(long, value_name = "NAME", value_parser = file_name)]
+    pub name: Option<String>,
+    /// Only streams from this node
+    #[arg(long, value_name = "NODE", value_parser = node_name)]
+    pub from: Option<String>,
+    /// Only this stream, and end after it
+    #[arg(long, value_name = "UUID", value_parser = uuid, conflicts_with_all = ["name", "from"])]
+    pub id: Option<Uuid>,
+    /// End after one stream
+    #[arg(long)]
+    pub once: bool,
+    /// Write one stream into this file, which must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Go on with this stream behind what the file has of it
+    #[arg(long, value_name = "UUID", value_parser = uuid, requires = "output", conflicts_with_all = ["name", "from", "id"])]
+    pub resume: Option<Uuid>,
+    /// How long the stream waits for --resume when this command is killed; 1 min if it is not said
+    #[arg(long, value_name = "T", value_parser = duration, requires = "output")]
+    pub linger: Option<Duration>,
+    /// Progress on standard error as one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// `florelay transfer …`.
 #[derive(Debug, Subcommand)]
 pub enum TransferVerb {
