@@ -91,6 +91,7 @@ impl Talk {
         while !self.said.borrow().contains(&offset) {
             let (request, _) = self.receive();
             assert!(matches!(request.body, RequestBody::Forget { .. } | RequestBody::ReadUpTo { .. }), "{request:?}");
+            assert!(self.said.borrow().iter().all(|said| *said <= offset), "{:?}", self.said);
         }
         let said = self.said.take();
         assert!(said.is_sorted_by(|a, b| a < b) && said.last() == Some(&offset), "{said:?}");
