@@ -121,9 +121,9 @@ impl Output {
         let file = match path {
             Some(path) => create(path, resumes)?,
             // The same open file, without a buffer in front.
-            None => io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(stdout_failed)?,
+            None => io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(|error| stdout_failed(&error))?,
         };
-        let syncs = path.is_some() || file.metadata().map_err(stdout_failed)?.is_file();
+        let syncs = path.is_some() || file.metadata().map_err(|error| stdout_failed(&error))?.is_file();
         Ok(Self { file, hasher: blake3::Hasher::new(), resumes, syncs, unsynced: None })
     }
 
@@ -191,7 +191,7 @@ fn create(path: &Path, resumes: bool) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn stdout_failed(error: io::Error) -> anyhow::Error {
+fn stdout_failed(error: &io::Error) -> anyhow::Error {
     Exit::failed(format!("standard output: {error}"))
 }
 

@@ -166,7 +166,7 @@ impl Gateway {
             return Err(format!("{MAX_LISTENERS} programs listen here, which is the limit"));
         }
         if let Some((id, _)) = listener.resume
-            && self.streams.receiving.get(&id).is_some_and(|stream| stream.is_read())
+            && self.streams.receiving.get(&id).is_some_and(Receiving::is_read)
         {
             return Err("somebody else reads this stream".into());
         }

@@ -46,7 +46,7 @@ pub fn run(bytes: &[u8]) {
             let reading = requests::reading(m)?;
             assert!(reading.linger <= MAX_LINGER && (reading.offset == 0 || reading.id.is_some()));
             let resume = reading.id.map(|id| (id, reading.offset));
-            Ok(RequestBody::Listen { name: reading.name, from: reading.from, resume })
+            Ok(RequestBody::Listen { name: reading.name, from: reading.from, resume, reader: None, linger_ns: 0 })
         }),
         6 => body(bytes, |m: proto::Chunk| {
             let at = m.offset_bytes;
