@@ -2,8 +2,8 @@
 //!
 //! What has changed is on a list, so that what is told costs by changes and not by transfers. Two kinds of changes: a *turn*
 //! (a new transfer, another state) is told when the gateway is through with what it is at ([`Transfers::tell_turns`]),
-//! *progress* each 100 ms ([`Transfers::tell_progress`]), and later to a conversation that reads slowly. The end is told at
-//! once, and after it nothing.
+//! *progress* each 100 ms ([`Transfers::tell_progress`]), and later to a conversation that reads slowly. What a stream's writer
+//! waits for, room to go on, its watchers hear as soon as it is worth it. The end is told at once, and after it nothing.
 
 mod ended;
 
@@ -24,6 +24,10 @@ const MAX_SHOWN: usize = 100;
 /// Bytes of transfers in one answer, about: below what a message may have.
 const MAX_ANSWER_BYTES: usize = 2 << 20;
 
+/// A stream's writer keeps what is not accepted, 16 MiB at most (`StreamWriter`), and stands still then: each eighth of that is
+/// told without waiting for the others' turn.
+const ACCEPTED_STEP: u64 = 2 << 20;
+
 /// What waits to be told of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum News {
@@ -39,6 +43,8 @@ struct Transfer {
     news: News,
     /// Subscribers know of it.
     announced: bool,
+    /// What was accepted when its watchers were told last.
+    told_accepted: u64,
 }
 
 impl Transfer {
@@ -46,6 +52,19 @@ impl Transfer {
         let ended = self.status.ended.is_some();
         let age_ns = if ended { self.status.age_ns } else { nanos(self.started.elapsed()) };
         TransferStatus { age_ns, ..self.status.clone() }
+    }
+
+    /// Who has gone does not watch any more.
+    fn tell_watchers(&mut self, status: &TransferStatus, watches: &mut HashMap<(u64, u64), TransferId>) {
+        self.told_accepted = status.accepted;
+        self.watchers.retain(|(tag, replies)| {
+            let body = Answer::Transfer(Box::new(status.clone()));
+            let told = replies.send(crate::ipc::Response { tag: *tag, body }).is_ok();
+            if !told {
+                watches.remove(&(replies.number(), *tag));
+            }
+            told
+        });
     }
 }
 
@@ -57,6 +76,8 @@ pub(crate) struct Transfers {
     progressed: Vec<TransferId>,
     /// The same of turns.
     turned: Vec<TransferId>,
+    /// Own streams of which much was accepted since their watchers were told.
+    accepted: Vec<TransferId>,
     /// Own transfers that have ended and still have a place in a queue.
     left: Vec<TransferId>,
     /// All that have ended and are not in the book as such.
@@ -75,6 +96,7 @@ impl Transfers {
             ended: Ended::default(),
             progressed: Vec::new(),
             turned: Vec::new(),
+            accepted: Vec::new(),
             left: Vec::new(),
             unbooked: Vec::new(),
             watches: HashMap::new(),
@@ -97,8 +119,14 @@ impl Transfers {
             stalled: !self.connected.get(peer).copied().unwrap_or(false),
             ..TransferStatus::default()
         };
-        let transfer =
-            Transfer { status, started: Instant::now(), watchers: Vec::new(), news: News::Nothing, announced: false };
+        let transfer = Transfer {
+            status,
+            started: Instant::now(),
+            watchers: Vec::new(),
+            news: News::Nothing,
+            announced: false,
+            told_accepted: 0,
+        };
         self.running.insert(id, transfer);
         self.change(id, News::Turn, |_| {});
     }
@@ -172,6 +200,12 @@ impl Transfers {
     /// Bytes of an own stream that will not be lost.
     pub(crate) fn accepted(&mut self, id: TransferId, offset: u64) {
         self.change(id, News::Progress, |status| status.accepted = offset);
+        if let Some(transfer) = self.running.get_mut(&id)
+            && offset >= transfer.told_accepted.saturating_add(ACCEPTED_STEP)
+        {
+            transfer.told_accepted = offset;
+            self.accepted.push(id);
+        }
     }
 
     /// A stream has ended at this size: its reader learns from it how far to read.
@@ -282,10 +316,19 @@ impl Transfers {
         std::mem::take(&mut self.left)
     }
 
-    /// Tell of new transfers and other states.
+    /// Tell of new transfers and other states, and the writers of streams of what they wait for.
     pub(crate) fn tell_turns(&mut self) {
         for id in std::mem::take(&mut self.turned) {
             self.tell(id);
+        }
+        for id in std::mem::take(&mut self.accepted) {
+            // Whoever reads slowly hears of it with the progress.
+            if let Some(transfer) = self.running.get_mut(&id)
+                && !transfer.watchers.iter().any(|(_, replies)| replies.is_busy())
+            {
+                let status = transfer.status_now();
+                transfer.tell_watchers(&status, &mut self.watches);
+            }
         }
     }
 
@@ -316,15 +359,7 @@ impl Transfers {
             return;
         }
         let status = transfer.status_now();
-        let watches = &mut self.watches;
-        transfer.watchers.retain(|(tag, replies)| {
-            let body = Answer::Transfer(Box::new(status.clone()));
-            let told = replies.send(crate::ipc::Response { tag: *tag, body }).is_ok();
-            if !told {
-                watches.remove(&(replies.number(), *tag));
-            }
-            told
-        });
+        transfer.tell_watchers(&status, &mut self.watches);
         self.subscribers.say(&NodeEvent::Transfer(Box::new(status)));
     }
 

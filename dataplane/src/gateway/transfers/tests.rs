@@ -100,6 +100,36 @@ fn progress_waits_for_a_conversation_that_reads_slowly_and_ends_do_not() {
 }
 
 #[test]
+fn a_writer_hears_at_once_of_much_that_is_accepted_and_of_little_with_the_progress() {
+    let mut book = Transfers::new();
+    let (replies, answers) = Replies::new();
+    book.started(ID, "b", &meta(), true);
+    book.tell_turns();
+    book.watch(ID, 1, &replies).unwrap();
+    told(&answers);
+    let heard = |book: &mut Transfers, accepted| {
+        book.accepted(ID, accepted);
+        book.tell_turns();
+        told(&answers).iter().map(|status| status.accepted).collect::<Vec<_>>()
+    };
+    assert!(heard(&mut book, ACCEPTED_STEP - 1).is_empty());
+    assert_eq!(heard(&mut book, ACCEPTED_STEP + 5), [ACCEPTED_STEP + 5]);
+    assert!(heard(&mut book, 2 * ACCEPTED_STEP + 4).is_empty());
+    book.tell_progress();
+    assert_eq!(told(&answers).len(), 1);
+    // From what it was told last.
+    assert!(heard(&mut book, 3 * ACCEPTED_STEP).is_empty());
+    book.accepted(ID, 3 * ACCEPTED_STEP + 4);
+    while !replies.is_busy() {
+        reply(&replies, 2, Answer::Done);
+    }
+    book.tell_turns();
+    assert!(std::iter::from_fn(|| answers.try_next()).all(|response| response.tag == 2));
+    book.tell_progress();
+    assert_eq!(told(&answers)[0].accepted, 3 * ACCEPTED_STEP + 4);
+}
+
+#[test]
 fn pages_join_without_a_gap_and_stay_below_what_a_message_may_have() {
     let mut book = Transfers::new();
     for id in (0..50).rev() {
