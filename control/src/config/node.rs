@@ -91,6 +91,10 @@ fn spool(source: &mut Source<'_>, t: &mut Table<'_>) -> SpoolPlan {
     let stream = t.optional(source, "stream-spool", bytes);
     let node = t.optional(source, "spool", bytes);
     let on_disk = |value: &DeValue<'_>| -> Result<u64, Wrong> {
+        // Nothing needs no unit.
+        if value.as_str() == Some("0") || value.as_integer().is_some_and(|number| number.as_str() == "0") {
+            return Ok(0);
+        }
         let bytes = unit(units::bytes, "\"16 GiB\"")(value)?;
         if bytes == 0 || DISK_SPOOL_BYTES.contains(&bytes) {
             return Ok(bytes);

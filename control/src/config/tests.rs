@@ -151,6 +151,15 @@ fn a_good_configuration_becomes_its_plan() {
 }
 
 #[test]
+fn no_disk_for_streams_is_nothing_with_or_without_a_unit() {
+    for nothing in ["0", "\"0\"", "\"0 B\""] {
+        let text = format!("state-dir = \"state\"\nstream-disk-spool = {nothing}\ndisk-spool = {nothing}");
+        let plan = text_only(&GOOD.replace("state-dir = \"state\"", &text)).unwrap();
+        assert_eq!((plan.spool.stream_disk_bytes, plan.spool.node_disk_bytes), (0, 0), "{nothing}");
+    }
+}
+
+#[test]
 fn defaults_follow_from_the_rest() {
     let acceptor = text_only(&GOOD.replace("role = \"originator\"\n", "")).unwrap();
     assert!(!acceptor.peers[0].originator, "station-a sorts before station-b and dials");
