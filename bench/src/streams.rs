@@ -43,7 +43,7 @@ pub fn run(program: &Path, megabytes: u64, spool: &Spool) -> Result<Transfer> {
     // Goes away with everything in it when the nodes have ended.
     let mut on_disk = None;
     let store = match spool {
-        Spool::Memory => Store { disk_spool: Some("0".to_owned()), ..Store::default() },
+        Spool::Memory => Store { disk_spool: Some("0 B".to_owned()), ..Store::default() },
         Spool::Disk(folder) => {
             let folder = tempfile::Builder::new().prefix("florelay-bench-").tempdir_in(folder)?;
             let state_dir = folder.path().to_owned();
