@@ -1,26 +1,19 @@
 //! Files that this node sends, as the gateway's thread uses them: [`florelay_spool::outgoing`] between the engine's events and its
 //! commands.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use florelay_engine::Command;
 use florelay_engine::api::{Event, TransferId};
 use florelay_spool::book::Source;
 use florelay_spool::hash::HashState;
-use florelay_spool::outgoing::{Outgoing, OutgoingError, PIECE_BYTES};
+use florelay_spool::outgoing::{Outgoing, OutgoingError};
 use florelay_spool::storage::{Identity, RealFile};
 
-/// Bytes read and supplied at a time.
-const READ_BYTES: usize = PIECE_BYTES;
-/// Pieces that are remembered, to be read into again: what engine and transport hold of a file on a short path, twice.
-const REMEMBERED_PIECES: usize = 64;
-/// Remembered pieces that are looked at for one that is free.
-const LOOKED_AT: usize = 4;
+use super::pieces::Pieces;
 
 /// An open file on its way out.
 pub(crate) struct OutgoingFile {
@@ -31,32 +24,6 @@ pub(crate) struct OutgoingFile {
     limit: u64,
     end_said: bool,
     flowing: bool,
-}
-
-/// Memory to read files into. Fresh memory costs a page fault for every 4 KiB, so pieces that were acknowledged are read
-/// into again. Shared by all files; holds no more than `REMEMBERED_PIECES` of `READ_BYTES`.
-#[derive(Default)]
-pub(crate) struct Pieces(VecDeque<Bytes>);
-
-impl Pieces {
-    /// `READ_BYTES` that nobody else holds; what is in them is of no interest.
-    fn take(&mut self) -> BytesMut {
-        for _ in 0..LOOKED_AT.min(self.0.len()) {
-            match self.0.pop_front().map(Bytes::try_into_mut) {
-                Some(Ok(free)) => return free,
-                Some(Err(held)) => self.0.push_back(held),
-                None => break,
-            }
-        }
-        BytesMut::zeroed(READ_BYTES)
-    }
-
-    fn remember(&mut self, piece: Bytes) {
-        if self.0.len() == REMEMBERED_PIECES {
-            self.0.pop_front();
-        }
-        self.0.push_back(piece);
-    }
 }
 
 impl OutgoingFile {
@@ -182,6 +149,7 @@ impl OutgoingFile {
 mod tests {
     use std::io::Write;
 
+    use super::super::pieces::READ_BYTES;
     use super::*;
 
     const ID: TransferId = TransferId(1);
@@ -189,7 +157,7 @@ mod tests {
     const CATCH_UP_BYTES: u64 = 1 << 20;
 
     fn supplied(file: &mut OutgoingFile) -> (Vec<u8>, Option<(u64, [u8; 32])>) {
-        let (mut bytes, mut pieces) = (Vec::new(), Pieces::default());
+        let (mut bytes, mut pieces) = (Vec::new(), Pieces::new(4));
         loop {
             match file.step(&mut pieces).unwrap() {
                 Some(Command::Supply { data, .. }) => bytes.extend_from_slice(&data),
@@ -231,7 +199,7 @@ mod tests {
         file.event(&Event::SupplyUpTo { id: ID, limit: size });
         let mut before = 0;
         loop {
-            let command = file.step(&mut Pieces::default()).unwrap();
+            let command = file.step(&mut Pieces::new(4)).unwrap();
             assert!(file.hashed() - before <= CATCH_UP_BYTES + READ_BYTES as u64);
             before = file.hashed();
             if let Some(Command::SupplyEnd { digest, .. }) = command {
@@ -250,7 +218,7 @@ mod tests {
         let mut file = OutgoingFile::new(ID, temp).unwrap();
         file.event(&Event::SupplyFrom { id: ID, offset: 0 });
         file.event(&Event::SupplyUpTo { id: ID, limit: 1 << 30 });
-        let mut pieces = Pieces::default();
+        let mut pieces = Pieces::new(4);
         let mut piece = || match file.step(&mut pieces).unwrap() {
             Some(Command::Supply { data, .. }) => data,
             other => panic!("unexpected {other:?}"),
@@ -277,6 +245,6 @@ mod tests {
         file.event(&Event::SupplyFrom { id: ID, offset: 0 });
         file.event(&Event::SupplyUpTo { id: ID, limit: 10 });
         temp.set_len(3).unwrap();
-        assert!(file.step(&mut Pieces::default()).unwrap_err().contains("cut short"));
+        assert!(file.step(&mut Pieces::new(4)).unwrap_err().contains("cut short"));
     }
 }

@@ -20,15 +20,22 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use rustix::time::Timespec;
 
 use self::writing::Writing;
 pub(super) use self::writing::Written;
 use super::Input;
+use super::pieces::{OF_PIPES, Pieces, READ_BYTES};
 use crate::ring::{Doorbell, GatewayBell};
 
-/// Most bytes read at once.
-const READ_BYTES: usize = 64 << 10;
+/// Pieces read of a pipe before the others have their turn, and before the gateway hears of them.
+const READS: usize = 4;
+
+/// Bytes that a pipe should hold, as far as the system lets: each filling of it takes turns of two programs.
+const PIPE_BYTES: usize = 256 << 10;
+/// So many pipes are made larger; Linux counts what all pipes of a user hold.
+const LARGE_PIPES: usize = 32;
 
 /// A pipe's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,8 +60,8 @@ pub(super) enum Order {
 
 /// What became of it.
 pub(crate) enum News {
-    /// These bytes were read.
-    Read(Vec<u8>),
+    /// These bytes were read. They keep hardly more memory than they are.
+    Read(Bytes),
     /// The program has closed its end, and everything was read.
     Ended,
     /// The program has closed its end; more may be read once it is granted.
@@ -76,9 +83,8 @@ impl Pipes {
         let doorbell = Arc::new(Doorbell::new()?);
         let (sender, orders) = channel();
         let rung = doorbell.clone();
-        std::thread::Builder::new()
-            .name("pipes".into())
-            .spawn(move || Poller { pipes: BTreeMap::new(), to_gateway, bell, poll }.run(&orders, &rung))?;
+        let poller = Poller { pipes: BTreeMap::new(), pieces: Pieces::new(OF_PIPES), to_gateway, bell, poll };
+        std::thread::Builder::new().name("pipes".into()).spawn(move || poller.run(&orders, &rung))?;
         Ok(Self { orders: Some(sender), doorbell })
     }
 
@@ -146,24 +152,35 @@ impl Pipe {
         }
     }
 
-    fn serve(&mut self) -> Option<News> {
+    /// Whether a piece was read to its end, and more may be read.
+    fn may_go_on(&self) -> bool {
+        matches!(&self.side, Side::Read { read, limit, .. } if read < limit && *read % READ_BYTES as u64 == 0)
+    }
+
+    fn serve(&mut self, pieces: &mut Pieces) -> Option<News> {
         let fd = self.fd.as_ref()?;
         match &mut self.side {
             Side::Read { read, limit, hung_up } if *read >= *limit => {
                 (!std::mem::replace(hung_up, true)).then_some(News::HungUp)
             }
             Side::Read { read, limit, .. } => {
-                let mut buffer = vec![0; (*limit - *read).min(READ_BYTES as u64) as usize];
-                match rustix::io::read(fd, &mut buffer) {
+                // Pieces end at multiples of their size, for the sake of BLAKE3.
+                let whole = READ_BYTES as u64 - *read % READ_BYTES as u64;
+                let most = (*limit - *read).min(whole) as usize;
+                let mut piece = pieces.take();
+                let result = rustix::io::read(fd, &mut piece[..most]);
+                let piece = piece.freeze();
+                let news = match result {
                     Ok(0) => Some(News::Ended),
                     Ok(n) => {
                         *read += n as u64;
-                        buffer.truncate(n);
-                        Some(News::Read(buffer))
+                        Some(News::Read(taken(&piece, n)))
                     }
                     Err(Errno::AGAIN | Errno::INTR) => None,
                     Err(error) => Some(News::Broken(format!("cannot read from the pipe: {error}"))),
-                }
+                };
+                pieces.remember(piece);
+                news
             }
             Side::Write(writing) => match writing.write(fd.as_fd()) {
                 Ok(wrote) => wrote.map(News::Wrote),
@@ -179,10 +196,16 @@ impl Pipe {
     }
 }
 
+/// The first `n` bytes of a piece: a little of one must not keep all of it for as long as the stream needs them.
+fn taken(piece: &Bytes, n: usize) -> Bytes {
+    if n > piece.len() / 8 * 7 { piece.slice(..n) } else { Bytes::copy_from_slice(&piece[..n]) }
+}
+
 type Poll = fn(&mut [PollFd<'_>], Option<&Timespec>) -> Result<usize, Errno>;
 
 struct Poller {
     pipes: BTreeMap<PipeId, Pipe>,
+    pieces: Pieces,
     to_gateway: Sender<Input>,
     bell: GatewayBell,
     /// `poll(2)`; a test has one that fails.
@@ -234,6 +257,7 @@ impl Poller {
     fn take(&mut self, order: Order) {
         match order {
             Order::Read(id, fd) => {
+                self.enlarge(&fd);
                 let side = Side::Read { read: 0, limit: 0, hung_up: false };
                 self.pipes.insert(id, Pipe { fd: Some(fd), side });
             }
@@ -243,6 +267,7 @@ impl Poller {
                 }
             }
             Order::Write(id, fd, written) => {
+                self.enlarge(&fd);
                 self.pipes.insert(id, Pipe { fd: Some(fd), side: Side::Write(Writing::new(written)) });
             }
             // Copied: a small piece would keep a worker's whole receive block for as long as the reader takes.
@@ -257,6 +282,7 @@ impl Poller {
                 }
             }
             Order::Rewrite(id, other, from) => {
+                self.enlarge(&other);
                 if let Some(Pipe { fd, side: Side::Write(writing) }) = self.pipes.get_mut(&id) {
                     writing.rewind(from);
                     *fd = Some(other);
@@ -268,6 +294,13 @@ impl Poller {
         }
     }
 
+    fn enlarge(&self, pipe: &OwnedFd) {
+        if self.pipes.len() < LARGE_PIPES && fcntl_getpipe_size(pipe).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+            // It works as it is, too.
+            let _ = fcntl_setpipe_size(pipe, PIPE_BYTES);
+        }
+    }
+
     /// No pipe can be polled: a stream that would stand still for ever ends, with the reason.
     fn give_up(&mut self, error: Errno) {
         tracing::error!(%error, pipes = self.pipes.len(), "pipes cannot be polled");
@@ -275,27 +308,35 @@ impl Poller {
             self.tell(*id, News::Broken(format!("its pipe cannot be polled: {error}")));
         }
         self.pipes.retain(|_, pipe| pipe.keeps());
+        self.bell.ring();
     }
 
     fn tell(&self, id: PipeId, news: News) {
         // The gateway is there as long as its orders come.
         let _ = self.to_gateway.send(Input::Pipe(id, news));
-        self.bell.ring();
     }
 
     fn serve(&mut self, id: PipeId, flags: PollFlags) {
-        let Some(pipe) = self.pipes.get_mut(&id) else { return };
-        let news = match &pipe.side {
-            Side::Write(_) if flags.contains(PollFlags::ERR) => {
-                Some(News::Broken("its reader has gone away".to_owned()))
+        for _ in 0..READS {
+            let Some(pipe) = self.pipes.get_mut(&id) else { break };
+            let news = match &pipe.side {
+                Side::Write(_) if flags.contains(PollFlags::ERR) => {
+                    Some(News::Broken("its reader has gone away".to_owned()))
+                }
+                _ => pipe.serve(&mut self.pieces),
+            };
+            let again = pipe.may_go_on();
+            let Some(news) = news else { break };
+            if matches!(news, News::Ended | News::Broken(_)) && !pipe.keeps() {
+                self.pipes.remove(&id);
             }
-            _ => pipe.serve(),
-        };
-        let Some(news) = news else { return };
-        if matches!(news, News::Ended | News::Broken(_)) && !pipe.keeps() {
-            self.pipes.remove(&id);
+            self.tell(id, news);
+            // There may be more.
+            if !again {
+                break;
+            }
         }
-        self.tell(id, news);
+        self.bell.ring();
     }
 }
 
@@ -374,7 +415,8 @@ mod tests {
         let doorbell = Arc::new(Doorbell::new().unwrap());
         let (rung, bell) = (doorbell.clone(), GatewayBell::of_this_thread());
         let thread = std::thread::spawn(move || {
-            Poller { pipes: BTreeMap::new(), to_gateway, bell, poll: failing }.run(&orders, &rung);
+            Poller { pipes: BTreeMap::new(), pieces: Pieces::new(OF_PIPES), to_gateway, bell, poll: failing }
+                .run(&orders, &rung);
         });
         let pipes = Pipes { orders: Some(sender), doorbell };
         let (reader, _writer) = pair().unwrap();

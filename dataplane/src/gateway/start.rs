@@ -16,7 +16,7 @@ use super::finished::FinishedFiles;
 use super::kept::Kept;
 use super::log::MessageLog;
 use super::orders::Orders;
-use super::outgoing::Pieces;
+use super::pieces::{OF_FILES, Pieces};
 use super::pipes::Pipes;
 use super::strangers::Strangers;
 use super::streams::Streams;
@@ -79,7 +79,7 @@ impl Gateway {
             inputs,
             bell,
             outgoing: BTreeMap::new(),
-            pieces: Pieces::default(),
+            pieces: Pieces::new(OF_FILES),
             incoming: HashMap::new(),
             touched: Vec::new(),
             streams,

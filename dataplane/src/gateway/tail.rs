@@ -10,12 +10,12 @@
 //! *not* appended is little and the disk has room. Without one they stay until they are confirmed. Nothing is ever dropped: no
 //! room = the writer's pipe is not read (invariant 6). No syscalls, no clock.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use florelay_engine::Command;
 use florelay_engine::api::{Event, TransferId};
 use florelay_spool::hash::TreeHasher;
+
+use super::memory::Memory;
 
 /// Largest piece supplied in one command, in bytes.
 const PIECE_BYTES: u64 = 64 << 10;
@@ -41,7 +41,7 @@ enum Where {
 pub(super) struct Tail {
     id: TransferId,
     /// Bytes from `base` on.
-    held: VecDeque<u8>,
+    held: Memory,
     base: u64,
     confirmed: u64,
     next: Option<u64>,
@@ -55,7 +55,7 @@ impl Tail {
     fn new(id: TransferId, head: u64, place: Where) -> Self {
         Self {
             id,
-            held: VecDeque::new(),
+            held: Memory::default(),
             base: head,
             confirmed: 0,
             next: None,
@@ -80,7 +80,7 @@ impl Tail {
 
     /// Bytes in memory.
     pub(super) fn held(&self) -> u64 {
-        self.held.len() as u64
+        self.held.len()
     }
 
     /// Bytes that the program has written in all.
@@ -128,11 +128,11 @@ impl Tail {
     }
 
     /// The application has written these bytes; at most `most` stay in memory if the disk has the others.
-    pub(super) fn push(&mut self, data: &[u8], most: u64) {
+    pub(super) fn push(&mut self, data: Bytes, most: u64) {
         if let Where::Memory(hasher) = &mut self.place {
-            hasher.update(data);
+            hasher.update(&data);
         }
-        self.held.extend(data);
+        self.held.push(data);
         self.trim(most);
     }
 
@@ -197,12 +197,8 @@ impl Tail {
         if gone == 0 {
             return;
         }
-        self.held.drain(..gone as usize);
+        self.held.let_go(gone);
         self.base += gone;
-        if self.held.capacity() > 4 * self.held.len().max(PIECE_BYTES as usize) {
-            // What one outage filled is given back, and not after every confirmation.
-            self.held.shrink_to(2 * self.held.len());
-        }
     }
 
     /// What is to be read back for the next step: from where, and how much.
@@ -240,28 +236,18 @@ impl Tail {
             self.end_said = true;
             return Some(Command::SupplyEnd { id, size, digest });
         }
-        let length = self.at_hand(next).min(self.limit.saturating_sub(next)).min(PIECE_BYTES) as usize;
-        if length == 0 {
+        let most = self.at_hand(next).min(self.limit.saturating_sub(next)).min(PIECE_BYTES) as usize;
+        if most == 0 {
             return None;
         }
         let data = match (&self.place, next.checked_sub(self.base)) {
             (Where::Disk { back: (at, data), .. }, None) => {
                 let from = (next - *at) as usize;
-                data.slice(from..from + length)
+                data.slice(from..from + most)
             }
-            (_, from) => {
-                let from = from? as usize;
-                let (front, behind) = self.held.as_slices();
-                let first = front.get(from..).unwrap_or_default();
-                let mut data = Vec::with_capacity(length);
-                data.extend_from_slice(&first[..length.min(first.len())]);
-                let behind_from = from.saturating_sub(front.len());
-                let left = length - data.len();
-                data.extend_from_slice(&behind[behind_from..behind_from + left]);
-                data.into()
-            }
+            (_, from) => self.held.from(from?, most),
         };
-        self.next = Some(next + length as u64);
+        self.next = Some(next + data.len() as u64);
         Some(Command::Supply { id, offset: next, data })
     }
 
@@ -313,7 +299,7 @@ mod tests {
     #[test]
     fn in_memory_alone_bytes_stay_until_they_are_confirmed() {
         let mut tail = Tail::in_memory(ID);
-        tail.push(&content(0..1000), MOST);
+        tail.push(content(0..1000).into(), MOST);
         assert_eq!((tail.held(), tail.accepted(), tail.pinned()), (1000, 0, 1000));
         told(&mut tail, 0, 600);
         assert_eq!(supplied(&mut tail).0, content(0..600));
@@ -333,7 +319,7 @@ mod tests {
         let mut tail = Tail::on_disk(ID, 0, 0, 1 << 30);
         let mut appended = 0;
         for at in (0..1_000_000).step_by(10_000) {
-            tail.push(&content(at..at + 10_000), MOST);
+            tail.push(content(at..at + 10_000).into(), MOST);
             assert!(tail.pinned() == tail.head() - appended);
             if at % 30_000 == 0 {
                 appended = tail.head();
@@ -358,11 +344,11 @@ mod tests {
     fn no_room_on_disk_is_no_room() {
         let mut tail = Tail::on_disk(ID, 0, 0, 50_000);
         assert_eq!(tail.room(), 50_000);
-        tail.push(&content(0..50_000), MOST);
+        tail.push(content(0..50_000).into(), MOST);
         assert_eq!((tail.room(), tail.pinned()), (0, 50_000));
         tail.spooled(50_000, 0, 1 << 30, MOST);
         assert_eq!((tail.room(), tail.pinned()), (1 << 30, 0));
-        tail.push(&content(50_000..150_000), MOST);
+        tail.push(content(50_000..150_000).into(), MOST);
         tail.spooled(150_000, 0, 0, MOST);
         assert_eq!(tail.room(), 0);
         // An answer to what nobody asks any more.
@@ -378,10 +364,10 @@ mod tests {
         tail.handle(&Event::Confirmed { id: ID, offset: 700 }, MOST);
         assert_eq!((tail.head(), tail.unconfirmed()), (500, 0));
         assert_eq!(supplied(&mut tail), (vec![], None));
-        tail.push(&content(500..750), MOST);
+        tail.push(content(500..750).into(), MOST);
         assert_eq!((tail.head(), tail.held()), (750, 50), "what is confirmed takes no room");
         assert_eq!(supplied(&mut tail), (vec![], None));
-        tail.push(&content(750..900), MOST);
+        tail.push(content(750..900).into(), MOST);
         assert_eq!(supplied(&mut tail).0, content(800..900));
         told(&mut tail, u64::MAX, u64::MAX);
         tail.handle(&Event::Confirmed { id: ID, offset: u64::MAX }, MOST);

@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use bytes::Bytes;
 use florelay_engine::Event;
 use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::PeerId;
@@ -237,11 +236,11 @@ impl Gateway {
                     self.give_up(id, failure);
                     return None;
                 }
-                stream.tail.push(new, most);
+                let new = bytes.slice(bytes.len() - new.len()..);
+                stream.tail.push(new.clone(), most);
                 self.transfers.spooled(id, stream.tail.unconfirmed());
                 if stream.tail.is_on_disk() && !new.is_empty() {
-                    let data = if new.len() == bytes.len() { Bytes::from(bytes) } else { Bytes::copy_from_slice(new) };
-                    self.streams.spool(Spool::Append(id, data));
+                    self.streams.spool(Spool::Append(id, new));
                 }
                 self.streams.grant();
                 return None;
