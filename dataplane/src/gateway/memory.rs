@@ -58,6 +58,16 @@ impl Memory {
         }
     }
 
+    /// Take the first piece, if it has at most so many bytes.
+    pub(super) fn pop(&mut self, most: u64) -> Option<Bytes> {
+        let first = self.pieces.front().map_or(self.gathered.len(), Bytes::len) as u64;
+        if first == 0 || first > most {
+            return None;
+        }
+        self.bytes -= first;
+        Some(self.pieces.pop_front().unwrap_or_else(|| std::mem::take(&mut self.gathered).into()))
+    }
+
     /// At most so many bytes from a place on: some, if there are any.
     pub(super) fn from(&self, at: u64, most: usize) -> Bytes {
         let Some(mut back) = self.bytes.checked_sub(at) else { return Bytes::new() };
@@ -98,6 +108,14 @@ mod tests {
         assert_eq!(memory.from(10, 100).as_ptr(), large[10..].as_ptr());
         assert!(memory.pieces.len() <= 4, "{}", memory.pieces.len());
         assert_eq!(memory.len(), 2 * SMALL_BYTES as u64 + 100_000);
+        assert_eq!(memory.pop(SMALL_BYTES as u64 - 1), None);
+        assert_eq!(memory.pop(SMALL_BYTES as u64).map(|piece| piece.as_ptr()), Some(large.as_ptr()));
+        assert_eq!(memory.pop(u64::MAX).map(|piece| piece.len() % 100), Some(0));
+        memory.push(Bytes::from_static(&[3; 100]));
+        memory.let_go(memory.len() - 50);
+        assert_eq!(memory.pop(50), Some(Bytes::from_static(&[3; 50])));
+        assert_eq!(memory.pop(u64::MAX), None);
+        memory.push(large);
         memory.let_go(u64::MAX);
         assert_eq!((memory.len(), memory.pieces.len(), memory.gathered.len()), (0, 0, 0));
     }

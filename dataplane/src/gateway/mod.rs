@@ -203,6 +203,7 @@ impl Gateway {
                 self.follow_deadlines(crate::wall::now_unix_ns());
                 self.miss_writers(now);
                 self.miss_readers(now);
+                self.look_at_receivers();
                 self.sync_files(now);
                 self.transfers.tell_progress();
                 self.settle();

@@ -10,6 +10,7 @@
 //! writing program's pipe is not read. An end must be *said* (`EndStream`) before the pipe is closed, and what was read
 //! must be *taken* (`TakeStream`) with its BLAKE3: a program that dies at either end is never taken for a whole stream.
 
+mod ahead;
 mod readers;
 mod sending;
 mod writers;

@@ -88,6 +88,16 @@ impl Tail {
         self.base + self.held()
     }
 
+    /// First byte that is not confirmed.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// First byte that the engine was not given.
+    pub(super) fn supplied(&self) -> u64 {
+        self.next.unwrap_or(self.confirmed)
+    }
+
     /// Bytes that are not confirmed.
     pub(super) fn unconfirmed(&self) -> u64 {
         self.head().saturating_sub(self.confirmed)

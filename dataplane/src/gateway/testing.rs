@@ -149,6 +149,12 @@ impl Bed {
         }
     }
 
+    /// One input of the gateway is taken; there must be one within a minute.
+    pub(super) fn hear(&mut self) {
+        let input = self.gateway.inputs.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        self.gateway.input(input);
+    }
+
     /// Ask for something without a descriptor; the answer, if there is one at once.
     pub(super) fn ask(&mut self, body: RequestBody) -> Option<Answer> {
         self.request(body, None)

@@ -1,9 +1,10 @@
 //! Streams that are sent from here: pipes that are read as far as there is room, bytes on their way to the disk and back.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use florelay_engine::Event;
 use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::PeerId;
@@ -15,6 +16,7 @@ use super::super::spooler::{self, Order as Spool};
 use super::super::tail::Tail;
 use super::super::{Gateway, Replies, nanos, peer_worker};
 use super::Streams;
+use super::ahead::Ahead;
 use super::writers::Writer;
 use crate::ipc::{Refusal, TransferOrder};
 use crate::ring::ToWorker;
@@ -34,6 +36,8 @@ pub(super) struct Sending {
     worker: usize,
     pub(super) pipe: PipeId,
     pub(super) tail: Tail,
+    /// Of a stream that is on disk.
+    ahead: Ahead,
     pub(super) granted: u64,
     /// The size that the program has said.
     pub(super) said: Option<u64>,
@@ -52,6 +56,14 @@ impl Sending {
     fn reserved(&self) -> u64 {
         let unread = self.granted.saturating_sub(self.tail.head());
         self.tail.held() + if self.tail.is_on_disk() { self.tail.pinned() + 2 * unread } else { unread }
+    }
+}
+
+/// These bytes are to go to the disk, or to be passed over if they are confirmed.
+fn hand_on(spooler: &Sender<Spool>, id: TransferId, data: impl Iterator<Item = Bytes>) {
+    for data in data {
+        // The thread lives as long as the gateway.
+        let _ = spooler.send(Spool::Append(id, data));
     }
 }
 
@@ -75,8 +87,11 @@ impl Streams {
         let _ = self.spooler.send(order);
     }
 
-    /// Wait for the spool's thread: at the end only.
-    pub(in super::super) fn flush(&self) {
+    /// Give the spool's thread everything, and wait for it: at the end only.
+    pub(in super::super) fn flush(&mut self) {
+        for (id, stream) in &mut self.sending {
+            hand_on(&self.spooler, *id, stream.ahead.all());
+        }
         let (sender, done) = channel();
         self.spool(Spool::Flush(sender));
         let _ = done.recv();
@@ -145,7 +160,9 @@ impl Gateway {
         let worker = peer_worker(&self.plan, peer);
         let writer = Writer::new(declared, linger);
         let booked = !tail.is_on_disk();
-        self.streams.sending.insert(id, Sending { worker, pipe: number, tail, granted: 0, said: None, writer, booked });
+        let ahead = Ahead::new();
+        let stream = Sending { worker, pipe: number, tail, ahead, granted: 0, said: None, writer, booked };
+        self.streams.sending.insert(id, stream);
         self.start(peer, id);
         self.streams.grant();
         self.transfers.watch(id, tag, replies).map_err(Refused::invalid)
@@ -172,7 +189,8 @@ impl Gateway {
         let writer = Writer::missed(declared, Duration::from_nanos(linger_ns), end.is_some());
         let worker = peer_worker(&self.plan, peer);
         let pipe = PipeId(self.number());
-        let stream = Sending { worker, pipe, tail, granted: head, said: None, writer, booked: true };
+        let ahead = Ahead::found(head);
+        let stream = Sending { worker, pipe, tail, ahead, granted: head, said: None, writer, booked: true };
         self.streams.sending.insert(id, stream);
         Ok((confirmed, head))
     }
@@ -213,13 +231,32 @@ impl Gateway {
             self.transfers.confirmed(id, offset);
             if stream.tail.is_on_disk() {
                 self.kept.confirmed(id, offset, None);
-                self.streams.spool(Spool::Confirmed(id, offset));
+                let quick = stream.ahead.is_quick();
+                let mut due = stream.ahead.due(offset).peekable();
+                // Of a quick receiver with every batch.
+                if !quick || due.peek().is_some() {
+                    // The thread lives as long as the gateway.
+                    let _ = self.streams.spooler.send(Spool::Confirmed(id, offset));
+                }
+                hand_on(&self.streams.spooler, id, due);
             } else {
                 self.transfers.accepted(id, stream.accepted());
             }
             self.streams.grant();
         }
         true
+    }
+
+    /// To be called about every 100 ms: what quick receivers have not confirmed by then goes to the disk.
+    pub(in super::super) fn look_at_receivers(&mut self) {
+        for (id, stream) in self.streams.sending.iter_mut().filter(|(_, stream)| stream.tail.is_on_disk()) {
+            let (confirmed, supplied) = (stream.tail.confirmed(), stream.tail.supplied());
+            let mut due = stream.ahead.look(confirmed, supplied).peekable();
+            if due.peek().is_some() {
+                let _ = self.streams.spooler.send(Spool::Confirmed(*id, confirmed));
+            }
+            hand_on(&self.streams.spooler, *id, due);
+        }
     }
 
     /// News of a pipe, if it is a writer's; gives them back if not.
@@ -237,16 +274,18 @@ impl Gateway {
                     return None;
                 }
                 let new = bytes.slice(bytes.len() - new.len()..);
-                stream.tail.push(new.clone(), most);
-                self.transfers.spooled(id, stream.tail.unconfirmed());
                 if stream.tail.is_on_disk() && !new.is_empty() {
-                    self.streams.spool(Spool::Append(id, new));
+                    stream.ahead.push(new.clone());
+                    hand_on(&self.streams.spooler, id, stream.ahead.due(stream.tail.confirmed()));
                 }
+                stream.tail.push(new, most);
+                self.transfers.spooled(id, stream.tail.unconfirmed());
                 self.streams.grant();
                 return None;
             }
             News::Ended if stream.said == Some(head) => {
                 if stream.tail.is_on_disk() {
+                    hand_on(&self.streams.spooler, id, stream.ahead.all());
                     // Its hash is there, and the end is said when all of it is on the disk.
                     self.streams.spool(Spool::End(id));
                 } else {

@@ -176,3 +176,32 @@ fn a_reader_that_may_not_come_back_ends_its_stream() {
         assert!(matches!(&told[..], [Command::Cancel { id: ID, failure }] if failure.code == FailCode::ReaderClosed));
     }
 }
+
+/// Inputs of the gateway are taken until this is so.
+fn until(bed: &mut Bed, what: impl Fn(&Bed) -> bool) {
+    while !what(bed) {
+        bed.hear();
+    }
+}
+
+#[test]
+fn what_no_receiver_confirms_is_on_the_disk_two_looks_later_and_at_the_end_at_once() {
+    for ended in [false, true] {
+        let id = TransferId(7);
+        let mut bed = Bed::new();
+        let (reader, writer) = pair().unwrap();
+        let order = crate::ipc::TransferOrder::new("a", id.0, "f", 0);
+        bed.ask_with(RequestBody::SendStream { order, declared: None, linger_ns: 0 }, reader);
+        rustix::io::write(&writer, &[1; 5000]).unwrap();
+        let accepted = |bed: &Bed| bed.gateway.transfers.running(id).map(|status| (status.spooled, status.accepted));
+        until(&mut bed, |bed| accepted(bed) == Some((5000, 0)));
+        if ended {
+            bed.ask(RequestBody::EndStream { id: id.0, size: 5000 });
+            drop(writer);
+        } else {
+            bed.gateway.look_at_receivers();
+            bed.gateway.look_at_receivers();
+        }
+        until(&mut bed, |bed| accepted(bed) == Some((5000, 5000)));
+    }
+}
