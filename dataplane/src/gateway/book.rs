@@ -23,6 +23,8 @@ enum Then {
     Synced(TransferId, u64),
     /// A thread that waits; `false` = the disk has refused, and it is tried again without it.
     Waiting(Sender<bool>),
+    /// The same at the end: the file is not written any more when it hears.
+    Closing(Sender<bool>),
 }
 
 /// What writes into the book. Clones write into the same one.
@@ -50,17 +52,18 @@ impl Keeper {
 
     /// Wait until it is on the disk; `false` = the disk refuses. Not on the gateway's thread.
     pub(super) fn note_and_wait(&self, change: Change) -> bool {
-        self.wait(Some(change))
+        self.wait(Some(change), Then::Waiting)
     }
 
-    /// Wait until everything that was noted before is on the disk, or the disk has refused once.
-    pub(super) fn flush(&self) {
-        self.wait(None);
+    /// Wait until everything that was noted before is on the disk, or the disk has refused once, and nobody writes there: the next
+    /// start may read it, also one in this process. What is noted later is written all the same.
+    pub(super) fn close(&self) {
+        self.wait(None, Then::Closing);
     }
 
-    fn wait(&self, change: Option<Change>) -> bool {
+    fn wait(&self, change: Option<Change>, then: impl FnOnce(Sender<bool>) -> Then) -> bool {
         let (sender, done) = channel();
-        self.0.send((change, Then::Waiting(sender))).is_ok() && done.recv().unwrap_or(false)
+        self.0.send((change, then(sender))).is_ok() && done.recv().unwrap_or(false)
     }
 }
 
@@ -99,6 +102,10 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                         Then::Waiting(sender) => {
                             let _ = sender.send(true);
                         }
+                        Then::Closing(sender) => {
+                            book.close();
+                            let _ = sender.send(true);
+                        }
                     }
                 }
             }
@@ -110,7 +117,7 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                 waiting.retain(|then| match then {
                     Then::Nobody => false,
                     Then::Synced(..) => true,
-                    Then::Waiting(sender) => {
+                    Then::Waiting(sender) | Then::Closing(sender) => {
                         let _ = sender.send(false);
                         false
                     }

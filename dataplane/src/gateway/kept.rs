@@ -91,9 +91,9 @@ impl Kept {
         }
     }
 
-    /// Wait until the book has what it was told.
-    pub(super) fn flush(&self) {
-        self.keeper.flush();
+    /// Wait until the book has what it was told, and is closed.
+    pub(super) fn close(&self) {
+        self.keeper.close();
     }
 
     fn partial_gone(&mut self, peer: &str, id: TransferId) {

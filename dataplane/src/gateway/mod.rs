@@ -232,7 +232,7 @@ impl Gateway {
         }
         self.paths.write(true);
         self.streams.flush();
-        self.kept.flush();
+        self.kept.close();
     }
 
     fn park(&mut self) {

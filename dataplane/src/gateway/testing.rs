@@ -70,7 +70,7 @@ impl Bed {
     /// The dataplane is killed and starts again. What its book was told before is there.
     pub(super) fn restarted(self) -> Self {
         let Self { dir, gateway, .. } = self;
-        gateway.kept.flush();
+        gateway.kept.close();
         let plan = gateway.plan.clone();
         drop(gateway);
         Self::started(dir, plan)

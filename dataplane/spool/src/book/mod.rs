@@ -126,6 +126,11 @@ impl Book {
         Ok((Self { storage, path, database: Some(database), waiting: Vec::new(), ends, numbers }, contents))
     }
 
+    /// Let go of the file, all of which is written then; the next change opens it again.
+    pub fn close(&mut self) {
+        self.database = None;
+    }
+
     /// Make these changes, in this order, in one commit: there after a power cut when this returns. After an error they are
     /// made with the next ones, and before them.
     ///
