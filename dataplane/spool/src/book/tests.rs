@@ -152,6 +152,7 @@ fn storm(seed: u64) {
                 room_bytes: (below(4) == 0).then(|| below(100_000)),
                 fail_call: (below(3) == 0).then(|| below(30)),
                 fail_sync: (below(3) == 0).then(|| below(2)),
+                die_call: None,
             }),
             1 => disk.set_faults(Faults::default()),
             2 => {

@@ -276,6 +276,7 @@ fn storm(seed: u64, steps: usize) {
                 room_bytes: (chance.below(3) == 0).then(|| chance.below(300_000)),
                 fail_call: (chance.below(3) == 0).then(|| chance.below(20)),
                 fail_sync: (chance.below(3) == 0).then(|| chance.below(3)),
+                die_call: None,
             }),
             17 => disk.set_faults(Faults::default()),
             way => {

@@ -11,11 +11,14 @@
 //! After [`SimStorage::kill`] and [`SimStorage::power_cut`] files that were open are gone: what a dead process still does to
 //! them (its destructors, in a test) does nothing.
 
+mod changes;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::changes::{NameChange, SplitMix};
 use super::{FileRef, Identity, Open, Storage, StoredFile};
 
 /// A power cut tears writes at multiples of this.
@@ -35,57 +38,41 @@ pub struct Faults {
     pub fail_call: Option<u64>,
     /// The n-th sync from now fails with EIO (0 = the next).
     pub fail_sync: Option<u64>,
+    /// The process dies in the n-th call from now (0 = the next): that one may be done, in part or not at all, and no later one
+    /// is; see [`SimStorage::is_dead`].
+    pub die_call: Option<u64>,
 }
 
 /// A file system in memory. Clones are the same one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimStorage(Arc<Mutex<Disk>>);
 
-#[derive(Debug, Clone)]
+impl std::fmt::Debug for SimStorage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let disk = self.disk();
+        let lengths = disk.names.iter().filter_map(|(name, inode)| Some((name, disk.inodes.get(inode)?.content.len())));
+        f.debug_struct("SimStorage")
+            .field("faults", &disk.faults)
+            .field("lengths", &lengths.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
 enum Unsynced {
     Write(u64, Vec<u8>),
     Length(u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inode {
     content: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Unsynced>,
     modified: i128,
+    /// Its sectors are gone for good.
+    bad: bool,
 }
 
-#[derive(Debug)]
-enum NameChange {
-    Is(PathBuf, u64),
-    Gone(PathBuf),
-    Moved(PathBuf, PathBuf),
-}
-
-impl NameChange {
-    fn folder(&self) -> Option<&Path> {
-        let (Self::Is(path, _) | Self::Gone(path) | Self::Moved(_, path)) = self;
-        path.parent()
-    }
-
-    fn apply(self, names: &mut BTreeMap<PathBuf, u64>) {
-        match self {
-            Self::Is(path, inode) => {
-                names.insert(path, inode);
-            }
-            Self::Gone(path) => {
-                names.remove(&path);
-            }
-            Self::Moved(from, to) => {
-                if let Some(inode) = names.remove(&from) {
-                    names.insert(to, inode);
-                }
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
 struct Disk {
     random: SplitMix,
     /// Processes that have used it so far.
@@ -96,6 +83,7 @@ struct Disk {
     durable_names: BTreeMap<PathBuf, u64>,
     unsynced_names: VecDeque<NameChange>,
     faults: Faults,
+    dead: bool,
     clock: i128,
     syncs: u64,
     bytes_read: u64,
@@ -114,6 +102,7 @@ impl SimStorage {
             durable_names: BTreeMap::new(),
             unsynced_names: VecDeque::new(),
             faults: Faults::default(),
+            dead: false,
             clock: 0,
             syncs: 0,
             bytes_read: 0,
@@ -125,19 +114,43 @@ impl SimStorage {
         self.disk().faults = faults;
     }
 
+    /// What goes wrong from now on, as far as it has not yet.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.disk().faults
+    }
+
     /// The process was killed: what it wrote is there.
     pub fn kill(&self) {
-        let mut disk = self.disk();
-        disk.generation += 1;
-        disk.faults = Faults::default();
+        self.disk().new_process();
     }
 
     /// The power was cut: of what was not synced any part is there.
     pub fn power_cut(&self) {
         let mut disk = self.disk();
-        disk.generation += 1;
-        disk.faults = Faults::default();
+        disk.new_process();
         disk.power_cut();
+    }
+
+    /// Whether the process has died in a call, as [`Faults::die_call`] said: then nothing is done for it any more, until
+    /// [`kill`](Self::kill) or [`power_cut`](Self::power_cut) makes a new one.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.disk().dead
+    }
+
+    /// The sectors of this file are gone: whatever is done with its bytes fails with EIO, for good and under any name. `false` =
+    /// there is no such file.
+    pub fn spoil(&self, path: &Path) -> bool {
+        let mut disk = self.disk();
+        let number = disk.names.get(path).copied();
+        number.and_then(|number| disk.inodes.get_mut(&number)).map(|inode| inode.bad = true).is_some()
+    }
+
+    /// All names that there are. No fault, no account.
+    #[must_use]
+    pub fn names(&self) -> Vec<PathBuf> {
+        self.disk().names.keys().cloned().collect()
     }
 
     /// Syncs so far, of files and folders.
@@ -181,8 +194,22 @@ impl Disk {
         self.next_inode
     }
 
-    /// A call: it may be the one that fails.
+    fn new_process(&mut self) {
+        self.generation += 1;
+        (self.faults, self.dead) = (Faults::default(), false);
+    }
+
+    /// A call: it may be the one that fails, or the last of its process.
     fn call(&mut self) -> io::Result<()> {
+        if self.dead {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        if count_down(&mut self.faults.die_call).is_err() {
+            self.dead = true;
+            if self.random.below(2) == 0 {
+                return Err(io::Error::from_raw_os_error(EIO));
+            }
+        }
         count_down(&mut self.faults.fail_call)
     }
 
@@ -388,6 +415,15 @@ impl SimFile {
         disk.call()?;
         Ok(disk)
     }
+
+    /// The same, for one that needs the file's sectors.
+    fn sectors(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.disk()?;
+        if disk.inode(self.inode)?.bad {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(disk)
+    }
 }
 
 impl StoredFile for SimFile {
@@ -396,7 +432,7 @@ impl StoredFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut disk = self.disk()?;
+        let mut disk = self.sectors()?;
         let content = &disk.inode(self.inode)?.content;
         let from = usize::try_from(offset).map_or(content.len(), |from| from.min(content.len()));
         let n = buffer.len().min(content.len() - from);
@@ -406,9 +442,9 @@ impl StoredFile for SimFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        let mut disk = self.disk()?;
+        let mut disk = self.sectors()?;
         let mut n = data.len();
-        if n > 1 && disk.random.below(100) < u64::from(disk.faults.short_writes_percent) {
+        if n > 1 && (disk.dead || disk.random.below(100) < u64::from(disk.faults.short_writes_percent)) {
             n = 1 + disk.random.below(n as u64 - 1) as usize;
         }
         let length = disk.inode(self.inode)?.content.len() as u64;
@@ -431,7 +467,7 @@ impl StoredFile for SimFile {
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        let mut disk = self.disk()?;
+        let mut disk = self.sectors()?;
         disk.clock += 1;
         let clock = disk.clock;
         let before = disk.inode(self.inode)?.content.len() as u64;
@@ -446,7 +482,7 @@ impl StoredFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.disk()?;
+        let mut disk = self.sectors()?;
         disk.sync_file(self.inode)
     }
 
@@ -455,19 +491,5 @@ impl StoredFile for SimFile {
         let inode = disk.inode(self.inode)?;
         let (size, modified_ns) = (inode.content.len() as u64, inode.modified);
         Ok(Identity { device: 1, inode: self.inode, size, modified_ns, regular: true })
-    }
-}
-
-/// Chance from a seed (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-#[derive(Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound.max(1)
     }
 }

@@ -88,3 +88,28 @@ fn faults_come_as_ordered() {
     file.write_all_at(&[3; 60], 0).unwrap();
     assert_eq!(storage.content(path("a")).unwrap()[..60], [3; 60]);
 }
+
+#[test]
+fn a_process_that_dies_in_a_call_does_nothing_more_and_a_bad_file_stays_bad() {
+    let mut done = [0; 3];
+    for seed in 0..200 {
+        let storage = SimStorage::new(seed);
+        let file = storage.open(path("a"), Open::OrCreate).unwrap();
+        storage.set_faults(Faults { die_call: Some(1), ..Faults::default() });
+        file.write_all_at(&[1; 10], 0).unwrap();
+        assert!(!storage.is_dead());
+        let result = file.write_all_at(&[1; 1000], 10);
+        assert!(result.is_err() && storage.is_dead() && storage.open(path("b"), Open::OrCreate).is_err());
+        let there = storage.content(path("a")).unwrap().len();
+        done[usize::from(there > 10) + usize::from(there == 1010)] += 1;
+        storage.kill();
+        assert!(!storage.is_dead() && storage.names() == [path("a")]);
+        assert!(storage.spoil(path("a")) && !storage.spoil(path("b")));
+        storage.rename(path("a"), path("b")).unwrap();
+        storage.kill();
+        let file = storage.open(path("b"), Open::Existing).unwrap();
+        assert!(file.read_at(&mut [0], 0).is_err() && file.write_at(&[0], 0).is_err() && file.sync().is_err());
+        assert_eq!(file.length().unwrap(), there as u64);
+    }
+    assert!(done[0] > 50 && done[1] > 50 && done[2] == 0, "{done:?}");
+}
