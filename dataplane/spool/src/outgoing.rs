@@ -6,6 +6,8 @@
 
 use std::io;
 
+use florelay_engine::api::{FailCode, Failure};
+
 use crate::hash::{HashState, TreeHasher};
 use crate::storage::{FileRef, Identity};
 
@@ -37,6 +39,18 @@ pub enum OutgoingError {
     /// It is not the file that was sent before the restart.
     #[error("this is not the file that was being sent, or it was changed meanwhile")]
     Another,
+}
+
+impl OutgoingError {
+    /// As both ends of the transfer hear it.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Disk { .. } => FailCode::Storage,
+            Self::NotRegular | Self::CutShort | Self::Changed | Self::Another => FailCode::SourceChanged,
+        };
+        Failure::new(code, self.to_string())
+    }
 }
 
 /// A file that is sent.

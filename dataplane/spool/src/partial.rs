@@ -14,6 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use florelay_engine::api::{FailCode, Failure};
+
 use crate::book::Progress;
 use crate::hash::TreeHasher;
 use crate::storage::{FileRef, Open, Storage};
@@ -57,6 +59,19 @@ pub enum PartialError {
     /// It is another file.
     #[error("the received bytes do not have the sender's BLAKE3")]
     Digest,
+}
+
+impl PartialError {
+    /// As both ends of the transfer hear it.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Digest => FailCode::Digest,
+            Self::Size { .. } => FailCode::Size,
+            Self::Disk(_) | Self::Broken | Self::Order { .. } => FailCode::Storage,
+        };
+        Failure::new(code, self.to_string())
+    }
 }
 
 /// A partial file.
@@ -194,14 +209,18 @@ impl Partial {
     /// also after a power cut.
     ///
     /// # Errors
-    /// The disk refused; the partial file is still there, unless only the last sync has failed.
+    /// The disk refused; the partial file is still there.
     pub fn place(&self, name: &str) -> Result<PathBuf, PartialError> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         for attempt in 0..MAX_RENAMES {
             let target = folder.join(numbered(name, attempt));
             match self.storage.rename_new(&self.path, &target) {
                 Ok(()) => {
-                    self.storage.sync_folder(folder)?;
+                    if let Err(error) = self.storage.sync_folder(folder) {
+                        // Nobody is to take a file for whole whose transfer has failed.
+                        let _ = self.storage.rename_new(&target, &self.path);
+                        return Err(error.into());
+                    }
                     return Ok(target);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -21,6 +21,8 @@ enum Then {
     Nobody,
     /// The gateway: so much of an incoming file is synced, and the book knows; or it knows of an own transfer.
     Synced(TransferId, u64),
+    /// The gateway: an own transfer is not in the book any more.
+    Gone(TransferId),
     /// A thread that waits; `false` = the disk has refused, and it is tried again without it.
     Waiting(Sender<bool>),
     /// The same at the end: the file is not written any more when it hears.
@@ -48,6 +50,11 @@ impl Keeper {
     /// Without waiting; the gateway hears of it by `Input::Synced`.
     pub(super) fn note_synced(&self, change: Change, id: TransferId, offset: u64) {
         let _ = self.0.send((Some(change), Then::Synced(id, offset)));
+    }
+
+    /// Without waiting; the gateway hears by `Input::Gone` that a power cut does not bring it back.
+    pub(super) fn note_gone(&self, id: TransferId) {
+        let _ = self.0.send((Some(Change::OwnGone(id.0)), Then::Gone(id)));
     }
 
     /// Wait until it is on the disk; `false` = the disk refuses. Not on the gateway's thread.
@@ -99,6 +106,10 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                             let _ = to_gateway.send(Input::Synced(id, offset));
                             bell.ring();
                         }
+                        Then::Gone(id) => {
+                            let _ = to_gateway.send(Input::Gone(id));
+                            bell.ring();
+                        }
                         Then::Waiting(sender) => {
                             let _ = sender.send(true);
                         }
@@ -116,7 +127,7 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                 // The book keeps the changes; only those who wait for a word are told.
                 waiting.retain(|then| match then {
                     Then::Nobody => false,
-                    Then::Synced(..) => true,
+                    Then::Synced(..) | Then::Gone(..) => true,
                     Then::Waiting(sender) | Then::Closing(sender) => {
                         let _ = sender.send(false);
                         false

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-use florelay_engine::api::{TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_spool::book::{Change, IncomingTransfer, Progress};
 
 use super::Input;
@@ -15,6 +15,9 @@ use super::finished::{FinishedFiles, Known};
 use super::incoming::{IncomingFile, Syncing, sweep};
 use super::outgoing::OutgoingFile;
 use crate::ring::GatewayBell;
+
+/// Times that a book which refuses is asked before a file that went on is given up.
+const BOOK_ATTEMPTS: u32 = 3;
 
 /// An offered file whose partial file, if any, is to be opened.
 pub(crate) struct Opening {
@@ -44,7 +47,7 @@ pub(crate) enum Opened {
     /// The file has arrived before, and its sender has not heard of it.
     Arrived,
     /// Not to be taken, for this reason.
-    Refused(String),
+    Refused(Failure),
 }
 
 /// A received file with nothing missing, on its way to the finisher.
@@ -60,7 +63,7 @@ pub(super) struct Finishing {
 /// What the finisher does, in this order.
 pub(super) enum Slow {
     Finish(Finishing),
-    Hash(TransferId, OutgoingFile),
+    Hash(TransferId, Box<OutgoingFile>),
 }
 
 pub(super) fn start_opener(
@@ -82,7 +85,10 @@ pub(super) fn start_opener(
             };
             let result = match arrived.knows(&opening.from, opening.id, &opening.meta) {
                 Known::Yes => Opened::Arrived,
-                Known::Another => Opened::Refused("this id was another file's, which has arrived".into()),
+                Known::Another => {
+                    let reason = "this id was another file's, which has arrived";
+                    Opened::Refused(Failure::new(FailCode::Refused, reason))
+                }
                 Known::No => {
                     let Opening { inbox, id, meta, known, from, .. } = &*opening;
                     match IncomingFile::open(inbox, *id, meta, known.as_ref(), &boot) {
@@ -92,12 +98,17 @@ pub(super) fn start_opener(
                             Ok(Some(progress)) => {
                                 let (name, size) = (meta.name.clone(), meta.size);
                                 let transfer = IncomingTransfer { id: id.0, peer: from.clone(), name, size, progress };
-                                keeper.note_and_wait(Change::Incoming(transfer));
-                                Opened::File(Box::new(file))
+                                let change = Change::Incoming(transfer);
+                                if (0..BOOK_ATTEMPTS).any(|_| keeper.note_and_wait(change.clone())) {
+                                    Opened::File(Box::new(file))
+                                } else {
+                                    let reason = "the book of transfers cannot be written";
+                                    Opened::Refused(Failure::new(FailCode::Storage, reason))
+                                }
                             }
-                            Err(reason) => Opened::Refused(reason),
+                            Err(failure) => Opened::Refused(failure),
                         },
-                        Err(reason) => Opened::Refused(reason),
+                        Err(failure) => Opened::Refused(failure),
                     }
                 }
             };

@@ -34,8 +34,7 @@ impl Gateway {
             let step = file.step(&mut self.pieces);
             // What could not be read is given up; nothing more is read of it until the engine has heard.
             self.turns.set(worker, id, step.is_ok() && file.is_ready());
-            let given_up =
-                |reason| Some(Command::Cancel { id, failure: Failure::new(FailCode::SourceChanged, reason) });
+            let given_up = |failure| Some(Command::Cancel { id, failure });
             if let Some(command) = step.unwrap_or_else(given_up) {
                 self.tell_worker(worker, ToWorker::Engine(command));
             }
@@ -49,7 +48,7 @@ impl Gateway {
             let Some(file) = self.incoming.get_mut(&id) else { continue };
             let command = match file.flush() {
                 Ok(()) => Command::Written { id, offset: file.written() },
-                Err(reason) => Command::Cancel { id, failure: Failure::new(FailCode::Storage, reason) },
+                Err(failure) => Command::Cancel { id, failure },
             };
             self.tell_worker(worker, ToWorker::Engine(command));
         }
@@ -66,7 +65,7 @@ impl Gateway {
     }
 
     /// A partial file is on the disk so far: that goes into the book, so that a new start knows what it may believe.
-    pub(super) fn file_synced(&mut self, id: TransferId, name: String, result: Result<Progress, String>) {
+    pub(super) fn file_synced(&mut self, id: TransferId, name: String, result: Result<Progress, Failure>) {
         if let Some(file) = self.incoming.get_mut(&id) {
             file.was_synced();
         }
@@ -74,9 +73,7 @@ impl Gateway {
         let Some(status) = self.transfers.running(id).filter(|status| !status.outgoing) else { return };
         match result {
             Ok(progress) => self.kept.partial_synced(&status.peer, id, (name, status.size), progress),
-            Err(reason) => {
-                self.tell_transfer(id, Command::Cancel { id, failure: Failure::new(FailCode::Storage, reason) });
-            }
+            Err(failure) => self.tell_transfer(id, Command::Cancel { id, failure }),
         }
     }
 
@@ -143,7 +140,7 @@ impl Gateway {
                 Command::Accept { id: *id, offset }
             }
             Opened::Arrived => Command::Complete { id: *id, result: Ok(()) },
-            Opened::Refused(reason) => Command::Cancel { id: *id, failure: Failure::new(FailCode::Refused, reason) },
+            Opened::Refused(failure) => Command::Cancel { id: *id, failure },
         };
         self.tell_worker(*worker, ToWorker::Engine(command));
     }
@@ -155,7 +152,7 @@ impl Gateway {
         let sent = outgoing.as_ref().and_then(OutgoingFile::digest);
         if let Some(file) = outgoing.filter(|_| sent.is_none() && result.is_ok()) {
             // The receiver had it since an earlier run: it was not read to the end, and is not ended before that.
-            let _ = self.finisher.send(Slow::Hash(id, file));
+            let _ = self.finisher.send(Slow::Hash(id, Box::new(file)));
             return;
         }
         if let Some(file) = self.incoming.remove(&id) {
@@ -167,15 +164,13 @@ impl Gateway {
 
     /// An own file was hashed which its receiver had already, by an earlier order of its id. That one's bytes are what the
     /// receiver has; with others this order has sent nothing, and may not pass for done.
-    pub(super) fn hashed(&mut self, id: TransferId, result: Result<[u8; 32], String>) {
-        let changed = |reason| Failure::new(FailCode::SourceChanged, reason);
+    pub(super) fn hashed(&mut self, id: TransferId, result: Result<[u8; 32], Failure>) {
         let before = self.transfers.known_end(id).filter(|end| matches!(end.ended, Some(Ok(_)))).cloned();
-        let result = result.map_err(changed);
         match before {
             Some(before) if result.is_ok() && before.ended != result.clone().ok().map(Ok) => {
                 let reason =
                     "the receiver has the file that had this id before, and this one is another; give another id";
-                self.transfers.ended(id, Err(changed(reason.to_owned())));
+                self.transfers.ended(id, Err(Failure::new(FailCode::SourceChanged, reason)));
                 self.transfers.ended_before(before);
             }
             _ => self.transfers.ended(id, result),
@@ -188,7 +183,7 @@ impl Gateway {
             opening.wanted = Wanted::Keep;
         }
         if let Some(mut file) = self.incoming.remove(&id)
-            && let Err(error) = file.flush()
+            && let Err(Failure { reason: error, .. }) = file.flush()
         {
             tracing::warn!(transfer = %uuid::Uuid::from_u128(id.0), error, "the last bytes are lost");
         }

@@ -148,10 +148,11 @@ impl FinishedFiles {
         self.memory().insert(finished);
     }
 
-    /// The rename has failed, and the partial file is still there.
-    pub(super) fn undo(&self, id: TransferId, peer: &str) {
+    /// The rename has failed. As long as the book does not have this (`false`), the partial file must stay: a record without one
+    /// is an arrival.
+    pub(super) fn undo(&self, id: TransferId, peer: &str) -> bool {
         self.memory().remove(id.0);
-        self.keeper.note(Change::NotEnded(peer.to_owned(), false, id.0));
+        self.keeper.note_and_wait(Change::NotEnded(peer.to_owned(), false, id.0))
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -224,9 +225,7 @@ mod tests {
         let files = open(folder.path());
         files.record(finished(1));
         files.record(finished(2));
-        files.undo(TransferId(2), "a");
-        // Waits for what was noted before.
-        files.record(finished(3));
+        assert!(files.undo(TransferId(2), "a"), "the book has it");
         for files in [files, open(folder.path())] {
             assert_eq!((known(&files, 1), known(&files, 2)), (Known::Yes, Known::No));
             assert_eq!(files.knows("a", TransferId(1), &meta("image.tif", None)), Known::Yes);

@@ -1,4 +1,4 @@
-//! Files that this node receives, as the gateway's threads use them: [`florelay_spool::partial`] with the inbox's names and the
+//! Files that this node receives, as the gateway's threads use them: [`florelay_spool::arriving`] with the inbox's names and the
 //! memory of what has arrived.
 
 use std::collections::HashSet;
@@ -7,30 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
+use florelay_engine::api::{Failure, TransferId, TransferMeta};
+use florelay_spool::arriving::Arriving;
 use florelay_spool::book::Progress;
-use florelay_spool::partial::{Partial, PartialError};
-use florelay_spool::storage::{FileRef, RealStorage};
+use florelay_spool::storage::RealStorage;
 use uuid::Uuid;
 
 use super::finished::{Finished, FinishedFiles};
-
-/// Bytes that are written and not synced before they are; a thread of its own does it.
-const SYNC_BYTES: u64 = 4 << 20;
-/// Time that they may be: its sender sees progress this often.
-const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A file on its way in. Partial data lies beside the inbox's files, hidden, so that the rename never crosses
 /// file systems.
 pub(crate) struct IncomingFile {
     id: TransferId,
-    partial: Partial,
+    file: Arriving,
     inbox: PathBuf,
     name: String,
-    /// First byte that is not said to be synced, and since when there are such.
-    asked: u64,
-    unsynced_since: Option<Instant>,
-    syncing: bool,
 }
 
 /// Partial files that nobody has touched for this long are removed.
@@ -79,80 +70,50 @@ impl IncomingFile {
         meta: &TransferMeta,
         known: Option<&Progress>,
         boot: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Failure> {
         let storage = Arc::new(RealStorage::new(inbox.to_owned()));
-        let partial =
-            Partial::open(storage, partial_name(id).into(), known, boot).map_err(|error| error.to_string())?;
-        let (inbox, name) = (inbox.to_owned(), meta.name.clone());
-        let asked = known.map_or(0, |known| known.synced.min(partial.written()));
-        Ok(Self { id, partial, inbox, name, asked, unsynced_since: None, syncing: false })
+        let file = Arriving::open(storage, partial_name(id).into(), known, boot).map_err(|error| error.failure())?;
+        Ok(Self { id, file, inbox: inbox.to_owned(), name: meta.name.clone() })
     }
 
     pub(crate) fn written(&self) -> u64 {
-        self.partial.written()
+        self.file.written()
     }
 
     /// First byte that a power cut may take, or that is being synced.
     pub(crate) fn synced(&self) -> u64 {
-        self.asked
+        self.file.synced()
     }
 
     /// Take the next bytes. They are on file after `flush`.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), String> {
-        self.partial.write(offset, data).map_err(|error| error.to_string())
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Failure> {
+        self.file.write(offset, data).map_err(|error| error.failure())
     }
 
     /// Write what was gathered.
-    pub(crate) fn flush(&mut self) -> Result<(), String> {
-        self.partial.flush().map_err(|error| error.to_string())
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        self.file.flush().map_err(|error| error.failure())
     }
 
-    /// What is to be synced now, if it is time: so much that it matters, or for so long; one at a time.
+    /// What is to be synced now, if it is time.
     pub(crate) fn sync_due(&mut self, now: Instant) -> Option<Syncing> {
-        let unsynced = self.written() - self.asked;
-        if unsynced == 0 || self.syncing {
-            return None;
-        }
-        let since = *self.unsynced_since.get_or_insert(now);
-        if unsynced < SYNC_BYTES && now.saturating_duration_since(since) < SYNC_INTERVAL {
-            return None;
-        }
-        Some(self.sync_now())
+        let syncing = self.file.sync_due(now)?;
+        Some(Syncing { id: self.id, name: self.name.clone(), syncing })
     }
 
-    /// What is to be synced, whether it is time or not.
-    pub(crate) fn sync_now(&mut self) -> Syncing {
-        let first = self.asked == 0;
-        (self.asked, self.unsynced_since, self.syncing) = (self.written(), None, true);
-        let folder = first.then(|| self.inbox.clone());
-        Syncing {
-            id: self.id,
-            name: self.name.clone(),
-            file: self.partial.file(),
-            folder,
-            progress: self.partial.progress(),
-        }
-    }
-
-    /// After it was opened: sync what was written and not synced before. What this gives must be in the book before it is
-    /// accepted.
-    pub(crate) fn settle(&mut self) -> Result<Option<Progress>, String> {
-        if self.written() == self.asked {
-            return Ok(None);
-        }
-        let result = self.sync_now().sync().2.map(Some);
-        self.syncing = false;
-        result
+    /// After it was opened; see [`Arriving::settle`].
+    pub(crate) fn settle(&mut self) -> Result<Option<Progress>, Failure> {
+        self.file.settle().map_err(|error| error.failure())
     }
 
     /// What a new start may believe of it.
     pub(super) fn progress(&self) -> Progress {
-        self.partial.progress()
+        self.file.progress()
     }
 
     /// The last sync is through.
     pub(crate) fn was_synced(&mut self) {
-        self.syncing = false;
+        self.file.was_synced();
     }
 
     /// Verify, sync, record, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway
@@ -164,34 +125,27 @@ impl IncomingFile {
         peer: &str,
         arrived: &FinishedFiles,
     ) -> Result<PathBuf, Failure> {
-        let result = self.try_finish(size, digest, peer, arrived);
-        if result.is_err() {
-            let _ = self.partial.remove();
+        if let Err(error) = self.file.verify(size, digest) {
+            let _ = self.file.remove();
+            return Err(error.failure());
         }
-        result
-    }
-
-    fn try_finish(
-        &mut self,
-        size: u64,
-        digest: &[u8; 32],
-        peer: &str,
-        arrived: &FinishedFiles,
-    ) -> Result<PathBuf, Failure> {
-        self.partial.verify(size, digest).map_err(|error| failure(&error))?;
-        let (id, peer, name) = (self.id.0, peer.to_owned(), self.name.clone());
-        arrived.record(Finished { id, peer: peer.clone(), name, size, digest: *digest });
-        let target = self.partial.place(&self.name).map_err(|error| {
-            arrived.undo(self.id, &peer);
-            failure(&error)
-        })?;
-        Ok(self.inbox.join(target))
+        let (id, name) = (self.id.0, self.name.clone());
+        arrived.record(Finished { id, peer: peer.to_owned(), name, size, digest: *digest });
+        match self.file.place(&self.name) {
+            Ok(target) => Ok(self.inbox.join(target)),
+            Err(error) => {
+                if arrived.undo(self.id, peer) {
+                    let _ = self.file.remove();
+                }
+                Err(error.failure())
+            }
+        }
     }
 
     /// Cancelled: remove what was written.
     pub(crate) fn discard(self) {
         let id = self.id;
-        if let Err(error) = self.partial.remove() {
+        if let Err(error) = self.file.remove() {
             tracing::warn!(transfer = %Uuid::from_u128(id.0), %error, "partial file not removed");
         }
     }
@@ -202,31 +156,14 @@ pub(crate) struct Syncing {
     pub(super) id: TransferId,
     /// Name that its sender gave it.
     pub(super) name: String,
-    file: FileRef,
-    /// The inbox, if the partial file's name is new in it.
-    folder: Option<PathBuf>,
-    progress: Progress,
+    syncing: florelay_spool::arriving::Syncing,
 }
 
 impl Syncing {
     /// Wait for the disk.
-    pub(super) fn sync(self) -> (TransferId, String, Result<Progress, String>) {
-        let synced = self.file.sync().and_then(|()| match &self.folder {
-            Some(folder) => fs::File::open(folder)?.sync_all(),
-            None => Ok(()),
-        });
-        let result = synced.map(|()| self.progress).map_err(|error| format!("cannot write to the inbox: {error}"));
-        (self.id, self.name, result)
+    pub(super) fn sync(self) -> (TransferId, String, Result<Progress, Failure>) {
+        (self.id, self.name, self.syncing.sync().map_err(|error| error.failure()))
     }
-}
-
-fn failure(error: &PartialError) -> Failure {
-    let code = match error {
-        PartialError::Digest => FailCode::Digest,
-        PartialError::Size { .. } => FailCode::Size,
-        PartialError::Disk(_) | PartialError::Broken | PartialError::Order { .. } => FailCode::Storage,
-    };
-    Failure::new(code, error.to_string())
 }
 
 #[cfg(test)]
@@ -234,6 +171,7 @@ mod tests {
     use std::fs::File;
     use std::sync::mpsc::channel;
 
+    use florelay_engine::api::FailCode;
     use florelay_spool::book::Book;
 
     use super::super::book::Keeper;
@@ -295,10 +233,10 @@ mod tests {
             file.write(0, b"hello ").unwrap();
             assert!(file.write(3, b"x").is_err());
             file.flush().unwrap();
-            let (_, _, progress) = file.sync_now().sync();
+            let progress = file.settle().unwrap();
             drop(file);
             // A restart goes on where the partial file ends.
-            let mut file = open(inbox.path(), 5, Some(&progress.unwrap()));
+            let mut file = open(inbox.path(), 5, progress.as_ref());
             assert_eq!(file.written(), 6);
             file.write(6, b"world").unwrap();
             file.flush().unwrap();
@@ -324,22 +262,5 @@ mod tests {
             assert_eq!(file.finish(size, &digest, "a", &arrived).unwrap_err().code, code);
         }
         assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_sync_is_due_for_much_or_for_long_and_once_at_a_time() {
-        let inbox = tempfile::tempdir().unwrap();
-        let mut file = open(inbox.path(), 7, None);
-        let now = Instant::now();
-        assert!(file.sync_due(now + SYNC_INTERVAL).is_none(), "nothing was written");
-        file.write(0, &[1; 1000]).unwrap();
-        file.flush().unwrap();
-        assert!(file.sync_due(now).is_none());
-        assert_eq!(file.sync_due(now + SYNC_INTERVAL).unwrap().sync().2.unwrap().synced, 1000);
-        file.write(1000, &vec![1; SYNC_BYTES as usize]).unwrap();
-        file.flush().unwrap();
-        assert!(file.sync_due(now).is_none(), "one is under way");
-        file.was_synced();
-        assert!(file.sync_due(now).is_some());
     }
 }

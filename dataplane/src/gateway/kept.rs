@@ -133,13 +133,22 @@ impl Kept {
         self.change(id, |transfer| transfer.priority = priority);
     }
 
-    /// A stream's writer has said its end.
+    /// A stream's writer has said its end; `Input::Synced` follows when the book has it.
     pub(super) fn stream_end(&mut self, id: TransferId, size: u64, digest: [u8; 32]) {
-        self.change(id, |transfer| {
-            if let Source::Stream { end, .. } = &mut transfer.source {
-                *end = Some((size, digest));
-            }
-        });
+        if let Some(transfer) = self.own.get_mut(&id)
+            && let Source::Stream { end, .. } = &mut transfer.source
+        {
+            *end = Some((size, digest));
+            self.keeper.note_synced(Change::Own(transfer.clone()), id, 0);
+        }
+    }
+
+    /// Size and BLAKE3 of a stream whose end was said.
+    pub(super) fn end_of_stream(&self, id: TransferId) -> Option<(u64, [u8; 32])> {
+        match self.own.get(&id)?.source {
+            Source::Stream { end, .. } => end,
+            Source::File { .. } => None,
+        }
     }
 
     /// The receiver has confirmed so much; `hash` is what is known of the file by now.
@@ -189,7 +198,7 @@ impl Gateway {
             if status.outgoing {
                 self.kept.own.remove(&id);
                 self.kept.unsupplied.remove(&id);
-                self.kept.keeper.note(Change::OwnGone(id.0));
+                self.kept.keeper.note_gone(id);
             } else if !matches!(&status.ended, Some(Err(Failure { code: FailCode::Forgotten, .. }))) {
                 self.kept.partial_gone(&status.peer, id);
             }
@@ -204,7 +213,8 @@ impl Gateway {
             let id = TransferId(transfer.id);
             self.kept.orders = self.kept.orders.max(transfer.order);
             let Some(peer) = peer_index(&self.plan, &transfer.peer) else {
-                self.forget_order(&transfer, "this node has no such peer any more");
+                let failure = Failure::new(FailCode::LostPlace, "this node has no such peer any more");
+                self.forget_order(&transfer, failure);
                 continue;
             };
             match self.bring_back(peer, id, &transfer) {
@@ -213,7 +223,7 @@ impl Gateway {
                     self.restore(peer, &transfer, kept, state);
                     peers.push(peer);
                 }
-                Err(reason) => self.forget_order(&transfer, &reason),
+                Err(failure) => self.forget_order(&transfer, failure),
             }
         }
         for peer in peers {
@@ -229,7 +239,7 @@ impl Gateway {
         peer: PeerId,
         id: TransferId,
         transfer: &OwnTransfer,
-    ) -> Result<(Option<TransferState>, KeptOfEngine), String> {
+    ) -> Result<(Option<TransferState>, KeptOfEngine), Failure> {
         match &transfer.source {
             Source::File { path, identity, hash } => {
                 let opened = match path {
@@ -255,11 +265,11 @@ impl Gateway {
         }
     }
 
-    fn forget_order(&mut self, transfer: &OwnTransfer, reason: &str) {
+    fn forget_order(&mut self, transfer: &OwnTransfer, failure: Failure) {
         let id = TransferId(transfer.id);
-        tracing::error!(transfer = %Uuid::from_u128(id.0), peer = transfer.peer, reason, "transfer cannot go on");
+        tracing::error!(transfer = %Uuid::from_u128(id.0), peer = transfer.peer, reason = failure.reason, "transfer cannot go on");
         self.transfers.started(id, &transfer.peer, &meta_of(transfer), true);
-        self.transfers.ended(id, Err(Failure::new(FailCode::LostPlace, reason)));
+        self.transfers.ended(id, Err(failure));
     }
 
     /// Whether this is a file that was not found after a restart.

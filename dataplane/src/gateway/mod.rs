@@ -23,7 +23,6 @@ pub(crate) mod ipc_server;
 mod journal;
 mod kept;
 mod log;
-mod memory;
 mod orders;
 mod outgoing;
 mod paths;
@@ -37,7 +36,6 @@ mod spooler;
 mod start;
 mod strangers;
 mod streams;
-mod tail;
 mod tell;
 #[cfg(test)]
 mod testing;
@@ -55,6 +53,7 @@ use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::{LinkId, PeerId, RatePlan};
 use florelay_engine::{Command, Event};
 use florelay_spool::book::Progress;
+use florelay_spool::spooled::News as Spooled;
 
 use self::disk::{Finishing, Open, Opened, Opening, Slow};
 use self::incoming::{IncomingFile, Syncing};
@@ -101,15 +100,17 @@ pub(crate) enum Input {
     /// The finisher is through with a received file.
     Finished(TransferId, Result<PathBuf, Failure>),
     /// The syncer is through with a partial file of this name.
-    FileSynced(TransferId, String, Result<Progress, String>),
+    FileSynced(TransferId, String, Result<Progress, Failure>),
     /// So much of a partial file is on the disk, and the book has it; or the book has a new order.
     Synced(TransferId, u64),
+    /// The book has an own transfer no more.
+    Gone(TransferId),
     /// What became of a stream's segments.
-    Spool(TransferId, spooler::News),
+    Spool(TransferId, Spooled),
     /// What became of a program's pipe.
     Pipe(PipeId, News),
     /// The finisher has hashed a file that the receiver has already.
-    Hashed(TransferId, Result<[u8; 32], String>),
+    Hashed(TransferId, Result<[u8; 32], Failure>),
     /// Stop.
     Stop,
 }
@@ -270,6 +271,7 @@ impl Gateway {
             Input::Hashed(id, result) => self.hashed(id, result),
             Input::FileSynced(id, name, result) => self.file_synced(id, name, result),
             Input::Synced(id, offset) => self.booked(id, offset),
+            Input::Gone(id) => self.streams.forget_segments(id),
             Input::Spool(id, news) => self.spool_news(id, news),
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
@@ -333,8 +335,7 @@ impl Gateway {
                 if !self.touched.contains(&(worker, id)) {
                     self.touched.push((worker, id));
                 }
-                if let Err(reason) = result {
-                    let failure = Failure::new(FailCode::Storage, reason);
+                if let Err(failure) = result {
                     self.tell_worker(worker, ToWorker::Engine(Command::Cancel { id, failure }));
                 }
             }

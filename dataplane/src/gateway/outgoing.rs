@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use florelay_engine::Command;
-use florelay_engine::api::{Event, TransferId};
+use florelay_engine::api::{Event, Failure, TransferId};
 use florelay_spool::book::Source;
 use florelay_spool::hash::HashState;
 use florelay_spool::outgoing::{Outgoing, OutgoingError};
@@ -104,14 +104,14 @@ impl OutgoingFile {
     }
 
     /// The next command for the engine; `None` while the hash is behind. An error ends the transfer.
-    pub(crate) fn step(&mut self, pieces: &mut Pieces) -> Result<Option<Command>, String> {
+    pub(crate) fn step(&mut self, pieces: &mut Pieces) -> Result<Option<Command>, Failure> {
         if !self.is_ready() {
             return Ok(None);
         }
         if self.next >= self.size() {
-            self.file.hash_towards(self.size()).map_err(|error| error.to_string())?;
+            self.file.hash_towards(self.size()).map_err(|error| error.failure())?;
             let Some(digest) = self.digest() else { return Ok(None) };
-            self.file.check_unchanged().map_err(|error| error.to_string())?;
+            self.file.check_unchanged().map_err(|error| error.failure())?;
             self.end_said = true;
             return Ok(Some(Command::SupplyEnd { id: self.id, size: self.size(), digest }));
         }
@@ -119,7 +119,7 @@ impl OutgoingFile {
         let want = (self.file.piece_end(offset) - offset) as usize;
         let mut buffer = pieces.take();
         // What the receiver already has was not read here yet: the hash covers it too, and catches up on the way.
-        self.file.read(&mut buffer[..want], offset).map_err(|error| error.to_string())?;
+        self.file.read(&mut buffer[..want], offset).map_err(|error| error.failure())?;
         self.next += want as u64;
         let buffer = buffer.freeze();
         let data = buffer.slice(..want);
@@ -133,14 +133,14 @@ impl OutgoingFile {
     }
 
     /// BLAKE3 of the whole, also of what the receiver had already and was not read here. Slow: not on the gateway thread.
-    pub(crate) fn into_digest(mut self) -> Result<[u8; 32], String> {
+    pub(crate) fn into_digest(mut self) -> Result<[u8; 32], Failure> {
         let digest = loop {
             match self.digest() {
                 Some(digest) => break digest,
-                None => self.file.hash_towards(self.size()).map_err(|error| error.to_string())?,
+                None => self.file.hash_towards(self.size()).map_err(|error| error.failure())?,
             }
         };
-        self.file.check_unchanged().map_err(|error| error.to_string())?;
+        self.file.check_unchanged().map_err(|error| error.failure())?;
         Ok(digest)
     }
 }
@@ -245,6 +245,6 @@ mod tests {
         file.event(&Event::SupplyFrom { id: ID, offset: 0 });
         file.event(&Event::SupplyUpTo { id: ID, limit: 10 });
         temp.set_len(3).unwrap();
-        assert!(file.step(&mut Pieces::new(4)).unwrap_err().contains("cut short"));
+        assert!(file.step(&mut Pieces::new(4)).unwrap_err().reason.contains("cut short"));
     }
 }

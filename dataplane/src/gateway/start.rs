@@ -52,11 +52,13 @@ impl Gateway {
         let storage = Arc::new(RealStorage::new(plan.state_dir.clone()));
         let (mut book, mut contents) = Book::open(storage, BOOK_NAME.into()).map_err(finished::as_io)?;
         finished::import(&plan.state_dir, &mut book, &mut contents).map_err(finished::as_io)?;
+        // A file that was renamed just before a kill counts as arrived from here on: a power cut must not take its name.
+        std::fs::File::open(&plan.inbox)?.sync_all()?;
         let keeper = Keeper::start(book, to_self.clone(), bell.clone())?;
         let arrived = Arc::new(FinishedFiles::new(&contents.ended, &plan.inbox, keeper.clone()));
         let boot = std::fs::read_to_string(KERNEL_BOOT_ID)?.trim().to_owned();
         let opener = start_opener(to_self.clone(), bell.clone(), arrived.clone(), boot, keeper.clone())?;
-        let place = spooler::Place::new(plan.state_dir.clone(), plan.spool);
+        let place = spooler::place(plan.state_dir.clone(), &plan.spool);
         let known = |id: TransferId| contents.own.iter().any(|own| own.id == id.0);
         // What a book that was set aside knew of is not swept: somebody may want it.
         if contents.set_aside.is_none()

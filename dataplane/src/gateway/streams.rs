@@ -23,11 +23,12 @@ use std::time::Duration;
 use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_engine::{Command, Event};
+use florelay_spool::spooled::Place;
 
 use self::readers::Reader;
 use self::sending::Sending;
 use super::pipes::{News, Order, PipeId, Pipes, has_reader};
-use super::spooler::{self, Place};
+use super::spooler;
 use super::{Gateway, Replies, reply};
 use crate::ipc::Answer;
 use crate::plan::SpoolPlan;
@@ -245,7 +246,7 @@ impl Gateway {
     pub(super) fn stream_ended(&mut self, id: TransferId, result: Result<(), Failure>) {
         let mut digest = [0; 32];
         if let Some(stream) = self.streams.sending.remove(&id) {
-            digest = self.streams.close(id, &stream).unwrap_or_default();
+            digest = self.streams.close(&stream).unwrap_or_default();
         } else if let Some(Receiving { reader, .. }) = self.streams.receiving.remove(&id) {
             self.streams.waiting.retain(|waiting| *waiting != id);
             if let Some(reader) = reader {

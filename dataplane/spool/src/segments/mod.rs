@@ -34,6 +34,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use florelay_engine::api::{FailCode, Failure};
+
 pub use account::Account;
 pub use format::check;
 
@@ -87,6 +89,14 @@ pub enum SegmentError {
     /// Written by a later version, and left alone.
     #[error("the spool on disk has version {0}; this node knows {known}", known = format::VERSION)]
     Newer(u16),
+}
+
+impl SegmentError {
+    /// As both ends of the stream hear it.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure::new(FailCode::Storage, self.to_string())
+    }
 }
 
 #[derive(Debug)]

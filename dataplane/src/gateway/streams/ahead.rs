@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::super::memory::Memory;
+use florelay_spool::memory::Memory;
 
 /// Bytes confirmed between two looks, at least, for a receiver to be quick: 100 Mbit/s at a look each 100 ms.
 const LEAST_BYTES: u64 = 1 << 20;

@@ -9,11 +9,12 @@ use florelay_engine::Event;
 use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::PeerId;
 use florelay_spool::book::Source;
+use florelay_spool::spooled::News as Spooled;
+use florelay_spool::tail::Tail;
 
 use super::super::orders::Refused;
 use super::super::pipes::{News, Order, PipeId, adopt};
-use super::super::spooler::{self, Order as Spool};
-use super::super::tail::Tail;
+use super::super::spooler::Order as Spool;
 use super::super::{Gateway, Replies, nanos, peer_worker};
 use super::Streams;
 use super::ahead::Ahead;
@@ -118,12 +119,16 @@ impl Streams {
         }
     }
 
-    /// It is over; its BLAKE3, if it is known.
-    pub(super) fn close(&mut self, id: TransferId, stream: &Sending) -> Option<[u8; 32]> {
-        self.pipes.order(Order::Close(stream.pipe));
-        if stream.tail.is_on_disk() {
+    /// The book has it no more, and so its segments may go. Before, a start would take it for one that has lost its bytes.
+    pub(in super::super) fn forget_segments(&self, id: TransferId) {
+        if !self.sending.contains_key(&id) {
             self.spool(Spool::Remove(id));
         }
+    }
+
+    /// It is over; its BLAKE3, if it is known.
+    pub(super) fn close(&mut self, stream: &Sending) -> Option<[u8; 32]> {
+        self.pipes.order(Order::Close(stream.pipe));
         self.grant();
         stream.tail.digest()
     }
@@ -177,11 +182,12 @@ impl Gateway {
         declared: Option<u64>,
         end: Option<(u64, [u8; 32])>,
         linger_ns: u64,
-    ) -> Result<(u64, u64), String> {
-        let segments = self.streams.place.open(id, confirmed).map_err(|error| error.to_string())?;
+    ) -> Result<(u64, u64), Failure> {
+        let segments = self.streams.place.recover(id, confirmed).map_err(|error| error.failure())?;
         let (head, confirmed) = (segments.head(), segments.confirmed());
         if let Some((size, _)) = end.filter(|(size, _)| *size != head) {
-            return Err(format!("of the {size} bytes of this stream the spool has {head}"));
+            let reason = format!("of the {size} bytes of this stream the spool has {head}");
+            return Err(Failure::new(FailCode::LostPlace, reason));
         }
         let mut tail = Tail::on_disk(id, confirmed, head, segments.room());
         tail.end(end);
@@ -206,11 +212,13 @@ impl Gateway {
         }
     }
 
-    /// The book has a new stream.
+    /// The book has a new stream; or, said of one that it has already, its end.
     pub(in super::super) fn stream_booked(&mut self, id: TransferId) {
-        if let Some(stream) = self.streams.sending.get_mut(&id) {
-            stream.booked = true;
+        let Some(stream) = self.streams.sending.get_mut(&id) else { return };
+        if !std::mem::replace(&mut stream.booked, true) {
             self.transfers.accepted(id, stream.accepted());
+        } else if let Some(end) = self.kept.end_of_stream(id) {
+            self.whole(id, Some(end));
         }
     }
 
@@ -311,21 +319,21 @@ impl Gateway {
     }
 
     /// News of a stream's segments.
-    pub(in super::super) fn spool_news(&mut self, id: TransferId, news: spooler::News) {
+    pub(in super::super) fn spool_news(&mut self, id: TransferId, news: Spooled) {
         let most = self.streams.tail_bytes();
         let Some(stream) = self.streams.sending.get_mut(&id) else { return };
         match news {
-            spooler::News::Spooled { appended, synced, room } => {
+            Spooled::Spooled { appended, synced, room } => {
                 stream.tail.spooled(appended, synced, room, most);
                 self.transfers.accepted(id, stream.accepted());
                 self.streams.grant();
             }
-            spooler::News::Back(offset, data) => stream.tail.read_back(offset, data),
-            spooler::News::Ended(size, digest) => {
+            Spooled::Back(offset, data) => stream.tail.read_back(offset, data),
+            Spooled::Ended(size, digest) => {
+                // Its receiver hears of it when a new start would know: a writer that was told `done` does not come again.
                 self.kept.stream_end(id, size, digest);
-                self.whole(id, Some((size, digest)));
             }
-            spooler::News::Lost(reason) => self.give_up(id, Failure::new(FailCode::Storage, reason)),
+            Spooled::Lost(reason) => self.give_up(id, Failure::new(FailCode::Storage, reason)),
         }
     }
 

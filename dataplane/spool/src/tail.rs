@@ -1,4 +1,4 @@
-//! What the gateway has of a stream that is sent from here: its last bytes in memory, and where the others are.
+//! What a gateway has of a stream that is sent from here: its last bytes in memory, and where the others are.
 //!
 //! ```text
 //!   0 ── confirmed ──── synced ── appended ────────── head
@@ -13,9 +13,9 @@
 use bytes::Bytes;
 use florelay_engine::Command;
 use florelay_engine::api::{Event, TransferId};
-use florelay_spool::hash::TreeHasher;
 
-use super::memory::Memory;
+use crate::hash::TreeHasher;
+use crate::memory::Memory;
 
 /// Largest piece supplied in one command, in bytes.
 const PIECE_BYTES: u64 = 64 << 10;
@@ -23,6 +23,7 @@ const PIECE_BYTES: u64 = 64 << 10;
 const BACK_BYTES: usize = 1 << 20;
 
 /// Where the bytes are that are not in memory.
+#[derive(Debug)]
 enum Where {
     /// Nowhere: all are in memory, and hashed here.
     Memory(Box<TreeHasher>),
@@ -38,7 +39,8 @@ enum Where {
 }
 
 /// The sender's view of one stream.
-pub(super) struct Tail {
+#[derive(Debug)]
+pub struct Tail {
     id: TransferId,
     /// Bytes from `base` on.
     held: Memory,
@@ -67,44 +69,50 @@ impl Tail {
     }
 
     /// A new stream in memory alone.
-    pub(super) fn in_memory(id: TransferId) -> Self {
+    #[must_use]
+    pub fn in_memory(id: TransferId) -> Self {
         Self::new(id, 0, Where::Memory(Box::default()))
     }
 
     /// One with a disk behind it, which has everything below `head`, `room` bytes for more.
-    pub(super) fn on_disk(id: TransferId, confirmed: u64, head: u64, room: u64) -> Self {
+    #[must_use]
+    pub fn on_disk(id: TransferId, confirmed: u64, head: u64, room: u64) -> Self {
         let back = (head, Bytes::new());
         let place = Where::Disk { appended: head, room, synced: head, back, asked: None };
         Self { confirmed, ..Self::new(id, head, place) }
     }
 
     /// Bytes in memory.
-    pub(super) fn held(&self) -> u64 {
-        self.held.len()
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.bytes()
     }
 
     /// Bytes that the program has written in all.
-    pub(super) fn head(&self) -> u64 {
+    #[must_use]
+    pub fn head(&self) -> u64 {
         self.base + self.held()
     }
 
     /// First byte that is not confirmed.
-    pub(super) fn confirmed(&self) -> u64 {
+    pub fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
     /// First byte that the engine was not given.
-    pub(super) fn supplied(&self) -> u64 {
+    pub fn supplied(&self) -> u64 {
         self.next.unwrap_or(self.confirmed)
     }
 
     /// Bytes that are not confirmed.
-    pub(super) fn unconfirmed(&self) -> u64 {
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
         self.head().saturating_sub(self.confirmed)
     }
 
     /// Everything below will not be lost any more.
-    pub(super) fn accepted(&self) -> u64 {
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
         match &self.place {
             Where::Memory(_) => self.confirmed.min(self.head()),
             Where::Disk { synced, .. } => *synced,
@@ -112,7 +120,8 @@ impl Tail {
     }
 
     /// Bytes that must be in memory: that the disk does not have yet, or the receiver, where there is no disk.
-    pub(super) fn pinned(&self) -> u64 {
+    #[must_use]
+    pub fn pinned(&self) -> u64 {
         match &self.place {
             Where::Memory(_) => self.held(),
             Where::Disk { appended, .. } => self.head().saturating_sub(*appended),
@@ -120,7 +129,8 @@ impl Tail {
     }
 
     /// Bytes that the program may write as far as the disk is concerned.
-    pub(super) fn room(&self) -> u64 {
+    #[must_use]
+    pub fn room(&self) -> u64 {
         match &self.place {
             _ if self.end.is_some() => 0,
             Where::Memory(_) => u64::MAX,
@@ -129,16 +139,19 @@ impl Tail {
     }
 
     /// Bytes in all, if it has ended.
-    pub(super) fn size(&self) -> Option<u64> {
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
         self.end.map(|(size, _)| size)
     }
 
-    pub(super) fn is_on_disk(&self) -> bool {
+    /// A disk is behind it.
+    #[must_use]
+    pub fn is_on_disk(&self) -> bool {
         matches!(self.place, Where::Disk { .. })
     }
 
     /// The application has written these bytes; at most `most` stay in memory if the disk has the others.
-    pub(super) fn push(&mut self, data: Bytes, most: u64) {
+    pub fn push(&mut self, data: Bytes, most: u64) {
         if let Where::Memory(hasher) = &mut self.place {
             hasher.update(&data);
         }
@@ -147,7 +160,7 @@ impl Tail {
     }
 
     /// This is all; without a disk size and digest are known here.
-    pub(super) fn end(&mut self, end: Option<(u64, [u8; 32])>) -> Option<(u64, [u8; 32])> {
+    pub fn end(&mut self, end: Option<(u64, [u8; 32])>) -> Option<(u64, [u8; 32])> {
         let here = match &self.place {
             Where::Memory(hasher) => Some((self.head(), *hasher.finalize().as_bytes())),
             Where::Disk { .. } => None,
@@ -157,12 +170,13 @@ impl Tail {
     }
 
     /// BLAKE3 of the whole, if it has ended.
-    pub(super) fn digest(&self) -> Option<[u8; 32]> {
+    #[must_use]
+    pub fn digest(&self) -> Option<[u8; 32]> {
         self.end.map(|(_, digest)| digest)
     }
 
     /// How far the disk is.
-    pub(super) fn spooled(&mut self, now_appended: u64, now_synced: u64, now_room: u64, most: u64) {
+    pub fn spooled(&mut self, now_appended: u64, now_synced: u64, now_room: u64, most: u64) {
         if let Where::Disk { appended, room, synced, .. } = &mut self.place {
             (*appended, *room, *synced) = (now_appended, now_room, now_synced);
         }
@@ -170,7 +184,7 @@ impl Tail {
     }
 
     /// Bytes that were asked for have come.
-    pub(super) fn read_back(&mut self, offset: u64, data: Bytes) {
+    pub fn read_back(&mut self, offset: u64, data: Bytes) {
         if let Where::Disk { back, asked, .. } = &mut self.place
             && *asked == Some(offset)
         {
@@ -179,7 +193,7 @@ impl Tail {
     }
 
     /// What the engine said of this stream.
-    pub(super) fn handle(&mut self, event: &Event, most: u64) {
+    pub fn handle(&mut self, event: &Event, most: u64) {
         match *event {
             Event::SupplyFrom { offset, .. } => {
                 // It may be beyond what is here, if this end has lost what it had sent: the program comes there again.
@@ -212,7 +226,7 @@ impl Tail {
     }
 
     /// What is to be read back for the next step: from where, and how much.
-    pub(super) fn wants(&mut self) -> Option<(u64, usize)> {
+    pub fn wants(&mut self) -> Option<(u64, usize)> {
         let next = self.next.filter(|next| *next < self.limit && *next < self.base)?;
         let Where::Disk { back: (at, data), asked, .. } = &mut self.place else { return None };
         if (*at..*at + data.len() as u64).contains(&next) || asked.is_some_and(|asked| asked == next) {
@@ -223,7 +237,8 @@ impl Tail {
     }
 
     /// Whether `step` has something to say.
-    pub(super) fn is_ready(&self) -> bool {
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
         self.next.is_some_and(|next| self.is_over(next) || next < self.limit && self.at_hand(next) > 0)
     }
 
@@ -239,7 +254,7 @@ impl Tail {
     }
 
     /// The next command for the engine: a piece within its limit, or the end.
-    pub(super) fn step(&mut self) -> Option<Command> {
+    pub fn step(&mut self) -> Option<Command> {
         let next = self.next?;
         let id = self.id;
         if let Some((size, digest)) = self.end.filter(|_| self.is_over(next)) {

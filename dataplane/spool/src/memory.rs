@@ -10,8 +10,8 @@ const SMALL_BYTES: usize = 16 << 10;
 const GATHERED_BYTES: usize = 64 << 10;
 
 /// The last bytes of a stream.
-#[derive(Default)]
-pub(super) struct Memory {
+#[derive(Debug, Default)]
+pub struct Memory {
     pieces: VecDeque<Bytes>,
     /// Small ones, behind all of `pieces`.
     gathered: Vec<u8>,
@@ -20,12 +20,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn len(&self) -> u64 {
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Add at the end.
-    pub(super) fn push(&mut self, data: Bytes) {
+    pub fn push(&mut self, data: Bytes) {
         self.bytes += data.len() as u64;
         let small = data.len() < SMALL_BYTES;
         if !self.gathered.is_empty() && (!small || self.gathered.len() + data.len() > GATHERED_BYTES) {
@@ -37,7 +39,7 @@ impl Memory {
     }
 
     /// Let go of the first bytes, as many as there are at most.
-    pub(super) fn let_go(&mut self, count: u64) {
+    pub fn let_go(&mut self, count: u64) {
         let mut left = count.min(self.bytes) as usize;
         self.bytes -= left as u64;
         while left > 0 {
@@ -59,7 +61,7 @@ impl Memory {
     }
 
     /// Take the first piece, if it has at most so many bytes.
-    pub(super) fn pop(&mut self, most: u64) -> Option<Bytes> {
+    pub fn pop(&mut self, most: u64) -> Option<Bytes> {
         let first = self.pieces.front().map_or(self.gathered.len(), Bytes::len) as u64;
         if first == 0 || first > most {
             return None;
@@ -69,7 +71,7 @@ impl Memory {
     }
 
     /// At most so many bytes from a place on: some, if there are any.
-    pub(super) fn from(&self, at: u64, most: usize) -> Bytes {
+    pub fn from(&self, at: u64, most: usize) -> Bytes {
         let Some(mut back) = self.bytes.checked_sub(at) else { return Bytes::new() };
         let gathered = self.gathered.len() as u64;
         if back <= gathered {
@@ -107,17 +109,17 @@ mod tests {
         memory.push(large.clone());
         assert_eq!(memory.from(10, 100).as_ptr(), large[10..].as_ptr());
         assert!(memory.pieces.len() <= 4, "{}", memory.pieces.len());
-        assert_eq!(memory.len(), 2 * SMALL_BYTES as u64 + 100_000);
+        assert_eq!(memory.bytes(), 2 * SMALL_BYTES as u64 + 100_000);
         assert_eq!(memory.pop(SMALL_BYTES as u64 - 1), None);
         assert_eq!(memory.pop(SMALL_BYTES as u64).map(|piece| piece.as_ptr()), Some(large.as_ptr()));
         assert_eq!(memory.pop(u64::MAX).map(|piece| piece.len() % 100), Some(0));
         memory.push(Bytes::from_static(&[3; 100]));
-        memory.let_go(memory.len() - 50);
+        memory.let_go(memory.bytes() - 50);
         assert_eq!(memory.pop(50), Some(Bytes::from_static(&[3; 50])));
         assert_eq!(memory.pop(u64::MAX), None);
         memory.push(large);
         memory.let_go(u64::MAX);
-        assert_eq!((memory.len(), memory.pieces.len(), memory.gathered.len()), (0, 0, 0));
+        assert_eq!((memory.bytes(), memory.pieces.len(), memory.gathered.len()), (0, 0, 0));
     }
 
     proptest! {
@@ -132,7 +134,7 @@ mod tests {
                 memory.push(data.into());
                 memory.let_go(gone);
                 model.drain(..(gone as usize).min(model.len()));
-                prop_assert_eq!(memory.len(), model.len() as u64);
+                prop_assert_eq!(memory.bytes(), model.len() as u64);
                 let mut at = 0;
                 while at < model.len() {
                     let piece = memory.from(at as u64, most);
