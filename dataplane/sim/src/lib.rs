@@ -14,6 +14,7 @@
 //!    ├── link ── one direction of a link: rate, delay, loss … outages; every packet accounted for
 //!    ├── window ── checks the cap from outside: bytes in any window ≤ rate × window + burst
 //!    └── gateway ── files and messages at the ends; every byte checked, in order, exactly once
+//!         └── disk ── the storage code of the dataplane's gateway, on disks that fail
 //!   suite ── the project's scenarios with their figures and bars
 //!   crypto ── a session for quinn-proto without randomness
 //! ```
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod disk;
 pub mod gateway;
 pub mod link;
 pub mod net;

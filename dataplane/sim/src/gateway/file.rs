@@ -10,8 +10,9 @@ use florelay_engine::time::Nanos;
 /// Largest piece supplied at once, in bytes.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// The bytes of file `id` from `offset` on.
-pub(super) fn content(id: TransferId, offset: u64, len: usize) -> Vec<u8> {
+/// The bytes of file or stream `id` from `offset` on.
+#[must_use]
+pub fn content(id: TransferId, offset: u64, len: usize) -> Vec<u8> {
     let seed = (id.0 as u64) ^ ((id.0 >> 64) as u64).rotate_left(32);
     let (mut bytes, skip) = (Vec::with_capacity(len + 16), (offset % 8) as usize);
     let mut word = offset / 8;

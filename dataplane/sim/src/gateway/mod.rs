@@ -19,6 +19,9 @@ use florelay_engine::api::{
 use florelay_engine::config::{LinkId, PathMemory, PeerId};
 use florelay_engine::time::Nanos;
 
+use crate::disk::DiskGateway;
+
+pub use file::content;
 pub use file::{FileSink, FileSource};
 pub use message::{MessageInbox, MessageSender};
 pub use stream::{Pace, StreamSink, StreamSource};
@@ -39,6 +42,8 @@ pub struct Datagram {
 /// All gateways of one node.
 #[derive(Debug, Default)]
 pub struct Gateway {
+    /// Disks; then files, and the streams that are sent, are theirs and not `sources`', `sinks`' and `streams_out`'s.
+    pub disk: Option<Box<DiskGateway>>,
     /// Files sent from here.
     pub sources: BTreeMap<TransferId, FileSource>,
     /// Files received here.
@@ -111,6 +116,18 @@ impl Gateway {
 
     /// The engine said something; answers go to `commands`.
     pub fn handle(&mut self, now: Nanos, event: Event, commands: &mut Vec<Command>) {
+        if let Some(disk) = &mut self.disk {
+            if disk.handle(now, &event, commands) {
+                return;
+            }
+            if let Event::Offered { id, .. } = &event {
+                // Its reader heard that its sender had forgotten it; this is another one.
+                let failed = |sink: &StreamSink| matches!(sink.result(), Some(Err(_)));
+                if self.streams_in.get(id).is_some_and(failed) {
+                    self.streams_in.remove(id);
+                }
+            }
+        }
         if let Some(source) = event_of(&event).and_then(|id| self.streams_out.get_mut(&id)) {
             return source.handle(now, &event, commands);
         }
@@ -185,6 +202,9 @@ impl Gateway {
         for sender in &mut self.senders {
             sender.handle_timeout(now, commands);
         }
+        if let Some(disk) = &mut self.disk {
+            disk.handle_timeout(now, commands);
+        }
     }
 
     /// When it wants to be called again.
@@ -193,6 +213,7 @@ impl Gateway {
         let sinks = self.sinks.values().filter_map(FileSink::next_timeout);
         let streams = self.streams_out.values().filter_map(StreamSource::next_timeout);
         let streams = streams.chain(self.streams_in.values().filter_map(StreamSink::next_timeout));
+        let streams = streams.chain(self.disk.as_ref().and_then(|disk| disk.next_timeout()));
         sinks.chain(streams).chain(self.senders.iter().filter_map(MessageSender::next_timeout)).min()
     }
 
@@ -209,6 +230,9 @@ impl Gateway {
             let declared = self.declare.map(|beyond| source.size().saturating_add_signed(beyond));
             let (kept, meta) = (source.restarted(now), stream_meta(id, declared));
             commands.push(Command::Send { peer: peer_of(id), id, meta, kept });
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.restart(now, commands);
         }
     }
 
@@ -242,12 +266,12 @@ impl Gateway {
     }
 }
 
-fn file_meta(id: TransferId, size: u64, priority: u8) -> TransferMeta {
+pub(crate) fn file_meta(id: TransferId, size: u64, priority: u8) -> TransferMeta {
     let name = format!("{:x}.bin", id.0);
     TransferMeta { name, size: Some(size), declared: None, priority, attributes: Vec::new() }
 }
 
-fn stream_meta(id: TransferId, declared: Option<u64>) -> TransferMeta {
+pub(crate) fn stream_meta(id: TransferId, declared: Option<u64>) -> TransferMeta {
     let name = format!("{:x}.stream", id.0);
     TransferMeta { name, size: None, declared, priority: 0, attributes: Vec::new() }
 }
