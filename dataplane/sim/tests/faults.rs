@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use florelay_engine::api::{Failure, TransferId};
+use florelay_engine::api::{FailCode, Failure, TransferId};
 use florelay_engine::config::PeerId;
 use florelay_engine::time::Nanos;
 use florelay_sim::disk::{Behaviour, Death, DiskGateway};
@@ -45,7 +45,8 @@ fn disk_mut(net: &mut Sim, end: NodeId) -> &mut DiskGateway {
 }
 
 fn link(rng: &mut SmallRng) -> LinkSpec {
-    let rate = *pick(rng, &[10_000_000, 50_000_000, 200_000_000]);
+    // Slow ones, so that files are synced on their way, and streams are long enough to be cut.
+    let rate = *pick(rng, &[1_500_000, 1_500_000, 10_000_000, 100_000_000]);
     let mut spec = LinkSpec::new(Some(rate), Duration::from_micros(*pick(rng, &[100, 1000, 5000, 40_000])));
     let (loss, duplicate, reorder) =
         (*pick(rng, &[0.0, 0.01, 0.05]), *pick(rng, &[0.0, 0.05]), *pick(rng, &[0.0, 0.05]));
@@ -141,7 +142,7 @@ fn faults(net: &mut Sim, end: NodeId, rng: &mut SmallRng, words: &mut String) {
             }
         });
     }
-    for _ in 0..*pick(rng, &[0, 1, 1, 2, 4]) {
+    for _ in 0..*pick(rng, &[0, 1, 2, 3, 5]) {
         let (at, calls) = (Nanos(rng.random_range(0..BUSY)), *pick(rng, &[0, 1, 3, 10, 30]));
         let calls = rng.random_range(0..=calls);
         let death = if sync_faults || rng.random_bool(0.5) { Death::PowerCut } else { Death::Kill };
@@ -198,6 +199,10 @@ fn check(net: &Sim, seed: u64, words: &str, counts: &mut Counts) {
             counts.forgotten += program.forgotten;
             counts.held_back += u64::from(program.held_back > 0);
             let result = program.told.result().expect("it is through");
+            // A file whose arrival the book refused may have to come a second time (limits); one that has failed begins anew.
+            let failed = [sender, receiver].iter().any(|end| end.explains(id, FailCode::Storage));
+            let excused = failed || receiver.unrecorded.contains(&id);
+            assert!(!program.asked_again || excused, "seed {seed}, {id:?}: what was confirmed is asked for: {words}");
             let there = match program.is_stream() {
                 true => net.gateway(to).streams_in.get(&id).and_then(|sink| sink.result()),
                 false => receiver.received.get(&id).and_then(|told| told.result()),
@@ -233,7 +238,7 @@ fn check(net: &Sim, seed: u64, words: &str, counts: &mut Counts) {
 #[test]
 fn every_transfer_ends_once_and_nothing_that_was_said_is_lost_whatever_disks_do() {
     let mut counts = Counts::default();
-    for_seeds(0..800, |seed| {
+    for_seeds(0..1000, |seed| {
         let (mut net, words) = scenario(seed);
         let busy = Nanos(BUSY + SECOND);
         net.run_while(busy, |net| {

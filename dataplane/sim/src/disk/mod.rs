@@ -12,6 +12,7 @@
 //! steps: what goes into the book and when (`kept`), offers and ends of files (`files`, `disk`), the memory of what has arrived
 //! (`finished`). What people and programs were told is checked whenever something more is said.
 
+mod file_out;
 mod keeping;
 mod process;
 mod receiving;

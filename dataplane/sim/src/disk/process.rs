@@ -11,9 +11,10 @@ use florelay_spool::book::{Book, Change, OwnTransfer, Progress};
 use florelay_spool::spooled::{Next, Place, Spooled};
 
 use super::DiskGateway;
+use super::file_out::FileOut;
 use super::keeping::Then;
 use super::receiving::{Finishing, Offer, Opened};
-use super::sending::{FileOut, Sending, SpoolOrder};
+use super::sending::{Sending, SpoolOrder};
 
 /// The gateway looks around for what is to be synced this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);

@@ -15,6 +15,7 @@ use florelay_spool::spooled::{News, Spooled};
 use florelay_spool::storage::{Open, Storage as _};
 use florelay_spool::tail::Tail;
 
+use super::file_out::FileOut;
 use super::keeping::{PEER_NAME, Then};
 use super::process::Process;
 use super::{DiskGateway, Told};
@@ -45,6 +46,8 @@ pub struct Program {
     pub forgotten: u64,
     /// How often its writer had no room.
     pub held_back: u64,
+    /// Bytes that were confirmed were asked for.
+    pub asked_again: bool,
 }
 
 /// A program that writes a stream; it keeps what was not accepted.
@@ -58,7 +61,15 @@ struct Writer {
 
 impl Program {
     pub(super) fn file(size: u64) -> Self {
-        Self { size, told: Told::default(), writer: None, order_at: None, forgotten: 0, held_back: 0 }
+        Self {
+            size,
+            told: Told::default(),
+            writer: None,
+            order_at: None,
+            forgotten: 0,
+            held_back: 0,
+            asked_again: false,
+        }
     }
 
     pub(super) fn stream(size: u64, pace: Pace) -> Self {
@@ -76,51 +87,6 @@ impl Program {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
-    }
-}
-
-/// A file that is sent.
-#[derive(Debug)]
-pub(super) struct FileOut {
-    file: Outgoing,
-    next: u64,
-    limit: u64,
-    end_said: bool,
-    flowing: bool,
-}
-
-impl FileOut {
-    fn new(file: Outgoing) -> Self {
-        Self { file, next: 0, limit: 0, end_said: false, flowing: false }
-    }
-
-    fn event(&mut self, event: &Event) {
-        match *event {
-            Event::SupplyFrom { offset, .. } => {
-                (self.next, self.limit, self.end_said, self.flowing) = (offset, offset, false, true);
-            }
-            Event::SupplyUpTo { limit, .. } => self.limit = limit,
-            _ => {}
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.flowing && !self.end_said && self.file.piece_end(self.next) <= self.limit.max(self.next)
-    }
-
-    fn step(&mut self, id: TransferId) -> Result<Option<Command>, Failure> {
-        if self.next >= self.file.size() {
-            self.file.hash_towards(self.file.size()).map_err(|error| error.failure())?;
-            let Some(digest) = self.file.digest() else { return Ok(None) };
-            self.file.check_unchanged().map_err(|error| error.failure())?;
-            self.end_said = true;
-            return Ok(Some(Command::SupplyEnd { id, size: self.file.size(), digest }));
-        }
-        let offset = self.next;
-        let mut data = vec![0; (self.file.piece_end(offset) - offset) as usize];
-        self.file.read(&mut data, offset).map_err(|error| error.failure())?;
-        self.next += data.len() as u64;
-        Ok(Some(Command::Supply { id, offset, data: data.into() }))
     }
 }
 
@@ -333,8 +299,7 @@ impl DiskGateway {
         let stream = process.sending.get_mut(&id);
         match event {
             Event::SupplyFrom { offset, .. } => {
-                let confirmed = program.told.confirmed();
-                assert!(*offset >= confirmed, "{id:?}: {offset} is asked for, {confirmed} is confirmed");
+                program.asked_again |= *offset < program.told.confirmed();
             }
             Event::Confirmed { offset, .. } => program.told.confirm(*offset),
             Event::TransferEnded { result, .. } => {
