@@ -264,3 +264,35 @@ fn every_transfer_ends_once_and_nothing_that_was_said_is_lost_whatever_disks_do(
     });
     println!("{counts:?}");
 }
+
+#[test]
+fn streams_whose_writers_are_cut_off_in_the_middle_of_writes_arrive_whole() {
+    let mut torn = 0;
+    for_seeds(0..150, |seed| {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let spec = LinkSpec::new(Some(1_500_000), Duration::from_millis(5));
+        let mut net = Scenario::new(pair(spec)).seed(seed).build();
+        for (way, end) in ENDS.into_iter().enumerate() {
+            let limits = Limits { stream_bytes: 4 << 20, node_bytes: 4 << 20, sync: true };
+            let delay = Duration::from_millis(3);
+            let behaviour = Behaviour { delay, short_writes_percent: 30, limits };
+            net.gateway_mut(end).disk = Some(Box::new(DiskGateway::new(seed + way as u64, PEER, behaviour)));
+        }
+        let mut commands = Vec::new();
+        let pace = Pace { bytes: 90_000, interval: Duration::from_millis(10) };
+        disk_mut(&mut net, ENDS[0]).send_stream(Nanos::ZERO, TransferId(9 << 64), 400_000, pace, &mut commands);
+        commands.into_iter().for_each(|command| net.command(ENDS[0], command));
+        for cut in 1..30 {
+            let calls = rng.random_range(1..6);
+            net.at(Nanos(cut * 60 * MS), move |net| disk_mut(net, ENDS[0]).arm(Death::PowerCut, calls));
+        }
+        let done = net.run_while(LIMIT, |net| {
+            torn += u64::from(disk(net, ENDS[0]).is_dead());
+            revive(net);
+            !is_through(net)
+        });
+        assert!(done, "seed {seed} is not through");
+        check(&net, seed, "", &mut Counts::default());
+    });
+    println!("{torn} power cuts");
+}
