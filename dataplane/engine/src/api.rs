@@ -78,6 +78,26 @@ pub enum Command {
         /// Why, for both ends.
         failure: Failure,
     },
+    /// A transfer that this end gave up before the gateway's last start, and of which the peer may not have heard: it is
+    /// told, or its offer answered with it, until it has. `Event::Heard` says so. Said before the engine runs, and before
+    /// `Send`.
+    GaveUp {
+        /// With whom.
+        peer: PeerId,
+        /// Which.
+        id: TransferId,
+        /// It was sent from here.
+        own: bool,
+        /// Why, for both ends.
+        failure: Failure,
+    },
+    /// How this transfer ended is kept, whatever happens: the peer, if it was the one that gave it up, need not say it again.
+    EndKept {
+        /// With whom.
+        peer: PeerId,
+        /// Which.
+        id: TransferId,
+    },
     /// An own transfer has another priority from now on: it changes lane and weight at its next packet. An unknown id is
     /// ignored, and so is a priority above 127.
     SetPriority {
@@ -242,6 +262,21 @@ pub enum Event {
         /// also those sent again after a lost connection; at the receiver those that came, also those passed over.
         wire_bytes: u64,
     },
+    /// This end has given a transfer up, and its peer may not have heard so when the engine ends: the gateway keeps it, for
+    /// `Command::GaveUp`, until `Heard`. Comes before `TransferEnded`.
+    GivenUp {
+        /// Which.
+        id: TransferId,
+    },
+    /// The peer knows of the end of a transfer that this end gave up.
+    Heard {
+        /// Which peer.
+        peer: PeerId,
+        /// Which.
+        id: TransferId,
+        /// It was sent from here.
+        own: bool,
+    },
     /// A peer offers a transfer; answer with `Accept` or `Cancel`.
     Offered {
         /// From whom.
@@ -364,6 +399,8 @@ impl Event {
             | Self::SupplyUpTo { id, .. }
             | Self::Confirmed { id, .. }
             | Self::TransferEnded { id, .. }
+            | Self::GivenUp { id }
+            | Self::Heard { id, .. }
             | Self::Offered { id, .. }
             | Self::Data { id, .. }
             | Self::DataEnd { id, .. }

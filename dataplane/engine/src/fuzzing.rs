@@ -45,7 +45,7 @@ pub fn session(bytes: &[u8], pieces: &[usize]) -> Read {
 }
 
 /// Kinds of session messages that [`message`] writes: each by its number, then a plain offer of a stream.
-pub const KINDS: u8 = 13;
+pub const KINDS: u8 = 14;
 
 /// A session message as it travels; `kind` chooses which.
 #[must_use]
@@ -70,6 +70,7 @@ pub fn message(kind: u8, id: TransferId, number: u64, text: &str) -> Vec<u8> {
         8 => Message::Received { ids: (0..u64::from(number as u8)).map(|step| number.wrapping_add(step)).collect() },
         9 => Message::Credit { id, limit: number },
         10 => Message::Fail { id, code: number as u8, reason: text.to_owned() },
+        12 => Message::Heard { id },
         stream => {
             let meta =
                 OfferedMeta { name: text.to_owned(), size: None, priority: number as u8, attributes: Vec::new() };

@@ -20,7 +20,7 @@ pub(crate) const MIN_SESSION_VERSION: u16 = 1;
 const RECONCILES: u16 = 2;
 /// First session version with `Credit`, without which no open-ended stream goes.
 const STREAMS: u16 = 2;
-/// First session version with `Fail` and `OfferStream`.
+/// First session version with `Fail`, `OfferStream` and `Heard`.
 const CODES: u16 = 3;
 /// Largest message body in bytes: an offer with all its attributes.
 const MAX_MESSAGE_BYTES: usize = 192 << 10;
@@ -63,6 +63,8 @@ pub(crate) enum Message {
     Fail { id: u128, code: u8, reason: String },
     /// Sender, from version 3: as `Offer`, a stream whose writer has declared its size.
     OfferStream { id: u128, meta: OfferedMeta, declared: u64 },
+    /// Either, from version 3: the end that the other has said by `Fail` is kept here, or there is nothing to end.
+    Heard { id: u128 },
 }
 
 /// A transfer's description in the shape that every version has.
@@ -93,6 +95,7 @@ impl Message {
             | Self::Done { id }
             | Self::Cancel { id, .. }
             | Self::Fail { id, .. }
+            | Self::Heard { id }
             | Self::Credit { id, .. } => Some(TransferId(*id)),
         }
     }
@@ -208,6 +211,11 @@ impl Session {
     /// The peer can send and receive open-ended streams.
     pub(crate) fn carries_streams(&self) -> bool {
         self.version >= STREAMS
+    }
+
+    /// The peer says when it has heard of an end.
+    pub(crate) fn says_heard(&self) -> bool {
+        self.version >= CODES
     }
 
     /// Whether the peer reads what it asked for.

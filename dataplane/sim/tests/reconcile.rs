@@ -37,8 +37,8 @@ fn under_way(seed: u64) -> Sim {
     net
 }
 
-/// Liveness goes on, but no packet of QUIC gets through until the connections are lost; `act` happens meanwhile.
-fn cut(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
+/// Liveness goes on, but no packet of QUIC gets through; `act` happens meanwhile.
+fn silent(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
     let liveness_only = |packet: &Packet| {
         // The label of link-scope OAM (RFC 5586 section 4).
         let label = packet.bytes.first_chunk().map_or(0, |lse| u32::from_be_bytes(*lse) >> 12);
@@ -48,12 +48,19 @@ fn cut(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
         net.meddle((end, LINK), Box::new(liveness_only));
     }
     act(net);
-    let lost = net.node(A).status().peers[0].counters.lost;
-    net.run_until(net.now() + SILENCE);
-    assert!(net.node(A).status().peers[0].counters.lost > lost, "the connection was not lost");
     for end in [A, B] {
         net.meddle((end, LINK), Box::new(|packet| vec![packet.clone()]));
     }
+}
+
+/// The same until the connections are lost.
+fn cut(net: &mut Sim, act: impl FnOnce(&mut Sim)) {
+    silent(net, |net| {
+        act(net);
+        let lost = net.node(A).status().peers[0].counters.lost;
+        net.run_until(net.now() + SILENCE);
+        assert!(net.node(A).status().peers[0].counters.lost > lost, "the connection was not lost");
+    });
 }
 
 fn cancel(net: &mut Sim, at: NodeId) {
@@ -77,7 +84,7 @@ fn a_cancellation_by_the_sender_that_is_lost_with_the_connection_frees_the_recei
         finish_other(&mut net);
         let ended = net.gateway(B).sinks[&FILE].result();
         assert!(
-            matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("gave it up")),
+            matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("by the operator")),
             "{ended:?}"
         );
     });
@@ -100,6 +107,32 @@ fn a_cancellation_by_the_receiver_that_is_lost_is_said_again_and_the_file_not_ta
         net.send_file(A, PEER, FILE, SIZE, 10);
         let end = net.now() + Duration::from_secs(60);
         assert!(net.run_while(end, |net| !net.files_done()), "the new transfer");
+    });
+}
+
+#[test]
+fn a_cancellation_by_either_end_outlives_that_end() {
+    for_seeds(0..8, |seed| {
+        for (end, own) in [(A, true), (B, false)] {
+            let mut net = under_way(seed);
+            silent(&mut net, |net| {
+                cancel(net, end);
+                net.run_until(net.now() + Duration::from_secs(1));
+                net.power_cut(end, PEER);
+                let failure = Failure::new(FailCode::Cancelled, "cancelled by the operator");
+                net.command(end, Command::GaveUp { peer: PEER, id: FILE, own, failure });
+            });
+            finish_other(&mut net);
+            // The gateways assert that nothing is offered, and nothing ends, a second time.
+            for ended in [net.gateway(A).sources[&FILE].result(), net.gateway(B).sinks[&FILE].result()] {
+                assert!(
+                    matches!(ended, Some(Err(failure)) if failure.code == FailCode::Cancelled && failure.reason.contains("by the operator")),
+                    "{end:?}: {ended:?}"
+                );
+            }
+            let sink = &net.gateway(B).sinks[&FILE];
+            assert!(sink.shelved_at().is_none());
+        }
     });
 }
 

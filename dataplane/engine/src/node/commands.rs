@@ -53,6 +53,12 @@ impl<F: FrameBuf> Engine<F> {
             Command::Cancel { id, failure } => self.with_bulk(id, |relay, conn, events| {
                 relay.cancel(conn, id, &failure, events);
             }),
+            Command::GaveUp { peer, id, own, failure } => self.with_peer(peer, |relay, conn, _| {
+                relay.gave_up(conn.map(|(conn, _)| conn), id, own, failure);
+            }),
+            Command::EndKept { peer, id } => self.with_peer(peer, |relay, conn, _| {
+                relay.end_kept(conn.map(|(conn, _)| conn), id);
+            }),
             Command::SetPriority { id, priority } => {
                 let Some(peer) = self.owner(id) else { return };
                 self.peers[usize::from(peer.0)].relay.set_priority(id, priority);
@@ -142,8 +148,21 @@ impl<F: FrameBuf> Engine<F> {
         ),
     ) {
         let Some(peer) = self.owner(id) else { return };
+        self.with_peer(peer, act);
+    }
+
+    /// The same of a peer.
+    fn with_peer(
+        &mut self,
+        peer: PeerId,
+        act: impl FnOnce(
+            &mut crate::relay::Relay,
+            Option<(&mut crate::relay::BulkConn, &mut quinn_proto::Connection)>,
+            &mut std::collections::VecDeque<Event>,
+        ),
+    ) {
         let handle = self.transport.current(peer, Lane::Bulk);
-        let runtime = &mut self.peers[usize::from(peer.0)];
+        let Some(runtime) = self.peers.get_mut(usize::from(peer.0)) else { return };
         let mut quic = handle.and_then(|handle| self.transport.conn(handle));
         let conn = handle
             .and_then(|handle| runtime.bulk.get_mut(&handle))

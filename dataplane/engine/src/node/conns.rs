@@ -232,7 +232,7 @@ impl<F: FrameBuf> Engine<F> {
                 Lane::Control => runtime.messages.connected(),
                 Lane::Bulk => {
                     if let Some(state) = runtime.bulk.get_mut(&handle) {
-                        runtime.relay.connected(state);
+                        runtime.relay.connected(state, &mut self.events);
                     }
                 }
             }

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! At each new session the sender offers what still runs and then says that this was all. The receiver gives up what was
-//! not offered: a cancellation that was lost with a connection leaves nothing behind. What a restart of the sender made
-//! it forget is only shelved, because its operator may offer it again.
+//! not offered: nothing is left behind. What a restart of the sender made it forget is only shelved, because its operator may
+//! offer it again. Who gives a transfer up says so until the other end has it (see [`ends`]).
 //!
 //! Confirmed is what the receiver has for good: what it has synced of a file, what its reader has of a stream. So neither a
 //! restart of the receiver nor one of the sender loses a place: the sender offers with what it has kept, and the receiver
@@ -29,6 +29,7 @@
 //! ```
 
 mod due;
+mod ends;
 mod receive;
 mod remembered;
 mod send;
@@ -43,6 +44,7 @@ use quinn_proto::{Connection, Dir, StreamId, VarInt};
 use rustc_hash::FxHashMap;
 
 use self::due::DueConfirmations;
+use self::ends::Unheard;
 use self::receive::{Confirm, Incoming};
 use self::remembered::Remembered;
 use self::send::Outgoing;
@@ -64,8 +66,6 @@ const MAX_REASON_BYTES: usize = 1024;
 /// Ends of incoming transfers remembered per peer, so that a repeated offer is answered with its end again: at least these, and
 /// as many as may be under way when a connection is lost.
 const MIN_REMEMBERED: usize = 4096;
-/// Transfers given up while there was no connection, whose peer is told why; others are given up without a reason.
-const MAX_CANCELLED: usize = 1024;
 /// Why nothing comes of a stream with a peer of session version 1, which would not know of credit.
 const NO_STREAMS: &str = "the other node is older and cannot carry streams (session version 1)";
 /// Ids name transfers in both directions: one for two would mix up their ends.
@@ -123,16 +123,8 @@ pub(crate) struct Relay {
     /// This node's boot id, and the one that the peer said last.
     boot: u64,
     peer_boot: Option<u64>,
-    /// Own transfers given up while there was no connection; the peer is told why at the next.
-    cancelled: VecDeque<(TransferId, Failure)>,
-    /// Incoming transfers given up here. One that is offered again was not heard of.
-    given_up: Remembered<GivenUp>,
-}
-
-struct GivenUp {
-    failure: Failure,
-    /// The sender was told on this session; what it offers afterwards is a new transfer.
-    told: bool,
+    /// Transfers given up here of which the peer may not have heard.
+    unheard: Remembered<Unheard>,
 }
 
 impl Relay {
@@ -150,8 +142,7 @@ impl Relay {
             offers_end: false,
             boot,
             peer_boot: None,
-            cancelled: VecDeque::new(),
-            given_up: Remembered::new(most.max(MIN_REMEMBERED)),
+            unheard: Remembered::new(most.max(MIN_REMEMBERED)),
         }
     }
 
@@ -170,11 +161,9 @@ impl Relay {
     }
 
     /// The session is established: offer every own transfer that still runs.
-    pub(crate) fn connected(&mut self, conn: &mut BulkConn) {
+    pub(crate) fn connected(&mut self, conn: &mut BulkConn, events: &mut VecDeque<Event>) {
         self.turns.clear();
-        for (id, failure) in self.cancelled.drain(..) {
-            conn.session.push_failure(id, &failure);
-        }
+        self.tell_ends(conn, events);
         // By id, so that equal seeds offer in equal order.
         let mut ids: Vec<_> = self.outgoing.keys().copied().collect();
         ids.sort_unstable();
@@ -187,9 +176,6 @@ impl Relay {
             incoming.disconnected();
         }
         self.due.clear();
-        for given_up in self.given_up.values_mut() {
-            given_up.told = false;
-        }
     }
 
     /// The connection is gone; transfers wait for the next one.
@@ -243,6 +229,7 @@ impl Relay {
                     events.push_back(Event::Confirmed { id, offset });
                 }
             }
+            Message::Heard { .. } => self.heard(id, events),
             Message::Done { .. } => self.end_outgoing(conn, quic, id, Ok(()), events),
             // Version 2 has reasons of all kinds, and no codes.
             Message::Cancel { reason, .. } => self.given_up_there(conn, quic, id, FailCode::Unknown, reason, events),
@@ -252,61 +239,12 @@ impl Relay {
         }
     }
 
-    fn given_up_there(
-        &mut self,
-        conn: &mut BulkConn,
-        quic: &mut Connection,
-        id: TransferId,
-        code: FailCode,
-        mut reason: String,
-        events: &mut VecDeque<Event>,
-    ) {
-        truncate(&mut reason, MAX_REASON_BYTES);
-        let failure = Failure { code, reason };
-        self.end_outgoing(conn, quic, id, Err(failure.clone()), events);
-        self.end_incoming(conn, quic, id, Err(failure), events);
-    }
-
     /// Stream events of the connection that are not the session's.
     pub(crate) fn stripes_opened(&mut self, conn: &mut BulkConn, quic: &mut Connection, events: &mut VecDeque<Event>) {
         while let Some(stream) = quic.streams().accept(Dir::Uni) {
             conn.stripes.insert(stream, StripeIn::default());
             self.readable(conn, quic, stream, events);
         }
-    }
-
-    /// Either end gives a transfer up.
-    pub(crate) fn cancel(
-        &mut self,
-        conn: Option<(&mut BulkConn, &mut Connection)>,
-        id: TransferId,
-        failure: &Failure,
-        events: &mut VecDeque<Event>,
-    ) {
-        // One that its sender has not offered on this session yet is answered when it does: told now as well, it would be
-        // taken for a new one, whose offer is on its way.
-        let offered = self.incoming.get(&id).map(|transfer| transfer.offered);
-        if let Some(offered) = offered {
-            self.give_up(id, failure, conn.is_some() && offered);
-        }
-        let Some((conn, quic)) = conn else {
-            if let Some(transfer) = self.remove_outgoing(id) {
-                if self.cancelled.len() == MAX_CANCELLED {
-                    self.cancelled.pop_front();
-                }
-                self.cancelled.push_back((id, failure.clone()));
-                events.push_back(ended(id, Err(failure.clone()), transfer.wire_bytes));
-            }
-            if let Some(transfer) = self.incoming.remove(&id) {
-                events.push_back(ended(id, Err(failure.clone()), transfer.wire_bytes));
-            }
-            return;
-        };
-        if self.outgoing.contains_key(&id) || offered == Some(true) {
-            conn.session.push_failure(id, failure);
-        }
-        self.end_outgoing(conn, quic, id, Err(failure.clone()), events);
-        self.end_incoming(conn, quic, id, Err(failure.clone()), events);
     }
 
     /// When `handle_timeout` wants to be called: the earliest confirmation that waits for company.

@@ -7,7 +7,7 @@ use bytes::Buf;
 use quinn_proto::{Connection, ReadError, StreamId, VarInt};
 
 use super::stripe_in::{Header, read_header};
-use super::{BulkConn, GivenUp, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta, ended};
+use super::{BulkConn, NO_STREAMS, OTHER_WAY, Relay, STRIPE_HEADER_BYTES, check_meta, ended};
 use crate::api::{Event, FailCode, Failure, TransferId, TransferMeta};
 use crate::config::Limits;
 use crate::session::Message;
@@ -79,6 +79,11 @@ impl Incoming {
             end: None,
             end_delivered: false,
         }
+    }
+
+    /// Its gateway has all of it; a stream's reader may take as long as it likes.
+    pub(super) fn is_whole_file(&self) -> bool {
+        self.end_delivered && !self.on_credit
     }
 
     pub(super) fn disconnected(&mut self) {
@@ -175,13 +180,8 @@ impl Relay {
             }
             return;
         }
-        if let Some(given_up) = self.given_up.get_mut(id) {
-            if !given_up.told {
-                given_up.told = true;
-                conn.session.push_failure(id, &given_up.failure);
-                return;
-            }
-            self.given_up.remove(id);
+        if self.answered_with_its_end(conn, id, events) {
+            return;
         }
         if let Some(transfer) = self.incoming.get_mut(&id) {
             if transfer.name != meta.name || transfer.size != meta.size {
@@ -231,13 +231,7 @@ impl Relay {
                 events.push_back(Event::TransferShelved { id });
             }
         }
-        // What was given up here and is not offered any more is known to the sender.
-        self.given_up.retain(|given_up| given_up.told);
-    }
-
-    /// An incoming transfer ends here, by this end.
-    pub(super) fn give_up(&mut self, id: TransferId, failure: &Failure, told: bool) {
-        self.given_up.insert(id, GivenUp { failure: failure.clone(), told });
+        self.ends_not_offered(events);
     }
 
     /// The gateway takes an offered transfer from `offset` on.
@@ -327,7 +321,7 @@ impl Relay {
         let offered = transfer.offered;
         let wire_bytes = transfer.wire_bytes;
         if let Err(failure) = &result {
-            self.give_up(id, failure, conn.is_some() && offered);
+            self.give_up(id, false, failure, conn.is_some() && offered, events);
         }
         match conn {
             Some((conn, quic)) => {

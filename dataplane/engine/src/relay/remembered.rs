@@ -22,7 +22,7 @@ impl<V> Remembered<V> {
 
     /// Remember this of `id`, instead of what was remembered.
     pub(super) fn insert(&mut self, id: TransferId, value: V) {
-        self.remove(id);
+        self.take(id);
         if self.values.len() == self.most
             && let Some((_, oldest)) = self.order.pop_first()
         {
@@ -33,31 +33,20 @@ impl<V> Remembered<V> {
         self.next += 1;
     }
 
-    pub(super) fn remove(&mut self, id: TransferId) {
-        if let Some((number, _)) = self.values.remove(&id) {
-            self.order.remove(&number);
-        }
+    /// Forget this, and give it.
+    pub(super) fn take(&mut self, id: TransferId) -> Option<V> {
+        let (number, value) = self.values.remove(&id)?;
+        self.order.remove(&number);
+        Some(value)
     }
 
-    /// Walks all of them.
-    pub(super) fn retain(&mut self, keep: impl Fn(&V) -> bool) {
-        let order = &mut self.order;
-        self.values.retain(|_, (number, value)| {
-            let kept = keep(value);
-            if !kept {
-                order.remove(number);
-            }
-            kept
-        });
+    /// All of them, the oldest first.
+    pub(super) fn ids(&self) -> Vec<TransferId> {
+        self.order.values().copied().collect()
     }
 
     pub(super) fn get_mut(&mut self, id: TransferId) -> Option<&mut V> {
         self.values.get_mut(&id).map(|(_, value)| value)
-    }
-
-    /// Walks all of them, in no order.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.values.values_mut().map(|(_, value)| value)
     }
 
     pub(super) fn get(&self, id: TransferId) -> Option<&V> {
@@ -78,8 +67,8 @@ mod tests {
         let known = |remembered: &Remembered<u128>| [1, 2, 3, 4].map(|id| remembered.get(TransferId(id)).is_some());
         // 1 was said again after 3: 2 was the oldest.
         assert_eq!(known(&remembered), [true, false, true, true]);
-        remembered.retain(|value| *value != 3);
-        remembered.remove(TransferId(4));
+        assert_eq!(remembered.ids(), [3, 1, 4].map(TransferId));
+        assert_eq!((remembered.take(TransferId(3)), remembered.take(TransferId(4))), (Some(3), Some(4)));
         assert_eq!(known(&remembered), [true, false, false, false]);
         assert_eq!((remembered.values.len(), remembered.order.len()), (1, 1));
         for id in 10..1000 {

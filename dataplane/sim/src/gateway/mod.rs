@@ -184,6 +184,7 @@ impl Gateway {
             Event::Link { link, state } => self.links.push((now, link, state)),
             Event::Peer { peer, state } => self.peers.push((now, peer, state)),
             Event::TraceHop { hop, node, .. } => self.hops.push((hop, node)),
+            Event::GivenUp { .. } | Event::Heard { .. } => {}
             Event::Path { peer, memory } => drop(self.paths.insert(peer, memory)),
         }
     }

@@ -1,10 +1,11 @@
 //! The book: which transfers there are, and how far they are. A store of keys and values (redb: copy on write, checksums, one
-//! sync for each commit) with three tables:
+//! sync for each commit) with four tables:
 //!
 //! ```text
 //!   own       id             → OwnTransfer        what this node sends
 //!   incoming  (peer, id)     → IncomingTransfer   what it receives; ids are their sender's
 //!   ended     number         → EndedTransfer      what is over, the last 16,384, oldest first
+//!   unheard   number         →                    those of them that ended by this node, and their peer may not have heard
 //! ```
 //!
 //! Changes come in batches, each one commit: all of it is there after a power cut, or nothing. After a commit that failed the
@@ -45,6 +46,7 @@ const COPY_BYTES: usize = 1 << 20;
 const OWN: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("own");
 const INCOMING: TableDefinition<'_, (&str, u128), &[u8]> = TableDefinition::new("incoming");
 const ENDED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("ended");
+const UNHEARD: TableDefinition<'_, u64, ()> = TableDefinition::new("unheard");
 
 /// Why something of the book could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,8 @@ pub struct Contents {
     pub incoming: Vec<IncomingTransfer>,
     /// Ended ones, oldest first.
     pub ended: Vec<EndedTransfer>,
+    /// Those of them that ended by this node, and their peer may not have heard so; oldest first.
+    pub unheard: Vec<EndedTransfer>,
     /// Where a damaged book was put, and a new one begun.
     pub set_aside: Option<PathBuf>,
 }
@@ -167,6 +171,7 @@ impl Book {
             let mut own = transaction.open_table(OWN).map_err(store)?;
             let mut incoming = transaction.open_table(INCOMING).map_err(store)?;
             let mut ended = transaction.open_table(ENDED).map_err(store)?;
+            let mut unheard = transaction.open_table(UNHEARD).map_err(store)?;
             for change in changes {
                 let gone = match change {
                     Change::Own(transfer) => {
@@ -186,25 +191,36 @@ impl Book {
                         incoming.remove((peer.as_str(), *id)).map_err(store)?;
                         None
                     }
-                    Change::Ended(transfer) => {
+                    Change::Ended(transfer) | Change::GaveUp(transfer) => {
                         let number = numbers.last_key_value().map_or(0, |(last, _)| last + 1);
                         ended.insert(number, &encode(transfer)?[..]).map_err(store)?;
+                        if matches!(change, Change::GaveUp(_)) {
+                            unheard.insert(number, ()).map_err(store)?;
+                        }
                         let key = key_of(transfer);
                         let before = ends.insert(key.clone(), number);
                         numbers.insert(number, key);
                         before
+                    }
+                    Change::Heard(peer, outgoing, id) => {
+                        if let Some(number) = ends.get(&(peer.clone(), *outgoing, *id)) {
+                            unheard.remove(number).map_err(store)?;
+                        }
+                        None
                     }
                     Change::NotEnded(peer, outgoing, id) => ends.remove(&(peer.clone(), *outgoing, *id)),
                 };
                 if let Some(number) = gone {
                     numbers.remove(&number);
                     ended.remove(number).map_err(store)?;
+                    unheard.remove(number).map_err(store)?;
                 }
                 if numbers.len() > MAX_ENDED
                     && let Some((number, key)) = numbers.pop_first()
                 {
                     ends.remove(&key);
                     ended.remove(number).map_err(store)?;
+                    unheard.remove(number).map_err(store)?;
                 }
             }
         }
@@ -224,9 +240,10 @@ fn latest(changes: Vec<Change>) -> Vec<Change> {
                 Change::Incoming(IncomingTransfer { peer, id, .. }) | Change::IncomingGone(peer, id) => {
                     (1, peer.clone(), *id)
                 }
-                Change::Ended(EndedTransfer { peer, outgoing, id, .. }) | Change::NotEnded(peer, outgoing, id) => {
-                    (2 + u8::from(*outgoing), peer.clone(), *id)
-                }
+                Change::Ended(EndedTransfer { peer, outgoing, id, .. })
+                | Change::GaveUp(EndedTransfer { peer, outgoing, id, .. })
+                | Change::NotEnded(peer, outgoing, id) => (2 + u8::from(*outgoing), peer.clone(), *id),
+                Change::Heard(peer, outgoing, id) => (4 + u8::from(*outgoing), peer.clone(), *id),
             })
         })
         .collect();
@@ -305,6 +322,7 @@ fn read(database: &Database) -> Result<(Contents, Vec<u64>), BookError> {
     transaction.open_table(OWN).map_err(store)?;
     transaction.open_table(INCOMING).map_err(store)?;
     transaction.open_table(ENDED).map_err(store)?;
+    transaction.open_table(UNHEARD).map_err(store)?;
     transaction.commit().map_err(store)?;
     let transaction = database.begin_read().map_err(store)?;
     let mut contents = Contents::default();
@@ -315,10 +333,15 @@ fn read(database: &Database) -> Result<(Contents, Vec<u64>), BookError> {
     for entry in transaction.open_table(INCOMING).map_err(store)?.iter().map_err(store)? {
         contents.incoming.push(decode(entry.map_err(store)?.1.value())?);
     }
+    let unheard = transaction.open_table(UNHEARD).map_err(store)?;
     for entry in transaction.open_table(ENDED).map_err(store)?.iter().map_err(store)? {
         let (number, bytes) = entry.map_err(store)?;
+        let ended: EndedTransfer = decode(bytes.value())?;
+        if unheard.get(number.value()).map_err(store)?.is_some() {
+            contents.unheard.push(ended.clone());
+        }
         numbers.push(number.value());
-        contents.ended.push(decode(bytes.value())?);
+        contents.ended.push(ended);
     }
     contents.own.sort_by_key(|transfer| transfer.order);
     Ok((contents, numbers))

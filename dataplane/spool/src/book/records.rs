@@ -127,6 +127,10 @@ pub enum Change {
     IncomingGone(String, u128),
     /// A transfer has ended: the last of this peer, direction and id that is told of.
     Ended(EndedTransfer),
+    /// The same of one that ended by this node, and its peer may not have heard so.
+    GaveUp(EndedTransfer),
+    /// The peer has heard of the last end of this peer, direction (`true` = sent from here) and id.
+    Heard(String, bool, u128),
     /// The last end of this peer, direction (`true` = sent from here) and id did not happen.
     NotEnded(String, bool, u128),
 }

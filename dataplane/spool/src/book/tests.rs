@@ -85,6 +85,47 @@ fn what_was_applied_is_there_in_order_also_in_a_real_file() {
 }
 
 #[test]
+fn ends_that_peers_have_not_heard_of_stay_until_they_have() {
+    let disk = SimStorage::new(1);
+    let (mut book, _) = open(&disk).unwrap();
+    let heard = |id: u128| Change::Heard("a".into(), id.is_multiple_of(2), id);
+    book.apply(&[1, 2, 3, 4, 5].map(|id| Change::GaveUp(ended(id, 1)))).unwrap();
+    // 3 was sent again and has ended well, 4 once more not; of 5 nobody has heard, and 1 did not happen after all.
+    let more = [heard(2), heard(9), heard(4), Change::Ended(ended(3, 2)), Change::GaveUp(ended(4, 2))];
+    book.apply(&more).unwrap();
+    book.apply(&[Change::NotEnded("a".into(), false, 1)]).unwrap();
+    drop(book);
+    let (mut book, contents) = open(&disk).unwrap();
+    assert_eq!(contents.unheard, [ended(5, 1), ended(4, 2)]);
+    assert_eq!(contents.ended, [ended(2, 1), ended(5, 1), ended(3, 2), ended(4, 2)]);
+    // With the oldest ends they go, too.
+    let all: Vec<_> = (0..MAX_ENDED as u64).map(|n| Change::Ended(ended(1000 + u128::from(n), n))).collect();
+    book.apply(&all).unwrap();
+    drop(book);
+    assert_eq!(open(&disk).unwrap().1.unheard, []);
+}
+
+#[test]
+fn what_could_not_be_written_of_ends_is_written_in_its_order() {
+    let disk = SimStorage::new(1);
+    let (mut book, _) = open(&disk).unwrap();
+    let heard = || Change::Heard("a".into(), true, 4);
+    disk.set_faults(Faults { fail_sync: Some(0), ..Faults::default() });
+    assert!(book.apply(&[Change::GaveUp(ended(4, 1)), heard()]).is_err());
+    disk.set_faults(Faults::default());
+    book.apply(&[]).unwrap();
+    drop(book);
+    let (mut book, contents) = open(&disk).unwrap();
+    assert_eq!((contents.unheard.len(), contents.ended.len()), (0, 1));
+    disk.set_faults(Faults { fail_sync: Some(0), ..Faults::default() });
+    assert!(book.apply(&[heard(), Change::GaveUp(ended(4, 2))]).is_err());
+    disk.set_faults(Faults::default());
+    book.apply(&[]).unwrap();
+    drop(book);
+    assert_eq!(open(&disk).unwrap().1.unheard, [ended(4, 2)]);
+}
+
+#[test]
 fn what_has_ended_is_bounded_and_the_oldest_goes() {
     let disk = SimStorage::new(1);
     let (mut book, _) = open(&disk).unwrap();

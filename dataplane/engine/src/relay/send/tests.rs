@@ -55,7 +55,7 @@ fn a_stream_needs_session_version_2_at_both_ends() {
         let meta = relay.outgoing[&ID].meta.clone();
         relay.offered(&mut conn, TransferId(2), meta, &mut events);
         assert_eq!(relay.incoming.len(), usize::from(carried));
-        relay.connected(&mut conn);
+        relay.connected(&mut conn, &mut VecDeque::new());
         relay.push_offers(&mut conn, &mut events);
         assert_eq!(relay.outgoing.len(), usize::from(carried));
         match events.make_contiguous() {
