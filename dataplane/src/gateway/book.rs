@@ -5,10 +5,10 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use florelay_engine::api::TransferId;
 use florelay_spool::book::{Book, Change};
 
-use super::Input;
+use super::{Input, Replies, reply};
+use crate::ipc::Answer;
 use crate::ring::GatewayBell;
 
 /// Changes of one commit at most: a larger one keeps those that wait for it.
@@ -19,10 +19,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Who hears that a change is on the disk.
 enum Then {
     Nobody,
-    /// The gateway: so much of an incoming file is synced, and the book knows; or it knows of an own transfer.
-    Synced(TransferId, u64),
-    /// The gateway: an own transfer is not in the book any more.
-    Gone(TransferId),
+    /// The gateway, by this.
+    Gateway(Input),
+    /// The same, and those who asked for it.
+    Asked(Option<Input>, Vec<(u64, Replies)>),
     /// A thread that waits; `false` = the disk has refused, and it is tried again without it.
     Waiting(Sender<bool>),
     /// The same at the end: the file is not written any more when it hears.
@@ -31,7 +31,7 @@ enum Then {
 
 /// What writes into the book. Clones write into the same one.
 #[derive(Clone)]
-pub(super) struct Keeper(Sender<(Option<Change>, Then)>);
+pub(super) struct Keeper(Sender<(Vec<Change>, Then)>);
 
 impl Keeper {
     /// Start the thread.
@@ -44,39 +44,43 @@ impl Keeper {
     /// Without waiting.
     pub(super) fn note(&self, change: Change) {
         // The thread lives as long as its keepers.
-        let _ = self.0.send((Some(change), Then::Nobody));
+        let _ = self.0.send((vec![change], Then::Nobody));
     }
 
-    /// Without waiting; the gateway hears of it by `Input::Synced`.
-    pub(super) fn note_synced(&self, change: Change, id: TransferId, offset: u64) {
-        let _ = self.0.send((Some(change), Then::Synced(id, offset)));
+    /// Without waiting; the gateway hears of it by this.
+    pub(super) fn note_then(&self, change: Change, then: Input) {
+        let _ = self.0.send((vec![change], Then::Gateway(then)));
     }
 
-    /// Without waiting; the gateway hears by `Input::Gone` that a power cut does not bring it back.
-    pub(super) fn note_gone(&self, id: TransferId) {
-        let _ = self.0.send((Some(Change::OwnGone(id.0)), Then::Gone(id)));
+    /// These changes in one commit, without waiting; `asked` are answered when it is there, or the disk has refused once.
+    pub(super) fn note_asked(&self, changes: Vec<Change>, then: Option<Input>, asked: Vec<(u64, Replies)>) {
+        let _ = self.0.send((changes, Then::Asked(then, asked)));
     }
 
     /// Wait until it is on the disk; `false` = the disk refuses. Not on the gateway's thread.
     pub(super) fn note_and_wait(&self, change: Change) -> bool {
-        self.wait(Some(change), Then::Waiting)
+        self.wait(vec![change], Then::Waiting)
     }
 
     /// Wait until everything that was noted before is on the disk, or the disk has refused once, and nobody writes there: the next
     /// start may read it, also one in this process. What is noted later is written all the same.
     pub(super) fn close(&self) {
-        self.wait(None, Then::Closing);
+        self.wait(Vec::new(), Then::Closing);
     }
 
-    fn wait(&self, change: Option<Change>, then: impl FnOnce(Sender<bool>) -> Then) -> bool {
+    fn wait(&self, changes: Vec<Change>, then: impl FnOnce(Sender<bool>) -> Then) -> bool {
         let (sender, done) = channel();
-        self.0.send((change, then(sender))).is_ok() && done.recv().unwrap_or(false)
+        self.0.send((changes, then(sender))).is_ok() && done.recv().unwrap_or(false)
     }
 }
 
-fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &Sender<Input>, bell: &GatewayBell) {
+fn run(mut book: Book, changes: &Receiver<(Vec<Change>, Then)>, to_gateway: &Sender<Input>, bell: &GatewayBell) {
     let mut waiting: Vec<Then> = Vec::new();
     let mut failing = false;
+    let tell = |input| {
+        let _ = to_gateway.send(input);
+        bell.ring();
+    };
     loop {
         let first = if failing {
             changes.recv_timeout(RETRY_INTERVAL)
@@ -86,8 +90,8 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
         let (mut batch, mut last) = (Vec::new(), false);
         match first {
             Ok(first) => {
-                for (change, then) in std::iter::once(first).chain(changes.try_iter()).take(MAX_BATCH) {
-                    batch.extend(change);
+                for (changes, then) in std::iter::once(first).chain(changes.try_iter()).take(MAX_BATCH) {
+                    batch.extend(changes);
                     waiting.push(then);
                 }
             }
@@ -102,13 +106,12 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                 for then in waiting.drain(..) {
                     match then {
                         Then::Nobody => {}
-                        Then::Synced(id, offset) => {
-                            let _ = to_gateway.send(Input::Synced(id, offset));
-                            bell.ring();
-                        }
-                        Then::Gone(id) => {
-                            let _ = to_gateway.send(Input::Gone(id));
-                            bell.ring();
+                        Then::Gateway(input) => tell(input),
+                        Then::Asked(input, asked) => {
+                            input.into_iter().for_each(tell);
+                            for (tag, replies) in asked {
+                                reply(&replies, tag, Answer::Done);
+                            }
                         }
                         Then::Waiting(sender) => {
                             let _ = sender.send(true);
@@ -125,9 +128,17 @@ fn run(mut book: Book, changes: &Receiver<(Option<Change>, Then)>, to_gateway: &
                     tracing::error!(%error, "what is new of transfers is not in the book; it is tried again each second");
                 }
                 // The book keeps the changes; only those who wait for a word are told.
-                waiting.retain(|then| match then {
+                waiting.retain_mut(|then| match then {
                     Then::Nobody => false,
-                    Then::Synced(..) | Then::Gone(..) => true,
+                    Then::Gateway(_) => true,
+                    Then::Asked(input, asked) => {
+                        for (tag, replies) in asked.drain(..) {
+                            let reason =
+                                "it is done, but the book of transfers cannot be written: a restart may undo it";
+                            reply(&replies, tag, Answer::Failed(reason.into()));
+                        }
+                        input.is_some()
+                    }
                     Then::Waiting(sender) | Then::Closing(sender) => {
                         let _ = sender.send(false);
                         false

@@ -103,8 +103,15 @@ pub(crate) enum Input {
     FileSynced(TransferId, String, Result<Progress, Failure>),
     /// So much of a partial file is on the disk, and the book has it; or the book has a new order.
     Synced(TransferId, u64),
-    /// The book has an own transfer no more.
-    Gone(TransferId),
+    /// The book has the end of a transfer with this peer.
+    EndBooked {
+        peer: String,
+        id: TransferId,
+        /// It is an own one.
+        own: bool,
+        /// The peer may have given it up, and hears.
+        tell: bool,
+    },
     /// What became of a stream's segments.
     Spool(TransferId, Spooled),
     /// What became of a program's pipe.
@@ -271,7 +278,7 @@ impl Gateway {
             Input::Hashed(id, result) => self.hashed(id, result),
             Input::FileSynced(id, name, result) => self.file_synced(id, name, result),
             Input::Synced(id, offset) => self.booked(id, offset),
-            Input::Gone(id) => self.streams.forget_segments(id),
+            Input::EndBooked { peer, id, own, tell } => self.end_booked(&peer, id, own, tell),
             Input::Spool(id, news) => self.spool_news(id, news),
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,
@@ -323,6 +330,8 @@ impl Gateway {
                 self.transfers.confirmed(id, offset);
                 self.kept.confirmed(id, offset, self.outgoing.get(&id));
             }
+            Event::GivenUp { id } => self.given_up(id),
+            Event::Heard { peer, id, own } => self.end_heard(peer, id, own),
             Event::TransferEnded { id, result, wire_bytes } => {
                 self.transfers.wire_bytes(id, wire_bytes);
                 if self.streams.knows(id) { self.stream_ended(id, result) } else { self.ended(worker, id, result) }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub(super) use self::refuse::{Refused, in_use, is_repeated};
 use super::queue::{Place, Queue};
-use super::{Gateway, peer_worker};
+use super::{Gateway, Replies, peer_worker};
 use crate::ipc::{
     FailCode, NodeEvent, QueueStatus, Refusal, TransferKind, TransferOrder, TransferState, TransferStatus,
 };
@@ -239,11 +239,12 @@ impl Gateway {
         }
     }
 
-    /// By an operator's wish, at either end.
-    pub(super) fn cancel(&mut self, id: TransferId) -> Result<(), String> {
+    /// By an operator's wish, at either end; he hears when it will stay so.
+    pub(super) fn cancel(&mut self, id: TransferId, tag: u64, replies: &Replies) -> Result<(), String> {
         if !self.transfers.is_running(id) {
             return Err(format!("no transfer {} is running", Uuid::from_u128(id.0)));
         }
+        self.asked_to_end(id, tag, replies);
         self.give_up(id, Failure::new(FailCode::Cancelled, "cancelled by the operator"));
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Gateway {
                 self.take_stream(TransferId(id), &digest).map(|()| reply(replies, tag, Answer::Done))
             }
             RequestBody::Watch { id } => self.transfers.watch(TransferId(id), tag, replies),
-            RequestBody::Cancel { id } => self.cancel(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
+            RequestBody::Cancel { id } => self.cancel(TransferId(id), tag, replies),
             RequestBody::Pause { id } => self.pause(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
             RequestBody::Resume { id } => self.resume(TransferId(id)).map(|()| reply(replies, tag, Answer::Done)),
             RequestBody::SetPriority { id, priority } => {

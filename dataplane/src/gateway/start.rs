@@ -111,6 +111,7 @@ impl Gateway {
             stopping: false,
         };
         gateway.transfers.recall(contents.ended.iter().map(kept::status_of));
+        gateway.recover_ends(contents.unheard);
         gateway.recover(contents.own);
         Ok(gateway)
     }

@@ -168,8 +168,12 @@ impl Bed {
     fn request(&mut self, body: RequestBody, descriptor: Option<OwnedFd>) -> Option<Answer> {
         self.tag += 1;
         let tag = self.tag;
+        let booked = matches!(body, RequestBody::Cancel { .. });
         self.gateway.request(Request { tag, body }, descriptor, &self.replies);
         self.gateway.settle();
+        if booked {
+            self.gateway.kept.close();
+        }
         let answers = std::iter::from_fn(|| self.answers.try_next());
         let (ours, others): (Vec<_>, Vec<_>) = answers.partition(|response| response.tag == tag);
         self.kept.extend(others.into_iter().map(|response| response.body));

@@ -136,3 +136,71 @@ fn a_received_file_is_confirmed_when_synced_and_goes_on_there_after_a_restart() 
     assert!(matches!(offered(&mut bed)[..], [Command::Complete { result: Ok(()), .. }]));
     assert_eq!(std::fs::read(bed.path().join("inbox/f")).unwrap(), [7; 100]);
 }
+
+fn meta(size: Option<u64>) -> TransferMeta {
+    TransferMeta { name: "f".into(), size, declared: None, priority: 0, attributes: vec![] }
+}
+
+/// The operator cancels what runs under `ID`; the answer comes with its end in the book, and not before.
+fn cancelled(bed: &mut Bed) {
+    assert_eq!(bed.ask(RequestBody::Cancel { id: ID.0 }), None);
+    let told = bed.told(0);
+    let [Command::Cancel { id: ID, failure }] = &told[..] else { panic!("{told:?}") };
+    bed.says(0, Event::GivenUp { id: ID });
+    bed.says(0, Event::TransferEnded { id: ID, result: Err(failure.clone()), wire_bytes: 0 });
+    bed.gateway.kept.close();
+    let answers = bed.answers();
+    assert_eq!(answers.iter().filter(|answer| **answer == Answer::Done).count(), 1, "{answers:?}");
+}
+
+#[test]
+fn what_was_cancelled_at_either_end_is_said_after_a_restart_until_the_peer_has_heard() {
+    for own in [true, false] {
+        let mut bed = if own {
+            with_file().0
+        } else {
+            let mut bed = Bed::new();
+            bed.says(0, Event::Offered { peer: A, id: ID, meta: meta(Some(100)) });
+            bed.opened();
+            bed.told(0);
+            bed
+        };
+        cancelled(&mut bed);
+        for _ in 0..2 {
+            bed = bed.restarted();
+            let told = bed.told(0);
+            assert!(
+                matches!(&told[..], [Command::GaveUp { peer: A, id: ID, own: said, failure }]
+                    if *said == own && failure.code == FailCode::Cancelled && failure.reason.contains("operator")),
+                "{told:?}"
+            );
+            assert!(!bed.gateway.transfers.is_running(ID));
+        }
+        // Of another direction or peer it says nothing.
+        bed.says(0, Event::Heard { peer: A, id: ID, own: !own });
+        bed.says(1, Event::Heard { peer: PeerId(1), id: ID, own });
+        bed = bed.restarted();
+        assert_eq!(bed.told(0).len(), 1);
+        bed.says(0, Event::Heard { peer: A, id: ID, own });
+        assert!(bed.restarted().told(0).is_empty());
+    }
+}
+
+#[test]
+fn what_is_sent_again_after_it_was_cancelled_is_not_ended_by_that_after_a_restart() {
+    let (mut bed, path) = with_file();
+    cancelled(&mut bed);
+    assert!(matches!(bed.order_file(TransferOrder::new("a", ID.0, "f", 3), &path), Some(Answer::Transfer(_))));
+    let told = bed.restarted().told(0);
+    assert!(matches!(told[..], [Command::Send { id: ID, .. }, Command::Hold { .. }, Command::Hold { .. }]), "{told:?}");
+}
+
+#[test]
+fn a_peer_that_gives_up_hears_when_the_book_has_it() {
+    let (mut bed, _) = with_file();
+    let result = Err(Failure::new(FailCode::Storage, "full"));
+    bed.says(0, Event::TransferEnded { id: ID, result, wire_bytes: 0 });
+    assert!(matches!(bed.told_next(0)[..], [Command::EndKept { peer: A, id: ID }]));
+    // It has said so itself; there is nothing to tell it.
+    assert!(bed.restarted().told(0).is_empty());
+}
