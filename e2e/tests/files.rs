@@ -11,7 +11,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{A, B, Line, PATIENCE};
+use common::{A, B, Line, PATIENCE, RELAY};
 use florelay_e2e::{Deadline, LinkPlan, Rate};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -174,5 +174,50 @@ fn a_transfer_is_paused_resumed_put_first_and_outlives_its_command() {
     let (code, _, said) = line.end(send, "the command to end");
     assert!(code == 130 && said.contains("1 cancelled, 0 not ordered"), "{code} {said}");
     line.until_transfer("third.raw", "cancelled", |t| t["code"] == "cancelled");
+    line.stop();
+}
+
+#[test]
+fn what_is_cancelled_while_the_link_is_dark_stays_so_although_dataplanes_are_killed() {
+    let line = line(8_000_000);
+    let cancel = |node: usize, id: &str| {
+        let (code, told, said) = line.end(line.verb(node, &["cancel", id]), "the transfer to be cancelled");
+        assert_eq!(code, 0, "{told} {said}");
+    };
+    let ids = ["at-a.raw", "at-b.raw"].map(|name| {
+        let file = line.file(name, 60_000_000);
+        let send = line.verb(A, &["send", file.to_str().unwrap(), "--to", line.name(B), "--detach"]);
+        assert_eq!(line.end(send, "the order").0, 0);
+        let begun = line.until_transfer(name, "under way", |t| t["confirmed"].as_u64() > Some(100_000));
+        begun["id"].as_str().unwrap().to_owned()
+    });
+    line.program.set_link(line.config(RELAY), "to-b", false).unwrap();
+    line.until(A, "the path to be dark", |status| status.peers()[0]["state"] == "dark");
+    for (node, id) in [A, B].into_iter().zip(&ids) {
+        cancel(node, id);
+        line.nodes[node].process("dataplane").unwrap().signal(Signal::KILL);
+    }
+    line.program.set_link(line.config(RELAY), "to-b", true).unwrap();
+    // At both ends, by the words of who did it; what is sent then comes after it.
+    let last = line.file("last.raw", 100_000);
+    for node in [A, B] {
+        for id in &ids {
+            line.until(node, "the cancelled transfer to have ended", |status| {
+                // One that an end had not heard of again when it was killed is not known there.
+                status.transfers().iter().all(|t| t["id"] != id.as_str() || t["ended"] == true)
+            });
+        }
+    }
+    let send = line.verb(A, &["send", last.to_str().unwrap(), "--to", line.name(B)]);
+    let (code, _, said) = line.end(send, "the last file to arrive");
+    assert_eq!(code, 0, "{said}");
+    for (node, known) in [(A, &ids[..]), (B, &ids[1..])] {
+        let transfers = line.status(node).transfers().to_vec();
+        for id in known {
+            let states: Vec<_> = transfers.iter().filter(|t| t["id"] == id.as_str()).collect();
+            assert!(states.len() == 1 && states[0]["code"] == "cancelled", "{} {id}: {transfers:?}", line.name(node));
+        }
+        assert!(transfers.iter().all(|t| t["ended"] == true), "{transfers:?}");
+    }
     line.stop();
 }

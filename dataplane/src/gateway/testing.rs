@@ -73,6 +73,15 @@ impl Bed {
         gateway.kept.close();
         let plan = gateway.plan.clone();
         drop(gateway);
+        // Its book's thread ends by itself, and closes the file, which a killed process would not still be writing.
+        let open = |book: &std::path::Path| {
+            let held = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            held.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|file| file == book)
+        };
+        let book = plan.state_dir.join("transfers.redb");
+        while open(&book) {
+            std::thread::yield_now();
+        }
         Self::started(dir, plan)
     }
 
