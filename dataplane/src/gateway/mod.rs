@@ -112,6 +112,8 @@ pub(crate) enum Input {
         /// The peer may have given it up, and hears.
         tell: bool,
     },
+    /// The book has a stream's end, which its reader has taken.
+    Taken(TransferId),
     /// What became of a stream's segments.
     Spool(TransferId, Spooled),
     /// What became of a program's pipe.
@@ -279,6 +281,7 @@ impl Gateway {
             Input::FileSynced(id, name, result) => self.file_synced(id, name, result),
             Input::Synced(id, offset) => self.booked(id, offset),
             Input::EndBooked { peer, id, own, tell } => self.end_booked(&peer, id, own, tell),
+            Input::Taken(id) => self.tell_transfer(id, Command::Complete { id, result: Ok(()) }),
             Input::Spool(id, news) => self.spool_news(id, news),
             Input::Pipe(pipe, news) => self.pipe_news(pipe, news),
             Input::Stop => self.stopping = true,

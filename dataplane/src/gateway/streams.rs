@@ -190,17 +190,22 @@ impl Gateway {
         let reader = reader.ok_or("no such stream is read here")?;
         // That it has all of it shows in the digest; the pipes thread may not have said so yet.
         let (size, announced) = reader.end.ok_or("it has not ended yet")?;
-        let result = if announced == *digest {
-            Ok(())
+        if announced == *digest {
+            self.book_taken(id, size, announced);
         } else {
             let reason = format!("the {size} bytes that were read do not have the sender's BLAKE3");
-            Err(Failure::new(FailCode::Digest, reason))
-        };
-        self.tell_transfer(id, Command::Complete { id, result });
+            let result = Err(Failure::new(FailCode::Digest, reason));
+            self.tell_transfer(id, Command::Complete { id, result });
+        }
         Ok(())
     }
 
     pub(super) fn stream_offered(&mut self, worker: usize, peer: PeerId, id: TransferId, meta: &TransferMeta) {
+        if self.was_taken(peer, id, meta) {
+            // Its sender has not heard so.
+            self.tell_worker(worker, ToWorker::Engine(Command::Complete { id, result: Ok(()) }));
+            return;
+        }
         if self.streams.waiting.len() >= MAX_WAITING {
             let reason = format!("{MAX_WAITING} streams wait for a reader at {}, which is the limit", self.plan.node);
             let failure = Failure::new(FailCode::Refused, reason);

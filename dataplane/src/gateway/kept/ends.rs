@@ -6,7 +6,7 @@
 use std::os::unix::ffi::OsStringExt as _;
 
 use florelay_engine::Command;
-use florelay_engine::api::{FailCode, Failure, TransferId};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_engine::config::PeerId;
 use florelay_spool::book::{Change, EndedTransfer};
 
@@ -35,6 +35,25 @@ impl Gateway {
             let asked = self.kept.cancelling.remove(&id).unwrap_or_default();
             self.kept.keeper.note_asked(changes, then, asked);
         }
+    }
+
+    /// A stream's reader has all of it. That is in the book before its sender hears: nobody may be there to read it again.
+    pub(in super::super) fn book_taken(&mut self, id: TransferId, size: u64, digest: [u8; 32]) {
+        let Some(status) = self.transfers.running(id) else { return };
+        let end = EndedTransfer { size, digest: Some(digest), ..end_of(status) };
+        self.kept.keeper.note_then(Change::Ended(end), Input::Taken(id));
+    }
+
+    /// Whether an offered stream is one that was read to its end here.
+    pub(in super::super) fn was_taken(&self, peer: PeerId, id: TransferId, meta: &TransferMeta) -> bool {
+        let from = self.plan.peers.get(usize::from(peer.0)).map(|peer| peer.name.as_str());
+        self.transfers.known_end(id).is_some_and(|end| {
+            !end.outgoing
+                && end.kind == TransferKind::Stream
+                && matches!(end.ended, Some(Ok(_)))
+                && (Some(end.peer.as_str()), &end.name) == (from, &meta.name)
+                && (meta.declared.is_none() || meta.declared == end.size)
+        })
     }
 
     /// Somebody has asked for the end of a transfer.

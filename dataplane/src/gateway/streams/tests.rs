@@ -205,3 +205,29 @@ fn what_no_receiver_confirms_is_on_the_disk_two_looks_later_and_at_the_end_at_on
         until(&mut bed, |bed| accepted(bed) == Some((5000, 5000)));
     }
 }
+
+#[test]
+fn a_stream_that_was_taken_is_answered_so_after_a_kill_and_nobody_has_to_read_it_again() {
+    let meta = TransferMeta { name: "f".into(), size: None, declared: None, priority: 0, attributes: vec![] };
+    let offers = |bed: &mut Bed, meta: &TransferMeta| {
+        bed.says(0, Event::Offered { peer: PeerId(0), id: ID, meta: meta.clone() })
+    };
+    let mut bed = Bed::new();
+    offered(&mut bed);
+    let (_pipe, _) = listen(&mut bed, None, None, HOUR);
+    bed.says(0, Event::Data { id: ID, offset: 0, data: vec![7; 100].into() });
+    let digest = *blake3::hash(&[7; 100]).as_bytes();
+    bed.says(0, Event::DataEnd { id: ID, size: 100, digest });
+    assert_eq!(bed.ask(RequestBody::TakeStream { id: ID.0, digest }), Some(Answer::Done));
+    assert!(bed.told(0).iter().all(|command| !matches!(command, Command::Complete { .. })), "not in the book yet");
+    // Killed before its sender, or anybody, has heard.
+    let mut bed = bed.restarted();
+    for other in [TransferMeta { name: "g".into(), ..meta.clone() }, TransferMeta { declared: Some(9), ..meta.clone() }]
+    {
+        assert!(!bed.gateway.was_taken(PeerId(0), ID, &other), "another one");
+    }
+    assert!(!bed.gateway.was_taken(PeerId(1), ID, &meta), "another one's");
+    assert!(matches!(offers(&mut bed, &meta)[..], [Command::Complete { id: ID, result: Ok(()) }]));
+    bed.says(0, Event::TransferEnded { id: ID, result: Ok(()), wire_bytes: 0 });
+    assert!(bed.running(ID).is_none());
+}
