@@ -18,6 +18,8 @@ impl Gateway {
         let (peer, begun) = self.own(id)?;
         let Some(queue) = self.orders.queue(peer) else { return Ok(()) };
         if queue.place(id) == Some(Place::Paused) {
+            // It may wait for its file, and then for this.
+            self.kept.held(id, true);
             return Ok(());
         }
         queue.pause(id);
