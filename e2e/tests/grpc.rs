@@ -220,6 +220,28 @@ fn a_node_without_a_dataplane_says_so() {
 }
 
 /// A port that nobody has at the moment.
+/// The example client, asked for something that needs no node.
+fn client(python: &Python, program: &str) -> (Option<i32>, String) {
+    let mut command = python.command();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python");
+    command.args(["-c", &format!("import sys, florelay_client as client\n{program}\nclient.main()")]);
+    command.current_dir(examples).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Nobody reads what it prints.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_example_client_says_plainly_what_it_cannot_read_or_write() {
+    let Some(python) = Python::find_or_skip("grpc") else { return };
+    let said = client(&python, "sys.argv = ['client', 'send', '/no/such\\nfile', '--to', 'b']");
+    assert_eq!(said, (Some(1), "'/no/such\\nfile': No such file or directory\n".into()));
+    let said = client(&python, "sys.argv = ['client', 'status']\nclient.carry_out = lambda args: print('x' * 100000)");
+    assert_eq!(said, (Some(1), "whoever read the output has gone away\n".into()));
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -13,6 +13,7 @@ writer keeps what the node has not accepted and resumes; the reader goes on behi
 import argparse
 import contextlib
 import importlib
+import os
 import pathlib
 import queue
 import sys
@@ -354,7 +355,19 @@ def main():
     verb.add_argument("to")
     verb.add_argument("text")
     args = parser.parse_args()
+    try:
+        carry_out(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be written at the exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit("whoever read the output has gone away")
+    except OSError as error:
+        sys.exit(f"{error.filename!r}: {error.strerror}" if error.filename else str(error))
 
+
+def carry_out(args):
+    """Does what the command line asks for."""
     with connect(args.target, args.ca, args.certificate, args.key, args.server) as channel:
         try:
             if args.verb == "send":

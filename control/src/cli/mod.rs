@@ -34,7 +34,7 @@ use transfer_args::{SendArgs, StreamArgs, TransferVerb};
 
 use crate::seam::Ended;
 
-use crate::printable::printable_lines;
+use crate::printable::{printable, printable_lines};
 
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -64,7 +64,8 @@ impl Exit {
 
     /// `file` is shown as it was given.
     fn no_input(file: &Path, reason: impl std::fmt::Display, hint: &str) -> anyhow::Error {
-        let message = format!("{} cannot be read: {reason}\n    hint: {hint}", file.display());
+        let file = printable(&file.display().to_string());
+        let message = format!("{file} cannot be read: {reason}\n    hint: {hint}");
         Self { code: EXIT_NO_INPUT, message }.into()
     }
 

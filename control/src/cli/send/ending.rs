@@ -213,6 +213,14 @@ fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
+    } else if text.chars().any(char::is_control) {
+        // As bash, ksh and zsh read it, so that nothing in it reaches the terminal.
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if c.is_control() => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+            c => c.to_string(),
+        };
+        format!("$'{}'", text.chars().map(escaped).collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
@@ -223,9 +231,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoting() {
+    fn what_is_copied_means_the_same_and_moves_no_terminal() {
         assert_eq!(quoted("a/b.raw"), "a/b.raw");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("a\u{1b}[2J'\\\u{9b}\nä"), r"$'a\x1b[2J\'\\\xc2\x9b\x0aä'");
     }
 }

@@ -114,7 +114,8 @@ fn only(path: &Path, name: Option<&String>) -> anyhow::Result<Found> {
         None => {
             let own = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             inbox_name(own).map_err(|e| {
-                Exit::failed(format!("{}: its name cannot be sent ({e}); use --name NAME", path.display()))
+                let file = printable(&path.display().to_string());
+                Exit::failed(format!("{file}: its name cannot be sent ({e}); use --name NAME"))
             })?
         }
     };
