@@ -122,6 +122,14 @@ impl Arriving {
         self.partial.place(name)
     }
 
+    /// Cut off what lies behind this byte. For whoever leaves it to another attempt, that opens it with what the book has.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn cut(&self, behind: u64) -> std::io::Result<()> {
+        self.partial.file().set_length(behind)
+    }
+
     /// Remove it.
     ///
     /// # Errors

@@ -58,6 +58,8 @@ pub(super) struct Finishing {
     pub(super) id: TransferId,
     pub(super) size: u64,
     pub(super) digest: [u8; 32],
+    /// So much of it the book knows to be on the disk.
+    pub(super) synced: u64,
 }
 
 /// What the finisher does, in this order.
@@ -130,8 +132,8 @@ pub(super) fn start_finisher(
     std::thread::Builder::new().name("finisher".into()).spawn(move || {
         for work in receiver {
             let input = match work {
-                Slow::Finish(Finishing { file, from, id, size, digest }) => {
-                    Input::Finished(id, file.finish(size, &digest, &from, &arrived))
+                Slow::Finish(Finishing { file, from, id, size, digest, synced }) => {
+                    Input::Finished(id, file.finish(size, &digest, &from, synced, &arrived))
                 }
                 Slow::Hash(id, file) => Input::Hashed(id, file.into_digest()),
             };

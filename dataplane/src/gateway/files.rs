@@ -101,6 +101,10 @@ impl Gateway {
         let number = self.number();
         self.opening.insert(id, InOpener { number, wanted: Wanted::Accept, worker, peer });
         let from = self.plan.peers.get(usize::from(peer.0)).map_or_else(String::new, |peer| peer.name.clone());
+        // Its partial file takes the place of another peer's with this id: that one is not believed any more.
+        for other in self.plan.peers.iter().filter(|other| other.name != from) {
+            self.kept.partial_lost(&other.name, id);
+        }
         // The opener lives as long as the gateway.
         let known = self.kept.partial(&from, id);
         let opening = Opening { inbox: self.plan.inbox.clone(), worker, from, id, meta, known, number };
@@ -156,7 +160,12 @@ impl Gateway {
             return;
         }
         if let Some(file) = self.incoming.remove(&id) {
-            file.discard();
+            match &result {
+                Err(failure) if failure.code == FailCode::Storage => {
+                    file.keep(self.kept.synced(self.transfers.peer_of(id).unwrap_or_default(), id));
+                }
+                _ => file.discard(),
+            }
         }
         let digest = self.digests.remove(&id).or(sent).unwrap_or_default();
         self.transfers.ended(id, result.map(|()| digest));

@@ -116,28 +116,52 @@ impl IncomingFile {
         self.file.was_synced();
     }
 
-    /// Verify, sync, record, rename. Consumes the file: whatever comes of it, it is over. Slow: not on the gateway
-    /// thread.
+    /// Verify, sync, record, rename. Consumes the file: whatever comes of it, it is over. If the disk is the reason, what is
+    /// sure of it, `synced`, stays. Slow: not on the gateway thread.
     pub(super) fn finish(
         mut self,
         size: u64,
         digest: &[u8; 32],
         peer: &str,
+        synced: u64,
         arrived: &FinishedFiles,
     ) -> Result<PathBuf, Failure> {
         if let Err(error) = self.file.verify(size, digest) {
-            let _ = self.file.remove();
-            return Err(error.failure());
+            let failure = error.failure();
+            self.give_up(&failure, synced);
+            return Err(failure);
         }
         let (id, name) = (self.id.0, self.name.clone());
         arrived.record(Finished { id, peer: peer.to_owned(), name, size, digest: *digest });
         match self.file.place(&self.name) {
             Ok(target) => Ok(self.inbox.join(target)),
             Err(error) => {
-                if arrived.undo(self.id, peer) {
-                    let _ = self.file.remove();
+                let failure = error.failure();
+                // It may have its name already, and only the sync of that have failed.
+                if arrived.undo(self.id, peer) && self.inbox.join(partial_name(self.id)).exists() {
+                    self.give_up(&failure, synced);
                 }
-                Err(error.failure())
+                Err(failure)
+            }
+        }
+    }
+
+    fn give_up(self, failure: &Failure, synced: u64) {
+        if failure.code == FailCode::Storage { self.keep(synced) } else { self.discard() }
+    }
+
+    /// The disk has failed or is full: what is sure to be on it stays, so that the same transfer goes on there when it is sent
+    /// again. What lies behind is cut off: after a sync that failed it may be another than what can be read.
+    pub(super) fn keep(self, synced: u64) {
+        let id = Uuid::from_u128(self.id.0);
+        match self.file.cut(synced) {
+            Ok(()) if synced > 0 => {
+                tracing::warn!(transfer = %id, synced, "what is on the disk of it is kept for a week");
+            }
+            Ok(()) => self.discard(),
+            Err(error) => {
+                tracing::warn!(transfer = %id, %error, "its partial file cannot be kept");
+                self.discard();
             }
         }
     }
@@ -240,7 +264,7 @@ mod tests {
             assert_eq!(file.written(), 6);
             file.write(6, b"world").unwrap();
             file.flush().unwrap();
-            let target = file.finish(11, blake3::hash(b"hello world").as_bytes(), "a", &arrived).unwrap();
+            let target = file.finish(11, blake3::hash(b"hello world").as_bytes(), "a", 0, &arrived).unwrap();
             assert_eq!(target, inbox.path().join(expected));
             assert_eq!(fs::read(target).unwrap(), b"hello world");
             // What arrived under another name is the same transfer still.
@@ -259,8 +283,38 @@ mod tests {
             let mut file = open(inbox.path(), 6, None);
             file.write(0, b"abc").unwrap();
             file.flush().unwrap();
-            assert_eq!(file.finish(size, &digest, "a", &arrived).unwrap_err().code, code);
+            assert_eq!(file.finish(size, &digest, "a", 0, &arrived).unwrap_err().code, code);
         }
         assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn where_the_disk_is_the_reason_what_is_synced_stays_and_goes_on() {
+        let (_state, arrived) = arrived();
+        let inbox = tempfile::tempdir().unwrap();
+        let nowhere = TransferMeta { name: "no-such-folder/f".into(), ..meta() };
+        let mut known = None;
+        for round in 0..2 {
+            let id = TransferId(8);
+            let mut file = IncomingFile::open(inbox.path(), id, &nowhere, known.as_ref(), "boot").unwrap();
+            assert_eq!(file.written(), if round == 0 { 0 } else { 6 });
+            if round == 0 {
+                file.write(0, b"hello ").unwrap();
+                file.flush().unwrap();
+                known = Some(file.sync_now().sync().2.unwrap());
+            }
+            file.write(6, b"world").unwrap();
+            file.flush().unwrap();
+            let digest = blake3::hash(b"hello world");
+            let failure = file.finish(11, digest.as_bytes(), "a", 6, &arrived).unwrap_err();
+            assert_eq!(failure.code, FailCode::Storage);
+            assert_eq!(arrived.knows("a", id, &nowhere), Known::No);
+        }
+        // Where nothing is sure, nothing stays.
+        let mut file = open(inbox.path(), 9, None);
+        file.write(0, b"abc").unwrap();
+        file.flush().unwrap();
+        file.keep(0);
+        assert_eq!(fs::read_dir(inbox.path()).unwrap().count(), 1);
     }
 }

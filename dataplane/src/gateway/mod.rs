@@ -357,8 +357,10 @@ impl Gateway {
                     let from = self.transfers.peer_of(id).unwrap_or_default().to_owned();
                     self.digests.insert(id, digest);
                     self.finishing.insert(id);
+                    let synced = self.kept.synced(&from, id);
+                    let finishing = Finishing { file, from, id, size, digest, synced };
                     // The finisher lives as long as the gateway.
-                    let _ = self.finisher.send(Slow::Finish(Finishing { file, from, id, size, digest }));
+                    let _ = self.finisher.send(Slow::Finish(finishing));
                 }
             }
             Event::TransferShelved { id } if self.streams.knows(id) => {

@@ -23,7 +23,7 @@ impl Gateway {
                 self.kept.own.remove(&id);
                 self.kept.unsupplied.remove(&id);
                 changes.push(Change::OwnGone(id.0));
-            } else if !matches!(&status.ended, Some(Err(Failure { code: FailCode::Forgotten, .. }))) {
+            } else if !keeps_partial(&status) {
                 changes.extend(self.kept.partial_gone(&status.peer, id));
             }
             let given_up = self.kept.given_up.remove(&id);
@@ -98,6 +98,12 @@ impl Gateway {
             }
         }
     }
+}
+
+/// What has arrived stays, for the same transfer sent again.
+fn keeps_partial(status: &TransferStatus) -> bool {
+    let code = status.ended.as_ref().and_then(|ended| ended.as_ref().err()).map(|failure| failure.code);
+    matches!(code, Some(FailCode::Forgotten | FailCode::Storage))
 }
 
 fn end_of(status: &TransferStatus) -> EndedTransfer {

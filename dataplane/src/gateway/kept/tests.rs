@@ -204,3 +204,70 @@ fn a_peer_that_gives_up_hears_when_the_book_has_it() {
     // It has said so itself; there is nothing to tell it.
     assert!(bed.restarted().told(0).is_empty());
 }
+
+#[test]
+fn what_is_synced_of_a_file_outlives_a_disk_that_was_full_and_nothing_of_one_that_was_cancelled() {
+    for (code, goes_on) in [(FailCode::Storage, 40), (FailCode::Cancelled, 0)] {
+        let mut bed = Bed::new();
+        let offered = |bed: &mut Bed| {
+            bed.says(0, Event::Offered { peer: A, id: ID, meta: meta(Some(100)) });
+            bed.opened();
+            bed.told(0)
+        };
+        let data = |offset: u64, length: usize| Event::Data { id: ID, offset, data: vec![7; length].into() };
+        offered(&mut bed);
+        bed.says(0, data(0, 40));
+        bed.gateway.sync_files(Instant::now());
+        bed.gateway.sync_files(Instant::now() + Duration::from_secs(2));
+        assert!(matches!(bed.told_next(0)[..], [Command::Synced { offset: 40, .. }]));
+        bed.says(0, data(40, 20));
+        bed.says(0, Event::GivenUp { id: ID });
+        bed.says(0, Event::TransferEnded { id: ID, result: Err(Failure::new(code, "over")), wire_bytes: 0 });
+        bed.says(0, Event::Heard { peer: A, id: ID, own: false });
+        // Sent again, also to another start.
+        for _ in 0..2 {
+            let told = offered(&mut bed);
+            assert!(matches!(told[..], [Command::Accept { offset, .. }] if offset == goes_on), "{code:?}: {told:?}");
+            bed = bed.restarted();
+        }
+    }
+}
+
+#[test]
+fn paused_while_its_file_is_missing_it_waits_when_that_is_back() {
+    let (bed, path) = with_file();
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away).unwrap();
+    let mut bed = bed.restarted();
+    bed.told(0);
+    assert_eq!(bed.ask(RequestBody::Pause { id: ID.0 }), Some(Answer::Done));
+    assert!(matches!(state(&bed, ID), TransferState::NoFile(_)), "what it waits for first");
+    std::fs::rename(&away, &path).unwrap();
+    assert!(matches!(bed.order_file(TransferOrder::new("a", ID.0, "f", 3), &path), Some(Answer::Transfer(_))));
+    assert_eq!((state(&bed, ID), bed.told(0).len()), (TransferState::Paused, 0));
+    bed.ask(RequestBody::Resume { id: ID.0 });
+    assert!(matches!(bed.told(0)[..], [Command::Hold { held: false, .. }]));
+}
+
+#[test]
+fn what_is_left_of_one_peers_file_is_not_taken_for_what_is_left_of_anothers() {
+    let mut bed = Bed::new();
+    let offered = |bed: &mut Bed, peer: u16| {
+        let worker = usize::from(peer);
+        bed.says(worker, Event::Offered { peer: PeerId(peer), id: ID, meta: meta(Some(100)) });
+        bed.opened();
+        bed.told(worker)
+    };
+    for (peer, length) in [(0, 40), (1, 60)] {
+        let worker = usize::from(peer);
+        assert!(matches!(offered(&mut bed, peer)[..], [Command::Accept { offset: 0, .. }]));
+        bed.says(worker, Event::Data { id: ID, offset: 0, data: vec![peer as u8; length].into() });
+        bed.gateway.sync_files(Instant::now());
+        bed.gateway.sync_files(Instant::now() + Duration::from_secs(2));
+        assert!(matches!(bed.told_next(worker)[..], [Command::Synced { .. }]));
+        bed.says(worker, Event::TransferShelved { id: ID });
+    }
+    // The second's bytes lie where the first's did.
+    let mut bed = bed.restarted();
+    assert!(matches!(offered(&mut bed, 0)[..], [Command::Accept { offset: 0, .. }]));
+}
