@@ -64,7 +64,7 @@ pub(super) struct Finishing {
 
 /// What the finisher does, in this order.
 pub(super) enum Slow {
-    Finish(Finishing),
+    Finish(Box<Finishing>),
     Hash(TransferId, Box<OutgoingFile>),
 }
 
@@ -132,7 +132,8 @@ pub(super) fn start_finisher(
     std::thread::Builder::new().name("finisher".into()).spawn(move || {
         for work in receiver {
             let input = match work {
-                Slow::Finish(Finishing { file, from, id, size, digest, synced }) => {
+                Slow::Finish(finishing) => {
+                    let Finishing { file, from, id, size, digest, synced } = *finishing;
                     Input::Finished(id, file.finish(size, &digest, &from, synced, &arrived))
                 }
                 Slow::Hash(id, file) => Input::Hashed(id, file.into_digest()),

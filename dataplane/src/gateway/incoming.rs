@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use florelay_engine::api::{Failure, TransferId, TransferMeta};
+use florelay_engine::api::{FailCode, Failure, TransferId, TransferMeta};
 use florelay_spool::arriving::Arriving;
 use florelay_spool::book::Progress;
 use florelay_spool::storage::RealStorage;
@@ -195,7 +195,6 @@ mod tests {
     use std::fs::File;
     use std::sync::mpsc::channel;
 
-    use florelay_engine::api::FailCode;
     use florelay_spool::book::Book;
 
     use super::super::book::Keeper;
@@ -301,7 +300,10 @@ mod tests {
             if round == 0 {
                 file.write(0, b"hello ").unwrap();
                 file.flush().unwrap();
-                known = Some(file.sync_now().sync().2.unwrap());
+                let now = Instant::now();
+                assert!(file.sync_due(now).is_none());
+                known = Some(file.sync_due(now + Duration::from_secs(1)).unwrap().sync().2.unwrap());
+                file.was_synced();
             }
             file.write(6, b"world").unwrap();
             file.flush().unwrap();

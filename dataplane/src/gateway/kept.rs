@@ -162,7 +162,7 @@ impl Kept {
             && let Source::Stream { end, .. } = &mut transfer.source
         {
             *end = Some((size, digest));
-            self.keeper.note_synced(Change::Own(transfer.clone()), id, 0);
+            self.keeper.note_then(Change::Own(transfer.clone()), Input::Synced(id, 0));
         }
     }
 

@@ -360,7 +360,7 @@ impl Gateway {
                     let synced = self.kept.synced(&from, id);
                     let finishing = Finishing { file, from, id, size, digest, synced };
                     // The finisher lives as long as the gateway.
-                    let _ = self.finisher.send(Slow::Finish(finishing));
+                    let _ = self.finisher.send(Slow::Finish(Box::new(finishing)));
                 }
             }
             Event::TransferShelved { id } if self.streams.knows(id) => {

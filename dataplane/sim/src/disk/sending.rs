@@ -391,9 +391,9 @@ impl DiskGateway {
             let take = left.min(writer.pace.bytes).min(window).min(room);
             let new = (writer.position + take).saturating_sub(head);
             if new > 0 {
-                let data = content(id, head, new as usize);
-                stream.tail.push(&data, TAIL_BYTES);
-                orders.push(SpoolOrder::Append(id, data.into()));
+                let data = Bytes::from(content(id, head, new as usize));
+                stream.tail.push(data.clone(), TAIL_BYTES);
+                orders.push(SpoolOrder::Append(id, data));
             }
             writer.position += take;
             program.held_back += u64::from(take == 0 && left > 0);
