@@ -187,7 +187,8 @@ impl Partial {
         Ok(progress)
     }
 
-    /// It is whole: size and BLAKE3 are the sender's, and all of it is on the disk, under its present name.
+    /// It is whole: size and BLAKE3 are the sender's, and all of it is on the disk. Its name need not be: that is
+    /// [`Arriving`](crate::arriving::Arriving)'s, who knows whether it was synced before.
     ///
     /// # Errors
     /// It is not.
@@ -202,13 +203,7 @@ impl Partial {
             return Err(PartialError::Digest);
         }
         self.sync()?;
-        // What is recorded of it next must not outlive its name.
-        self.storage.sync_folder(self.folder())?;
         Ok(())
-    }
-
-    fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
     }
 
     /// Give it its name, or the first free `name.N`: a file that is there is never replaced. Gives the path that it has then,
@@ -217,7 +212,7 @@ impl Partial {
     /// # Errors
     /// The disk refused; the partial file is still there.
     pub fn place(&self, name: &str) -> Result<PathBuf, PartialError> {
-        let folder = self.folder();
+        let folder = self.path.parent().unwrap_or(Path::new(""));
         for attempt in 0..MAX_RENAMES {
             let target = folder.join(numbered(name, attempt));
             match self.storage.rename_new(&self.path, &target) {
@@ -315,19 +310,6 @@ mod tests {
         disk.power_cut();
         assert_eq!(disk.content(Path::new("inbox/image.tif")), Some(bytes));
         assert_eq!(disk.content(Path::new(PATH)), None);
-    }
-
-    #[test]
-    fn what_was_verified_is_there_after_a_power_cut_also_if_it_was_never_synced_before() {
-        for seed in 0..20 {
-            let disk = SimStorage::new(seed);
-            let mut file = open(&disk, None, "one");
-            file.write(0, b"abc").unwrap();
-            file.flush().unwrap();
-            file.verify(3, blake3::hash(b"abc").as_bytes()).unwrap();
-            disk.power_cut();
-            assert_eq!(disk.content(Path::new(PATH)), Some(b"abc".to_vec()), "seed {seed}");
-        }
     }
 
     #[test]
