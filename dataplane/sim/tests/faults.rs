@@ -238,7 +238,7 @@ fn check(net: &Sim, seed: u64, words: &str, counts: &mut Counts) {
 #[test]
 fn every_transfer_ends_once_and_nothing_that_was_said_is_lost_whatever_disks_do() {
     let mut counts = Counts::default();
-    for_seeds(0..1000, |seed| {
+    for_seeds(0..800, |seed| {
         let (mut net, words) = scenario(seed);
         let busy = Nanos(BUSY + SECOND);
         net.run_while(busy, |net| {
