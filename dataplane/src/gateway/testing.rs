@@ -113,11 +113,16 @@ impl Bed {
         std::iter::from_fn(|| self.workers[worker].commands.pop()).filter_map(engine).collect()
     }
 
-    /// The opener's answer to an offer comes in.
+    /// The opener's answer to an offer comes in; the book's words that come before it are taken, too.
     pub(super) fn opened(&mut self) {
-        let input = self.gateway.inputs.recv().unwrap();
-        assert!(matches!(input, Input::Opened(..)));
-        self.gateway.input(input);
+        loop {
+            let input = self.gateway.inputs.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+            let opened = matches!(input, Input::Opened(..));
+            self.gateway.input(input);
+            if opened {
+                return;
+            }
+        }
     }
 
     /// Ask for a file to be sent; the answer, if there is one at once.
