@@ -70,8 +70,9 @@ pub(crate) fn add_untaken(plan: &NodePlan, status: &mut Status, untaken: &[u64])
     }
 }
 
-/// What went wrong with the file of known paths. It is the node's: the first worker stands for it.
-pub(crate) fn add_paths_file(status: &mut Status, counters: impl Iterator<Item = (String, u64)>) {
+/// What the gateway counts: trouble with the file of known paths, what the spool holds. It is the node's: the first worker
+/// stands for it.
+pub(crate) fn add_node_counters(status: &mut Status, counters: impl Iterator<Item = (String, u64)>) {
     if let Some(worker) = status.workers.first_mut() {
         worker.counters.extend(counters);
     }

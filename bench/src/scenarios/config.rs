@@ -66,15 +66,14 @@ pub(super) fn key_file(hop: usize) -> String {
 }
 
 /// The TOML of station `index`. Paths lead from station 0 to each station of `ends`.
-pub(super) fn toml(stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) -> String {
-    let mut text = String::new();
+pub(super) fn toml(stage: &Stage, hops: &[Hop], ends: &[usize], store: &Store, index: usize) -> String {
+    let mut text = node_table(&stage.node(index), REALM, "", store);
     // Writing to a String cannot fail.
     let _ = write_node(&mut text, stage, hops, ends, index);
     text
 }
 
 fn write_node(out: &mut String, stage: &Stage, hops: &[Hop], ends: &[usize], index: usize) -> fmt::Result {
-    out.push_str(&node_table(&stage.node(index), REALM, "", &Store::default()));
     if index > 0 {
         write_link(out, stage, hops, index - 1, 1)?;
     }

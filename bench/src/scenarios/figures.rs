@@ -260,11 +260,7 @@ pub struct Report {
 }
 
 /// Scenarios marked ● that this cannot run yet.
-const WAITING: [(&str, &str); 3] = [
-    ("12", "power cut: waits for the spool on disk and resume of 10 GB"),
-    ("14", "spool full: waits for the spool on disk"),
-    ("19", "SOCKS5: waits for the gateway"),
-];
+const WAITING: [(&str, &str); 1] = [("19", "SOCKS5: waits for the gateway")];
 
 impl Report {
     /// The table, with its context above and what is to be known below.

@@ -49,7 +49,7 @@ pub(super) fn in_turn(bench: &Bench, progress: &Progress, row: &mut Row) -> Resu
     let source = Sending::write(stage.folder(), &line.inbox(1), 1, stream_bytes)?;
     let heard = stage.folder().join("stream.received");
     let mut listener = listen(&bench.program, &line, &heard)?;
-    let mut writer = stream(&bench.program, &line, &source.from)?;
+    let mut writer = stream(&bench.program, &line, File::open(&source.from)?)?;
     let send = bench.program.send(&line.home(0).join("florelay.toml"), line.name(1), &file.from);
     let began = Instant::now();
     let mut send = Job::start(&with_id(send, &file), stage.folder(), "send")?;
@@ -97,13 +97,13 @@ fn with_id(mut command: std::process::Command, file: &Sending) -> std::process::
     command
 }
 
-fn stream(program: &Program, line: &Line, from: &Path) -> Result<Child> {
+pub(super) fn stream(program: &Program, line: &Line, from: impl Into<Stdio>) -> Result<Child> {
     let mut command = program.command(&["stream", "--to", line.name(1), "--name", STREAM, "--json", "--config"]);
-    command.arg(line.home(0).join("florelay.toml")).stdin(File::open(from)?);
+    command.arg(line.home(0).join("florelay.toml")).stdin(from);
     spawn(command, line, "stream", None)
 }
 
-fn listen(program: &Program, line: &Line, to: &Path) -> Result<Child> {
+pub(super) fn listen(program: &Program, line: &Line, to: &Path) -> Result<Child> {
     let mut command = program.command(&["listen", "--once", "--name", STREAM, "--config"]);
     command.arg(line.home(1).join("florelay.toml")).stdin(Stdio::null());
     spawn(command, line, "listen", Some(File::create(to)?))
@@ -116,7 +116,7 @@ fn spawn(mut command: std::process::Command, line: &Line, name: &str, output: Op
     command.stdout(output).stderr(log).spawn().with_context(|| format!("cannot run {name}"))
 }
 
-fn said(folder: &Path, name: &str) -> String {
+pub(super) fn said(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(format!("{name}.err"))).unwrap_or_default()
 }
 

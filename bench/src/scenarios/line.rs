@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use florelay_dataplane::ipc::{LinkStatus, PeerStatus};
+use florelay_dataplane::ipc::{LinkStatus, PeerStatus, Status};
 use florelay_dataplane::ipc_codec::IpcError;
 use florelay_e2e::{Deadline, Node, Program, interrupted};
 
@@ -14,6 +14,7 @@ use super::config::{self, Hop, REALM};
 use super::figures::Curve;
 use super::progress::Progress;
 use super::stage::Stage;
+use crate::node_config::Store;
 
 /// Nodes find each other within this, on the slowest and worst link here.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(90);
@@ -33,6 +34,20 @@ impl Line {
     /// # Errors
     /// The program refuses a configuration, or does not start.
     pub(super) fn start(program: &Program, stage: &Stage, hops: &[Hop], ends: &[usize]) -> Result<Self> {
+        Self::start_with(program, stage, hops, ends, &Store::default())
+    }
+
+    /// The same, with what nodes keep as `store` says.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn start_with(
+        program: &Program,
+        stage: &Stage,
+        hops: &[Hop],
+        ends: &[usize],
+        store: &Store,
+    ) -> Result<Self> {
         let pki = stage.folder().join("pki");
         program.pki_init(REALM, &pki)?;
         for hop in 0..hops.len() {
@@ -46,7 +61,7 @@ impl Line {
             }
             program.pki_issue(&stage.node(index), &pki)?;
             let file = home.join("florelay.toml");
-            fs::write(&file, config::toml(stage, hops, ends, index))?;
+            fs::write(&file, config::toml(stage, hops, ends, store, index))?;
             program.check(&file)?;
             line.names.push(stage.node(index));
             line.homes.push(home);
@@ -200,6 +215,11 @@ pub(super) fn link_counter(link: &LinkStatus, name: &str) -> u64 {
 /// A counter of a peer.
 pub(super) fn peer_counter(peer: &PeerStatus, name: &str) -> u64 {
     counter(&peer.counters, name)
+}
+
+/// A counter of a node, which its first worker shows.
+pub(super) fn node_counter(status: &Status, name: &str) -> u64 {
+    status.workers.first().map_or(0, |worker| counter(&worker.counters, name))
 }
 
 fn counter(all: &[(String, u64)], wanted: &str) -> u64 {

@@ -30,6 +30,7 @@ mod plots;
 mod progress;
 mod slow;
 mod smoke;
+mod spool_full;
 mod stage;
 
 use std::fs::File;
@@ -88,7 +89,7 @@ struct Scenario {
     run: fn(&Bench, &Progress, &mut Row) -> Result<()>,
 }
 
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario {
         key: "1",
         what: "BLOS-clean: 100 kb/s, 750 ms; 1 MB file, a command of 256 B each second",
@@ -136,6 +137,12 @@ const SCENARIOS: [Scenario; 10] = [
         what: "power cut: as 4, kill -9 of the dataplane of either end in turn each 7 s; a file and a stream",
         takes_s: [60, 1200],
         run: kills::in_turn,
+    },
+    Scenario {
+        key: "14",
+        what: "spool full: as 4, dark for 30 s; a program writes as fast as it can, 20 commands said in the dark",
+        takes_s: [100, 100],
+        run: spool_full::held_back,
     },
     Scenario { key: "16", what: "cap proof: 5 % loss, 3 peers that want more", takes_s: [125, 300], run: caps::proof },
     Scenario {

@@ -17,7 +17,7 @@ use super::{Bench, MB, same};
 
 const RTT: Duration = Duration::from_millis(650);
 /// Since the emulators are ready: nodes start, and some seconds of the file go.
-const DARK_AT: Duration = Duration::from_secs(14);
+pub(super) const DARK_AT: Duration = Duration::from_secs(14);
 const COMMANDS: usize = 20;
 /// Only bulk makes so many bytes at once: two frames may be probes that repeat what had arrived.
 const THIRD_FRAME_BYTES: u64 = 2 * 1514 + 1400;
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const WINDOW_S: f64 = 0.5;
 
 /// 4's link with this delay; dark for `dark`.
-fn profile(delay_ms: u128, dark: Option<Duration>) -> String {
+pub(super) fn profile(delay_ms: u128, dark: Option<Duration>) -> String {
     let outages = dark.map_or(String::new(), |dark| {
         let to = DARK_AT + dark;
         format!("outages = [{{ from = \"{} ms\", to = \"{} ms\" }}]\n", DARK_AT.as_millis(), to.as_millis())

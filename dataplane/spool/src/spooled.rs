@@ -78,6 +78,12 @@ pub enum Next {
 }
 
 impl Place {
+    /// Bytes of all streams on the disk, and how many may be, in bytes.
+    #[must_use]
+    pub fn used(&self) -> (u64, u64) {
+        (self.account.used(), self.account.limit())
+    }
+
     /// In this storage.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, limits: Limits) -> Self {

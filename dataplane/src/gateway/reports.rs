@@ -20,7 +20,7 @@ impl Gateway {
             status.transfers = self.with_positions(self.transfers.list());
             status.transfers_running = self.transfers.count() as u64;
             crate::status::add_untaken(&self.plan, &mut status, &self.untaken);
-            crate::status::add_paths_file(&mut status, self.paths.counters());
+            crate::status::add_node_counters(&mut status, self.paths.counters().chain(self.streams.counters()));
             crate::status::add_program_counters(&self.plan, &mut status, |interface| self.broker.counters(interface));
             for (tag, replies) in self.status_waiters.drain(..) {
                 reply(&replies, tag, Answer::Status(Box::new(status.clone())));

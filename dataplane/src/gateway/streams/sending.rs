@@ -119,6 +119,21 @@ impl Streams {
         }
     }
 
+    /// What the spool holds, and of how much. `spool_full_streams`: so many programs are held back because there is no room.
+    pub(in super::super) fn counters(&self) -> impl Iterator<Item = (String, u64)> {
+        let memory = self.sending.values().map(|stream| stream.tail.held() + stream.tail.pinned()).sum();
+        let full = self.sending.values().filter(|stream| stream.said.is_none() && stream.granted <= stream.tail.head());
+        let (disk, disk_limit) = self.place.used();
+        let figures = [
+            ("spool_memory_bytes", memory),
+            ("spool_memory_limit_bytes", self.limits.node_bytes),
+            ("spool_disk_bytes", disk),
+            ("spool_disk_limit_bytes", disk_limit),
+            ("spool_full_streams", full.count() as u64),
+        ];
+        figures.into_iter().map(|(name, value)| (name.to_owned(), value))
+    }
+
     /// The book has it no more, and so its segments may go. Before, a start would take it for one that has lost its bytes.
     pub(in super::super) fn forget_segments(&self, id: TransferId) {
         if !self.sending.contains_key(&id) {
