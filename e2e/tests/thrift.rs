@@ -142,7 +142,6 @@ fn an_outage_loses_nothing_and_a_start_in_it_is_answered() {
 }
 
 #[test]
-#[ignore = "what a stream's sender has not had confirmed is in the dataplane's memory"]
 fn a_restart_of_the_senders_dataplane_loses_nothing() {
     let Some(served) = Served::start("thrift: restart", Rate::Bps(40_000_000), HOOKS) else { return };
     let kill = |line: &Line| line.nodes[A].process("dataplane").unwrap().signal(Signal::KILL);
